@@ -1,0 +1,1 @@
+"""The C programs and their contract header, shipped with the library as ``kmesh_bpf.csrc``."""

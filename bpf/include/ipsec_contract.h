@@ -1,0 +1,147 @@
+/*
+ * THE contract between the programs on TC and Python: every struct, constant and map that both sides use.
+ *
+ * Read by two compilers: clang (through ipsec_maps.h, which adds what a header usually has: guard, typedefs,
+ * asserts) and cffi's cdef (kmesh_bpf/_build.py). cdef knows no preprocessor beyond `#define NAME number`,
+ * so nothing else may stand here.
+ *
+ * Layout of a map entry changes -> raise KMESH_CONTRACT_VERSION: it is part of the path the maps are pinned at.
+ */
+#define KMESH_CONTRACT_VERSION 1
+
+/* skb marks. The low byte says what became, or is to become, of a packet; the rest is other people's. */
+#define KMESH_MARK_MASK 0x000000ff
+#define KMESH_MARK_ENCRYPT 0x000000e0
+#define KMESH_MARK_DECRYPTED 0x000000d0
+
+/*
+ * Where a node id lies in the mark of an ESP packet between TC ingress and the SAD. The holes are other people's
+ * bits: 0xf0000 Calico, 0x4000 and 0x8000 kube-proxy and kubelet, 0x2000 portmap. `--node-mark-mask` overrides it.
+ */
+#define KMESH_NODE_MARK_MASK 0xfff01f00
+#define KMESH_NODE_ID_BITS 17
+
+/* Tells our SAs and policies from everybody else's, together with the marks. */
+#define KMESH_REQID 27501
+/* Priority of our policies: smaller wins. Their selectors carry our mark, so they shadow nobody else's traffic. */
+#define KMESH_POLICY_PRIORITY 100
+
+/* Where a classic TC filter of ours sits, on kernels without TCX (before 6.6). */
+#define KMESH_TC_PRIORITY 11
+#define KMESH_TC_HANDLE 0x6b6d
+
+/* Capacities; the first is a load-time setting, this its default. */
+#define KMESH_MAX_PODS 262144
+#define KMESH_MAX_PEERS 131072
+#define KMESH_MAX_SERVICES 64
+
+/* Addresses are in network byte order. */
+struct kmesh_addr4 {
+	__u32 address;
+};
+
+struct kmesh_addr6 {
+	__u8 address[16];
+};
+
+/* Keys of LPM tries: the kernel wants the prefix length (host order) first. */
+struct kmesh_cidr4 {
+	__u32 prefix_length;
+	struct kmesh_addr4 address;
+};
+
+struct kmesh_cidr6 {
+	__u32 prefix_length;
+	struct kmesh_addr6 address;
+};
+
+/* kmesh_pod.flags: exactly one of LOCAL and REMOTE; READY only with REMOTE: its node is a peer that can decrypt. */
+#define KMESH_POD_LOCAL 1
+#define KMESH_POD_REMOTE 2
+#define KMESH_POD_READY 4
+
+struct kmesh_pod {
+	__u32 flags;
+};
+
+struct kmesh_peer {
+	__u32 node_id;
+	/* node_id laid into KMESH_NODE_MARK_MASK (or its override) by Python: the program only ORs it in. */
+	__u32 node_mark;
+	/* Version of the key of the last outbound SA installed towards this peer; 0: none yet. */
+	__u32 spi;
+	__u32 reserved;
+	/* Fingerprint of the two nodes' incarnations that node_id and the SAs were made for. */
+	__u64 incarnations;
+};
+
+struct kmesh_service {
+	__u32 reserved;
+};
+
+/* What a node must remember about itself as long as its kernel objects live. */
+struct kmesh_identity {
+	__u32 contract_version;
+	__u32 node_mark_mask;
+	/* NUL-padded text, 36 characters. */
+	char incarnation[40];
+};
+
+/* Index of kmesh_counters. Each packet that passes a program raises at most one counter of that program. */
+enum kmesh_counter {
+	KMESH_COUNT_MARKED,
+	KMESH_COUNT_ESP_KNOWN_PEER,
+	KMESH_COUNT_ESP_UNKNOWN_PEER,
+	KMESH_COUNT_DECRYPTED,
+	KMESH_COUNT_STALE_MARK_CLEARED,
+	KMESH_COUNT_DROPPED_BY_GUARD,
+	KMESH_COUNT_DROPPED_CLEAR_TEXT,
+	KMESH_COUNT_ALLOWED_CLEAR_TEXT,
+	KMESH_COUNT_PARSE_FAILURE,
+	KMESH_COUNTERS
+};
+
+/*
+ * The maps: a struct a map, named like it; its members are the types of key and value.
+ * pods4/6: hash, who is managed. peers4/6: hash, outer address -> node id. services4/6: LPM trie.
+ * counters: per-CPU array. identity: array of one.
+ */
+struct kmesh_pods4 {
+	struct kmesh_addr4 key;
+	struct kmesh_pod value;
+};
+
+struct kmesh_pods6 {
+	struct kmesh_addr6 key;
+	struct kmesh_pod value;
+};
+
+struct kmesh_peers4 {
+	struct kmesh_addr4 key;
+	struct kmesh_peer value;
+};
+
+struct kmesh_peers6 {
+	struct kmesh_addr6 key;
+	struct kmesh_peer value;
+};
+
+struct kmesh_svcs4 {
+	struct kmesh_cidr4 key;
+	struct kmesh_service value;
+};
+
+struct kmesh_svcs6 {
+	struct kmesh_cidr6 key;
+	struct kmesh_service value;
+};
+
+struct kmesh_counters {
+	__u32 key;
+	__u64 value;
+};
+
+struct kmesh_self {
+	__u32 key;
+	struct kmesh_identity value;
+};

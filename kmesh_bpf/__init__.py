@@ -1,0 +1,1 @@
+"""Kmesh IPsec: an eBPF-integrated datapath library."""

@@ -1,0 +1,49 @@
+"""Builds ``kmesh_bpf._abi``: the C structs and constants of the kernel and of our contract header, for Python.
+
+cffi's API mode compiles a small extension against the *system's* headers, so sizes and offsets are the compiler's,
+not ours. What is declared: ``bpf/include/ipsec_contract.h`` (whole) and ``kmesh_bpf/cdef/*.h`` (the parts of the
+kernel's headers that we use). Run by setup.py; never imported at run time.
+"""
+
+from pathlib import Path
+
+from cffi import FFI
+
+ROOT = Path(__file__).resolve().parent.parent
+CDEF = ROOT / "kmesh_bpf" / "cdef"
+
+# cdef has no #include: the kernel's integer names come first.
+INTEGERS = """
+typedef uint8_t __u8; typedef uint16_t __u16; typedef uint32_t __u32; typedef uint64_t __u64;
+typedef int8_t __s8; typedef int16_t __s16; typedef int32_t __s32; typedef int64_t __s64;
+typedef uint16_t __be16; typedef uint32_t __be32; typedef uint64_t __be64;
+"""
+
+SOURCE = """
+#include <stdint.h>
+#include <errno.h>
+#include <unistd.h>
+#include <sys/syscall.h>
+#include <linux/bpf.h>
+#include <linux/netlink.h>
+#include <linux/xfrm.h>
+#include "ipsec_contract.h"
+
+/* bpf(2): what the system call answers, or -errno. */
+static long kmesh_bpf_call(int command, union bpf_attr *attr)
+{
+	long answer = syscall(__NR_bpf, command, attr, sizeof(*attr));
+
+	return answer < 0 ? -(long)errno : answer;
+}
+"""
+
+ffi = FFI()
+ffi.cdef(INTEGERS)
+ffi.cdef((ROOT / "bpf" / "include" / "ipsec_contract.h").read_text())
+for declarations in sorted(CDEF.glob("*.h")):
+    ffi.cdef(declarations.read_text())
+ffi.set_source("kmesh_bpf._abi", SOURCE, include_dirs=[str(ROOT / "bpf" / "include")])
+
+if __name__ == "__main__":
+    ffi.compile(tmpdir=str(ROOT), verbose=True)

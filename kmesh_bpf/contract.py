@@ -1,0 +1,38 @@
+"""The contract header's constants (``bpf/include/ipsec_contract.h``), read from the compiled extension.
+
+One fact, one place: no number here, only names.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from kmesh_bpf._abi import ffi, lib
+
+VERSION: Final[int] = lib.KMESH_CONTRACT_VERSION
+
+MARK_MASK: Final[int] = lib.KMESH_MARK_MASK
+MARK_ENCRYPT: Final[int] = lib.KMESH_MARK_ENCRYPT
+MARK_DECRYPTED: Final[int] = lib.KMESH_MARK_DECRYPTED
+NODE_MARK_MASK: Final[int] = lib.KMESH_NODE_MARK_MASK
+NODE_ID_BITS: Final[int] = lib.KMESH_NODE_ID_BITS
+
+REQID: Final[int] = lib.KMESH_REQID
+POLICY_PRIORITY: Final[int] = lib.KMESH_POLICY_PRIORITY
+TC_PRIORITY: Final[int] = lib.KMESH_TC_PRIORITY
+TC_HANDLE: Final[int] = lib.KMESH_TC_HANDLE
+
+MAX_PODS: Final[int] = lib.KMESH_MAX_PODS
+MAX_PEERS: Final[int] = lib.KMESH_MAX_PEERS
+MAX_SERVICES: Final[int] = lib.KMESH_MAX_SERVICES
+
+POD_LOCAL: Final[int] = lib.KMESH_POD_LOCAL
+POD_REMOTE: Final[int] = lib.KMESH_POD_REMOTE
+POD_READY: Final[int] = lib.KMESH_POD_READY
+
+COUNTERS: Final[tuple[str, ...]] = tuple(
+    name.removeprefix("KMESH_COUNT_").lower()
+    for _, name in sorted(ffi.typeof("enum kmesh_counter").elements.items())
+    if name != "KMESH_COUNTERS"
+)
+"""Names of the counters in index order, e.g. ``marked``."""

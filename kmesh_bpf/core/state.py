@@ -1,0 +1,207 @@
+"""The kernel objects of ours, as values: what a plan calls for and what an observation found are the same types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum, IntFlag
+from types import MappingProxyType
+
+from kmesh_bpf import contract
+from kmesh_bpf.core.view import Address, Key, Network
+
+ICV_BITS = 128
+"""Length of the integrity check value (RFC 4106 section 6 allows 64, 96, 128)."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Mark:
+    """An skb mark with the bits that count (struct xfrm_mark)."""
+
+    value: int
+    mask: int
+
+    def __str__(self) -> str:
+        return f"{self.value:#x}/{self.mask:#x}"
+
+
+@dataclass(frozen=True, slots=True)
+class SaId:
+    """What the SAD tells SAs apart by, for ESP: *not* by source; that is in here for readers only."""
+
+    src: Address
+    dst: Address
+    spi: int
+    mark: Mark | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sa:
+    """An XFRM state: ESP, tunnel mode, rfc4106(gcm(aes)), reqid ours.
+
+    ``replay_window`` in packets; 0 means none, and no extended sequence numbers either.
+    ``mark`` selects an inbound SA; ``output_mark`` is laid on what it decrypts.
+    ``any_family``: the inner packets may be of the other address family (XFRM_STATE_AF_UNSPEC).
+    """
+
+    src: Address
+    dst: Address
+    spi: int
+    key: Key
+    mark: Mark | None = None
+    output_mark: Mark | None = None
+    replay_window: int = 0
+    any_family: bool = False
+
+    @property
+    def id(self) -> SaId:
+        """Identity in the SAD."""
+        return SaId(self.src, self.dst, self.spi, self.mark)
+
+
+@dataclass(frozen=True, slots=True)
+class SaUsage:
+    """What the kernel counts for an SA. Times are seconds since the epoch; ``last_used`` is 0 when never used."""
+
+    added: int
+    last_used: int
+    packets: int
+    bytes: int
+    sequence: int = 0
+    replays: int = 0
+    integrity_failures: int = 0
+
+
+class Direction(Enum):
+    """Direction of a policy; the values are `ip xfrm`'s words."""
+
+    IN = "in"
+    OUT = "out"
+    FWD = "fwd"
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyId:
+    """What the SPD tells policies apart by."""
+
+    direction: Direction
+    src: Network
+    dst: Network
+    mark: Mark
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """An XFRM policy with one template: ESP, tunnel mode, reqid ours, required.
+
+    ``spi`` pins the template to one SA; 0 leaves it open (inbound).
+    """
+
+    direction: Direction
+    src: Network
+    dst: Network
+    mark: Mark
+    tunnel_src: Address
+    tunnel_dst: Address
+    spi: int = 0
+    priority: int = contract.POLICY_PRIORITY
+
+    @property
+    def id(self) -> PolicyId:
+        """Identity in the SPD."""
+        return PolicyId(self.direction, self.src, self.dst, self.mark)
+
+
+class PodFlags(IntFlag):
+    """kmesh_pod.flags of the contract header."""
+
+    LOCAL = contract.POD_LOCAL
+    REMOTE = contract.POD_REMOTE
+    READY = contract.POD_READY
+
+
+@dataclass(frozen=True, slots=True)
+class PeerEntry:
+    """Value of the peer maps (struct kmesh_peer of the contract header)."""
+
+    node_id: int
+    node_mark: int
+    spi: int
+    incarnations: int
+
+
+class Program(Enum):
+    """The programs on TC; the values are their names in the kernel and in the pin folder."""
+
+    MARK_ENCRYPT = "tc_mark_encrypt"
+    MARK_DECRYPT = "tc_mark_decrypt"
+    LEAK_GUARD = "tc_leak_guard"
+
+    @property
+    def egress(self) -> bool:
+        """Whether it sits on a device's egress; the others sit on ingress."""
+        return self is Program.LEAK_GUARD
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A program on a device. ``device`` is for readers; the kernel goes by ``ifindex``."""
+
+    ifindex: int
+    device: str
+    program: Program
+
+
+@dataclass(frozen=True, slots=True)
+class KernelState:
+    """All kernel objects of ours on one node, desired or observed.
+
+    ``nat_exemption``: the nft tables that keep address masquerading away from packets on their way to encryption.
+    """
+
+    sas: Mapping[SaId, Sa] = field(default_factory=lambda: MappingProxyType({}))
+    policies: Mapping[PolicyId, Policy] = field(default_factory=lambda: MappingProxyType({}))
+    pods: Mapping[Address, PodFlags] = field(default_factory=lambda: MappingProxyType({}))
+    peers: Mapping[Address, PeerEntry] = field(default_factory=lambda: MappingProxyType({}))
+    services: frozenset[Network] = frozenset()
+    attachments: frozenset[Attachment] = frozenset()
+    nat_exemption: bool = False
+
+
+class LinkRole(Enum):
+    """What a network device is to us."""
+
+    POD = "pod"
+    UPLINK = "uplink"
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """A network device of the node's namespace.
+
+    ``peer_elsewhere``: for a veth, whether its other end lives in another network namespace (IFLA_LINK_NETNSID).
+    ``kind`` is IFLA_INFO_KIND, empty for hardware.
+    """
+
+    ifindex: int
+    name: str
+    kind: str
+    peer_elsewhere: bool
+    addresses: tuple[Address, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What was found in the kernel: our objects, how our SAs are used, the links, and what must be remembered.
+
+    ``foreign_sas`` and ``foreign_policies`` hold identities of objects that are not ours but would collide with
+    an object of ours of the same identity.
+    ``incarnation`` is the text kept in the pinned identity map, None where there is none yet.
+    """
+
+    state: KernelState
+    usage: Mapping[SaId, SaUsage] = field(default_factory=lambda: MappingProxyType({}))
+    links: tuple[Link, ...] = ()
+    foreign_sas: frozenset[SaId] = frozenset()
+    foreign_policies: frozenset[PolicyId] = frozenset()
+    incarnation: str | None = None

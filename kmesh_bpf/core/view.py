@@ -1,0 +1,98 @@
+"""The input of a decision: an immutable snapshot of everything known (DESIGN: *view*)."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from types import MappingProxyType
+
+from kmesh_bpf.errors import ConfigError
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+AES_KEY_BYTES = 32
+SALT_BYTES = 4
+KEY_BYTES = AES_KEY_BYTES + SALT_BYTES
+"""Length of a key of rfc4106(gcm(aes)): AES-256 key and 4 bytes of salt (RFC 4106 section 8.1)."""
+
+
+class Key:
+    """36 bytes that never show: ``repr`` hides them, comparison takes constant time, ``reveal`` hands them out."""
+
+    __slots__ = ("_material",)
+
+    def __init__(self, material: bytes) -> None:
+        if len(material) != KEY_BYTES:
+            raise ConfigError(
+                f"a key is {KEY_BYTES} bytes ({AES_KEY_BYTES} key, {SALT_BYTES} salt), not {len(material)}"
+            )
+        self._material = bytes(material)
+
+    def reveal(self) -> bytes:
+        """Give the bytes, for derivation and for the kernel; whoever calls this must not print them."""
+        return self._material
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Key) and hmac.compare_digest(self._material, other._material)
+
+    def __hash__(self) -> int:
+        return hash(self._material)
+
+    def __repr__(self) -> str:
+        return "Key(hidden)"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node as its ``KmeshNodeInfo`` tells it.
+
+    ``addresses`` keep the text of the API object's order; ``boot_id`` is the node's *incarnation*.
+    """
+
+    name: str
+    addresses: tuple[Address, ...]
+    boot_id: str
+    pod_cidrs: tuple[Network, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Another node that has published a ``KmeshNodeInfo``.
+
+    ``spi`` is the highest key version it can decrypt; ``replay_window`` its announced anti-replay window in packets:
+    0 where it announced no ESN (a Go node).
+    """
+
+    node: Node
+    spi: int
+    replay_window: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A *managed* pod: enrolled, Running, with addresses of its own."""
+
+    name: str
+    node: str
+    addresses: tuple[Address, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """Everything a plan depends on, but for what the kernel already holds.
+
+    ``keys`` maps key version (SPI) to the cluster's pre-shared key, the previous ones included.
+    ``announced`` is the version in our own KmeshNodeInfo, 0 before the first; ``announced_at`` when it was written,
+    in the same seconds as the ``now`` given to the planner.
+    """
+
+    node: Node
+    peers: tuple[Peer, ...] = ()
+    pods: tuple[Pod, ...] = ()
+    keys: Mapping[int, Key] = field(default_factory=lambda: MappingProxyType({}))
+    services: tuple[Network, ...] = ()
+    announced: int = 0
+    announced_at: float = 0.0

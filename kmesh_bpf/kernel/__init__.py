@@ -1,0 +1,1 @@
+"""The kernel: the only place that talks to it, and the only place where an errno becomes an error of ours."""

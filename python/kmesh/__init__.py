@@ -1,0 +1,1 @@
+"""The programs around kmesh_bpf: the launcher, the cluster sources, kmeshctl."""

@@ -1,0 +1,1 @@
+"""kmeshctl: the operator's tool."""

@@ -1,0 +1,1 @@
+"""kmesh-daemon: the dual-engine launcher."""

@@ -1,0 +1,19 @@
+"""Packages, the C sources among them, and the cffi extension; everything else is in pyproject.toml."""
+
+from setuptools import setup
+
+setup(
+    packages=[
+        "kmesh",
+        "kmesh.cluster",
+        "kmesh.kmeshctl",
+        "kmesh.launcher",
+        "kmesh_bpf",
+        "kmesh_bpf.core",
+        "kmesh_bpf.csrc",
+        "kmesh_bpf.kernel",
+    ],
+    package_dir={"kmesh": "python/kmesh", "kmesh_bpf.csrc": "bpf"},
+    package_data={"kmesh_bpf": ["py.typed", "*.pyi"], "kmesh_bpf.csrc": ["*.c", "include/*.h"], "kmesh": ["py.typed"]},
+    cffi_modules=["kmesh_bpf/_build.py:ffi"],
+)
