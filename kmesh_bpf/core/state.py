@@ -145,11 +145,15 @@ class Program(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """A program on a device. ``device`` is for readers; the kernel goes by ``ifindex``."""
+    """A program on a device. ``device``, its name, is for readers: the kernel goes by ``ifindex``.
+
+    ``current`` is false for one that was found attached but comes from other sources or settings than those wanted.
+    """
 
     ifindex: int
-    device: str
+    device: str = field(compare=False)
     program: Program
+    current: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,14 +198,10 @@ class Link:
 class Observation:
     """What was found in the kernel: our objects, how our SAs are used, the links, and what must be remembered.
 
-    ``foreign_sas`` and ``foreign_policies`` hold identities of objects that are not ours but would collide with
-    an object of ours of the same identity.
     ``incarnation`` is the text kept in the pinned identity map, None where there is none yet.
     """
 
     state: KernelState
     usage: Mapping[SaId, SaUsage] = field(default_factory=lambda: MappingProxyType({}))
     links: tuple[Link, ...] = ()
-    foreign_sas: frozenset[SaId] = frozenset()
-    foreign_policies: frozenset[PolicyId] = frozenset()
     incarnation: str | None = None

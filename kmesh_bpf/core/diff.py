@@ -1,0 +1,101 @@
+"""The difference between what is and what should be: the fewest operations, in a safe order.
+
+What receives comes before what sends, new before old goes, and a pod is marked for encryption only when everything
+that encrypts is in place. Deletion is absence from the plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from kmesh_bpf.core import operations as ops
+from kmesh_bpf.core.operations import Operation
+from kmesh_bpf.core.state import Attachment, Direction, KernelState, Policy, Program, Sa
+
+
+def diff(desired: KernelState, observed: KernelState) -> tuple[Operation, ...]:
+    """Give the operations that turn ``observed`` into ``desired``; none where they are equal."""
+    return (
+        *_new_sas(desired, observed, inbound=True),
+        *_set_peers(desired, observed),
+        *_set_policies(desired, observed, outbound=False),
+        *_attach(desired, observed, guard=True),
+        *_nat(desired, observed, install=True),
+        *_new_sas(desired, observed, inbound=False),
+        *_set_policies(desired, observed, outbound=True),
+        *_set_pods(desired, observed),
+        *_attach(desired, observed, guard=False),
+        *_remove(desired, observed),
+    )
+
+
+def _inbound(sa: Sa) -> bool:
+    return sa.mark is not None
+
+
+def _new_sas(desired: KernelState, observed: KernelState, *, inbound: bool) -> Iterator[Operation]:
+    for identity, sa in desired.sas.items():
+        if _inbound(sa) is not inbound:
+            continue
+        there = observed.sas.get(identity)
+        if there is None:
+            yield ops.AddSa(sa)
+        elif there != sa:
+            yield ops.ReplaceSa(there, sa)
+
+
+def _set_policies(desired: KernelState, observed: KernelState, *, outbound: bool) -> Iterator[Operation]:
+    for identity, policy in desired.policies.items():
+        if (policy.direction is Direction.OUT) is not outbound:
+            continue
+        there = observed.policies.get(identity)
+        if there != policy:
+            yield ops.SetPolicy(policy, replace=there is not None)
+
+
+def _set_peers(desired: KernelState, observed: KernelState) -> Iterator[Operation]:
+    for address, entry in desired.peers.items():
+        if observed.peers.get(address) != entry:
+            yield ops.SetPeer(address, entry)
+
+
+def _set_pods(desired: KernelState, observed: KernelState) -> Iterator[Operation]:
+    for address, flags in desired.pods.items():
+        if observed.pods.get(address) != flags:
+            yield ops.SetPod(address, flags)
+    for cidr in sorted(desired.services - observed.services, key=str):
+        yield ops.AddService(cidr)
+
+
+def _by_device(attachment: Attachment) -> tuple[int, str]:
+    return attachment.ifindex, attachment.program.value
+
+
+def _attach(desired: KernelState, observed: KernelState, *, guard: bool) -> Iterator[Operation]:
+    for attachment in sorted(desired.attachments - observed.attachments, key=_by_device):
+        if (attachment.program is not Program.MARK_ENCRYPT) is guard:
+            yield ops.Attach(attachment)
+
+
+def _nat(desired: KernelState, observed: KernelState, *, install: bool) -> Iterator[Operation]:
+    if desired.nat_exemption is install and observed.nat_exemption is not install:
+        yield ops.InstallNatExemption() if install else ops.RemoveNatExemption()
+
+
+def _outbound_first(policy: Policy) -> bool:
+    return policy.direction is not Direction.OUT
+
+
+def _remove(desired: KernelState, observed: KernelState) -> Iterator[Operation]:
+    yield from (ops.DeletePod(address) for address in observed.pods if address not in desired.pods)
+    yield from (ops.DeleteService(cidr) for cidr in sorted(observed.services - desired.services, key=str))
+    places = {_by_device(attachment) for attachment in desired.attachments}  # an old program there was replaced
+    for attachment in sorted(observed.attachments, key=_by_device):
+        if _by_device(attachment) not in places:
+            yield ops.Detach(attachment)
+    gone = (policy for identity, policy in observed.policies.items() if identity not in desired.policies)
+    yield from (ops.DeletePolicy(policy) for policy in sorted(gone, key=_outbound_first))
+    old = (sa for identity, sa in observed.sas.items() if identity not in desired.sas)
+    yield from (ops.DeleteSa(sa) for sa in sorted(old, key=_inbound))
+    yield from (ops.DeletePeer(address) for address in observed.peers if address not in desired.peers)
+    yield from _nat(desired, observed, install=False)

@@ -1,0 +1,63 @@
+"""Keys of one direction, and which key versions are in use towards and from a peer (DESIGN sections 5 and 6)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from kmesh_bpf.core.state import SaUsage
+from kmesh_bpf.core.view import KEY_BYTES, Address, Key
+
+BOOT_ID_CHARACTERS = 36
+
+
+@dataclass(frozen=True, slots=True)
+class Retirement:
+    """When an inbound SA of an older key version may go, in seconds.
+
+    ``grace``: we must have announced the newer version for so long. ``idle``: nothing came over the old SA for so long.
+    """
+
+    grace: float = 10.0
+    idle: float = 10.0
+
+
+def derive(psk: Key, src: Address, dst: Address, src_boot_id: str, dst_boot_id: str) -> Key:
+    """Derive the key of the direction src -> dst.
+
+    First 36 bytes of SHA-512(psk ‖ src ‖ dst ‖ srcBootID[:36] ‖ dstBootID[:36]), addresses as text: no two SAs share
+    a key, and both ends derive both directions.
+    """
+    text = f"{src}{dst}{src_boot_id[:BOOT_ID_CHARACTERS]}{dst_boot_id[:BOOT_ID_CHARACTERS]}"
+    return Key(hashlib.sha512(psk.reveal() + text.encode()).digest()[:KEY_BYTES])
+
+
+def outbound_version(held: Collection[int], announced_by_peer: int) -> int | None:
+    """Give the version to send with: the highest that we hold and that the peer can decrypt; None: not one."""
+    return max((version for version in held if version <= announced_by_peer), default=None)
+
+
+def inbound_versions(
+    held: Collection[int],
+    announced_by_peer: int,
+    announced: int,
+    announced_for: float,
+    usage: Mapping[int, SaUsage],
+    now: float,
+    retirement: Retirement,
+) -> tuple[int, ...]:
+    """Give the versions to accept from a peer: every one we hold, but for those that it provably left behind.
+
+    A version goes when the peer announces a newer one (it sends with the highest it holds that is not above ours),
+    we have announced a newer one for the grace period, *and* its SA, if there is one, has been idle.
+    ``usage`` is by version; ``announced_for`` is how long our own announcement stands.
+    """
+    kept = []
+    for version in sorted(held):
+        moved = announced_by_peer > version and announced > version and announced_for >= retirement.grace
+        use = usage.get(version)
+        idle = use is None or now - max(use.last_used, use.added) >= retirement.idle
+        if not (moved and idle):
+            kept.append(version)
+    return tuple(kept)

@@ -1,0 +1,106 @@
+"""Node ids and how they lie in the skb mark."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Iterator, Mapping
+
+from kmesh_bpf import contract
+from kmesh_bpf.core.view import Node
+from kmesh_bpf.errors import ConfigError
+
+MARK_BITS = 32
+MIN_NODE_BITS = 8
+
+
+def check_mask(mask: int) -> int:
+    """Give the mask back if node ids can live in it.
+
+    Raises:
+        ConfigError: it is no 32-bit number, touches the low byte, or has fewer than 8 bits.
+
+    """
+    if not 0 < mask < 1 << MARK_BITS:
+        raise ConfigError(f"node mark mask {mask:#x} is not a 32-bit number above 0")
+    if mask & contract.MARK_MASK:
+        raise ConfigError(f"node mark mask {mask:#x} overlaps the low byte, which holds the marks 0xe0 and 0xd0")
+    if mask.bit_count() < MIN_NODE_BITS:
+        raise ConfigError(
+            f"node mark mask {mask:#x} has room for {2 ** mask.bit_count() - 1} nodes only: use more bits"
+        )
+    return mask
+
+
+def capacity(mask: int) -> int:
+    """Give the highest node id that fits."""
+    return min(1 << mask.bit_count(), 1 << contract.NODE_ID_BITS) - 1
+
+
+def _runs(mask: int) -> Iterator[tuple[int, int]]:
+    """Give the mask's runs of set bits from the highest down, as (lowest bit, width)."""
+    bit = MARK_BITS
+    while bit > 0:
+        bit -= 1
+        if mask >> bit & 1:
+            high = bit
+            while bit > 0 and mask >> (bit - 1) & 1:
+                bit -= 1
+            yield bit, high - bit + 1
+
+
+def node_mark(node_id: int, mask: int) -> int:
+    """Lay a node id into the mask: its low bits into the mask's highest run of bits, the next ones into the next run.
+
+    For the default 0xfff01f00: low 12 bits at 20-31, the next 5 at 8-12.
+
+    Raises:
+        ConfigError: the id does not fit.
+
+    """
+    mark, rest = 0, node_id
+    for low, width in _runs(mask):
+        mark |= (rest & ((1 << width) - 1)) << low
+        rest >>= width
+    if rest:
+        raise ConfigError(f"node id {node_id} does not fit into node mark mask {mask:#x}")
+    return mark
+
+
+def node_id(mark: int, mask: int) -> int:
+    """Read a node id back from a mark: the inverse of :func:`node_mark`."""
+    found, at = 0, 0
+    for low, width in _runs(mask):
+        found |= (mark >> low & ((1 << width) - 1)) << at
+        at += width
+    return found
+
+
+def incarnations(local: Node, peer: Node) -> int:
+    """Give a 64-bit fingerprint of a pair of incarnations: a new boot id on either side gives another."""
+    text = "\0".join((local.name, local.boot_id, peer.name, peer.boot_id, *map(str, peer.addresses)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def allocate(wanted: Iterable[int], held: Mapping[int, int], taken: Collection[int], mask: int) -> dict[int, int]:
+    """Give each fingerprint a node id: the one it holds, else the lowest that is neither held nor taken.
+
+    ``taken`` are ids that live in SAs of former incarnations: reusing one at once would mix two keys.
+
+    Raises:
+        ConfigError: there are more peers than the mask has room for.
+
+    """
+    ids: dict[int, int] = {}
+    used = set(taken) | set(held.values())
+    candidate = 1
+    for fingerprint in wanted:
+        if fingerprint in held:
+            ids[fingerprint] = held[fingerprint]
+            continue
+        while candidate in used:
+            candidate += 1
+        if candidate > capacity(mask):
+            raise ConfigError(f"node mark mask {mask:#x} has room for {capacity(mask)} peers, and there are more")
+        ids[fingerprint] = candidate
+        used.add(candidate)
+    return ids

@@ -1,0 +1,255 @@
+"""view + what the kernel holds -> the kernel objects that should be (DESIGN section 4). Decides; does nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, field
+from ipaddress import ip_network
+from itertools import product
+
+from kmesh_bpf import contract
+from kmesh_bpf.core import devices, keys, marks
+from kmesh_bpf.core.keys import Retirement
+from kmesh_bpf.core.state import (
+    Direction,
+    KernelState,
+    Mark,
+    Observation,
+    PeerEntry,
+    PodFlags,
+    Policy,
+    PolicyId,
+    Sa,
+    SaId,
+    SaUsage,
+)
+from kmesh_bpf.core.view import Address, Network, Node, Peer, View
+
+ENCRYPT = Mark(contract.MARK_ENCRYPT, contract.MARK_MASK)
+DECRYPTED = Mark(contract.MARK_DECRYPTED, contract.MARK_MASK)
+WHOLE_MARK = 0xFFFFFFFF
+# Seconds an outbound SA stays after its last packet; the kernel counts use in whole seconds.
+OUTBOUND_LINGER = 2.0
+OUTPUT_MARK = Mark(contract.MARK_DECRYPTED, WHOLE_MARK)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the operator chose. ``replay_window`` in packets: ours, announced to peers; 0 turns ESN off."""
+
+    node_mark_mask: int = contract.NODE_MARK_MASK
+    replay_window: int = 4096
+    uplinks: tuple[str, ...] = ()
+    retirement: Retirement = field(default_factory=Retirement)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The outcome: the state to reach, and what follows from it for the world outside the kernel.
+
+    ``ready_peers``: names of the peers we can send to. ``transition``: true while something waits for time or use to
+    pass (an old SA still in use), so another pass is due without any event. ``lost``: SAs of ours that were in the
+    kernel for these very incarnations and are not any more; a new incarnation must be chosen before they are remade.
+    ``problems``: sentences for the operator.
+    """
+
+    state: KernelState
+    ready_peers: frozenset[str]
+    transition: bool
+    lost: tuple[SaId, ...]
+    problems: tuple[str, ...] = ()
+
+
+def make_plan(view: View, observed: Observation, options: Options, now: float) -> Plan:
+    """Decide which kernel objects should exist.
+
+    ``now`` is in the clock of ``view.announced_at`` and of the kernel's use times (seconds since the epoch).
+    """
+    fingerprints = {peer.node.name: marks.incarnations(view.node, peer.node) for peer in view.peers}
+    ids = _node_ids(fingerprints.values(), observed, options.node_mark_mask)
+    by_node = _pods_by_node(view)
+    sas: dict[SaId, Sa] = {}
+    policies: dict[PolicyId, Policy] = {}
+    peers: dict[Address, PeerEntry] = {}
+    ready: set[str] = set()
+    lost: list[SaId] = []
+    problems: list[str] = []
+    waiting = False
+    for peer in view.peers:
+        tunnels = _tunnels(view.node, peer.node)
+        version = keys.outbound_version(view.keys, peer.spi)
+        fingerprint = fingerprints[peer.node.name]
+        node_id = ids[fingerprint]
+        mark = marks.node_mark(node_id, options.node_mark_mask)
+        for local, remote in sorted(set(tunnels.values()), key=str):
+            mine = _sas(view, peer, (local, remote), version, mark, observed, options, now)
+            waiting = waiting or any(sa.spi != version for sa in mine)
+            lost.extend(_lost(mine, observed, remote, fingerprint))
+            sas.update((sa.id, sa) for sa in mine)
+            # The map remembers what was seen in the kernel, not what is hoped for: else an SA that the kernel
+            # refuses would look like one that somebody removed.
+            before = observed.state.peers.get(remote)
+            remembered = before.spi if before and before.incarnations == fingerprint else 0
+            spi = version if version and _made(mine, observed, version) else remembered
+            peers[remote] = PeerEntry(node_id, mark, spi, fingerprint)
+        for address in peer.node.addresses:
+            peers.setdefault(address, PeerEntry(node_id, mark, 0, fingerprint))
+        if version is None:
+            continue
+        for policy in _policies(view.node, peer.node, by_node, tunnels, version):
+            if policies.setdefault(policy.id, policy) != policy:
+                problems.append(
+                    f"peer {peer.node.name}: {policy.dst if policy.direction is Direction.OUT else policy.src} "
+                    "is claimed by another peer too; ignored"
+                )
+        if tunnels:
+            ready.add(peer.node.name)
+    return Plan(
+        KernelState(
+            sas=sas,
+            policies=policies,
+            pods=_pods(view, ready),
+            peers=peers,
+            services=frozenset(view.services),
+            attachments=devices.attachments(observed.links, view.node.addresses, options.uplinks),
+            nat_exemption=True,
+        ),
+        frozenset(ready),
+        waiting,
+        tuple(lost),
+        tuple(dict.fromkeys(problems)),
+    )
+
+
+def _node_ids(fingerprints: Iterable[int], observed: Observation, mask: int) -> dict[int, int]:
+    held = {entry.incarnations: entry.node_id for entry in observed.state.peers.values()}
+    taken = {marks.node_id(sa.mark.value, mask) for sa in observed.state.sas.values() if sa.mark}
+    return marks.allocate(fingerprints, held, taken, mask)
+
+
+def _tunnels(local: Node, peer: Node) -> dict[int, tuple[Address, Address]]:
+    """Give the outer addresses for each inner family: the first ones of that family that both nodes have, else any."""
+    ends = {}
+    for version in (4, 6):
+        ours = next((address for address in local.addresses if address.version == version), None)
+        theirs = next((address for address in peer.addresses if address.version == version), None)
+        if ours is not None and theirs is not None:
+            ends[version] = (ours, theirs)
+    return {inner: ends.get(inner, next(iter(ends.values()))) for inner in (4, 6)} if ends else {}
+
+
+def _sas(
+    view: View,
+    peer: Peer,
+    ends: tuple[Address, Address],
+    version: int | None,
+    node_mark: int,
+    observed: Observation,
+    options: Options,
+    now: float,
+) -> list[Sa]:
+    local, remote = ends
+    window = options.replay_window if peer.replay_window else 0
+    mark = Mark(node_mark | contract.MARK_DECRYPTED, options.node_mark_mask | contract.MARK_MASK)
+    usage: dict[int, SaUsage] = {
+        identity.spi: use
+        for identity, use in observed.usage.items()
+        if identity.src == remote and identity.mark == mark
+    }
+    inbound = keys.inbound_versions(
+        view.keys, peer.spi, view.announced, now - view.announced_at, usage, now, options.retirement
+    )
+    here, there = view.node.boot_id, peer.node.boot_id
+    found = [
+        Sa(remote, local, spi, keys.derive(view.keys[spi], remote, local, there, here), mark, OUTPUT_MARK, window, True)
+        for spi in inbound
+    ]
+    if version is None:
+        return found
+    for spi in (version, *_still_sending(observed, ends, version, now)):
+        if spi not in view.keys:
+            continue
+        key = keys.derive(view.keys[spi], local, remote, here, there)
+        found.append(Sa(local, remote, spi, key, replay_window=window, any_family=True))
+    return found
+
+
+def _still_sending(observed: Observation, ends: tuple[Address, Address], version: int, now: float) -> list[int]:
+    """Give the older key versions whose outbound SA must outlive this pass.
+
+    While the policy in the kernel still points to it, or pointed to it a moment ago, packets may be on their way
+    through it: deleting the SA then would drop them (XfrmOutStateInvalid).
+    """
+    local, remote = ends
+    pointed_to = {
+        policy.spi
+        for policy in observed.state.policies.values()
+        if policy.direction is Direction.OUT and policy.tunnel_dst == remote
+    }
+    return [
+        identity.spi
+        for identity, use in observed.usage.items()
+        if (identity.src, identity.dst, identity.mark) == (local, remote, None)
+        and identity.spi != version
+        and (identity.spi in pointed_to or now - use.last_used < OUTBOUND_LINGER)
+    ]
+
+
+def _made(planned: list[Sa], observed: Observation, version: int | None) -> bool:
+    """Tell whether the SAs of the version in use are in the kernel, as planned."""
+    current = [sa for sa in planned if sa.spi == version]
+    return bool(current) and all(observed.state.sas.get(sa.id) == sa for sa in current)
+
+
+def _lost(planned: list[Sa], observed: Observation, remote: Address, fingerprint: int) -> list[SaId]:
+    """Give the SAs that the peer map remembers to have been made for these incarnations, and that are gone."""
+    before = observed.state.peers.get(remote)
+    if before is None or not before.spi or before.incarnations != fingerprint:
+        return []
+    return [sa.id for sa in planned if sa.spi == before.spi and sa.id not in observed.state.sas]
+
+
+def _selectors(node: Node, by_node: dict[str, list[Address]]) -> list[Network]:
+    """Give the node's pod CIDRs; where the CNI hands out none, its managed pods' own addresses."""
+    if node.pod_cidrs:
+        return list(node.pod_cidrs)
+    return [ip_network(address) for address in by_node.get(node.name, [])]
+
+
+def _policies(
+    local: Node,
+    peer: Node,
+    by_node: dict[str, list[Address]],
+    tunnels: dict[int, tuple[Address, Address]],
+    version: int,
+) -> list[Policy]:
+    found = []
+    for ours, theirs in product(_selectors(local, by_node), _selectors(peer, by_node)):
+        if ours.version != theirs.version or ours.version not in tunnels:
+            continue
+        here, there = tunnels[ours.version]
+        found.append(Policy(Direction.OUT, ours, theirs, ENCRYPT, here, there, version))
+        found.extend(
+            Policy(direction, theirs, ours, DECRYPTED, there, here) for direction in (Direction.FWD, Direction.IN)
+        )
+    return found
+
+
+def _pods_by_node(view: View) -> dict[str, list[Address]]:
+    found: dict[str, list[Address]] = {}
+    for pod in view.pods:
+        found.setdefault(pod.node, []).extend(pod.addresses)
+    return found
+
+
+def _pods(view: View, ready: Collection[str]) -> dict[Address, PodFlags]:
+    flags = {}
+    for pod in view.pods:
+        if pod.node == view.node.name:
+            flag = PodFlags.LOCAL
+        elif pod.node in ready:
+            flag = PodFlags.REMOTE | PodFlags.READY
+        else:
+            flag = PodFlags.REMOTE
+        flags.update(dict.fromkeys(pod.addresses, flag))
+    return flags

@@ -1,0 +1,111 @@
+"""Operations as the command lines a person could run: the log, ``--dry-run`` and errors speak them."""
+
+from __future__ import annotations
+
+from kmesh_bpf import contract
+from kmesh_bpf.core import operations as ops
+from kmesh_bpf.core.operations import Operation
+from kmesh_bpf.core.state import ICV_BITS, Attachment, Mark, Policy, Sa
+from kmesh_bpf.core.view import Address, Network
+
+KEY_TEXT = "0x(hidden)"
+NFT_FAMILIES = ("ip", "ip6")
+
+
+def render(operation: Operation, pin_root: str, maps: str) -> str:
+    """Give the command line of an operation; a key shows as ``0x(hidden)``.
+
+    ``maps`` is the folder of the pinned maps, ``pin_root`` where programs and links are pinned.
+    """
+    match operation:
+        case ops.AddSa(sa):
+            return f"ip xfrm state add {_sa(sa)}"
+        case ops.ReplaceSa(old, new):
+            return f"ip xfrm state delete {_sa_id(old)} && ip xfrm state add {_sa(new)}"
+        case ops.DeleteSa(sa):
+            return f"ip xfrm state delete {_sa_id(sa)}"
+        case ops.SetPolicy(policy, replace):
+            return f"ip xfrm policy {'update' if replace else 'add'} {_policy(policy)}"
+        case ops.DeletePolicy(policy):
+            return f"ip xfrm policy delete {_policy_id(policy)}"
+        case ops.SetPeer(address, entry):
+            fields = (entry.node_id, entry.node_mark, entry.spi, 0)
+            value = " ".join(_hex(number.to_bytes(4, "little")) for number in fields)
+            value += " " + _hex(entry.incarnations.to_bytes(8, "little"))
+            return (
+                f"bpftool map update pinned {maps}/kmesh_peers{address.version} key {_bytes(address)} value hex {value}"
+            )
+        case ops.DeletePeer(address):
+            return f"bpftool map delete pinned {maps}/kmesh_peers{address.version} key {_bytes(address)}"
+        case ops.SetPod(address, flags):
+            value = _hex(int(flags).to_bytes(4, "little"))
+            return (
+                f"bpftool map update pinned {maps}/kmesh_pods{address.version} key {_bytes(address)} value hex {value}"
+            )
+        case ops.DeletePod(address):
+            return f"bpftool map delete pinned {maps}/kmesh_pods{address.version} key {_bytes(address)}"
+        case ops.AddService(cidr):
+            return (
+                f"bpftool map update pinned {maps}/kmesh_svcs{cidr.version} key {_trie_key(cidr)} value hex 00 00 00 00"
+            )
+        case ops.DeleteService(cidr):
+            return f"bpftool map delete pinned {maps}/kmesh_svcs{cidr.version} key {_trie_key(cidr)}"
+        case ops.Attach(attachment):
+            return (
+                f"tc filter replace {_filter(attachment)} bpf da pinned {pin_root}/programs/{attachment.program.value}"
+            )
+        case ops.Detach(attachment):
+            return f"tc filter delete {_filter(attachment)} bpf"
+        case ops.InstallNatExemption():
+            return "; ".join(f"nft add table {family} kmesh_ipsec" for family in NFT_FAMILIES)
+        case ops.RemoveNatExemption():
+            return "; ".join(f"nft delete table {family} kmesh_ipsec" for family in NFT_FAMILIES)
+
+
+def _mark(mark: Mark) -> str:
+    return f"mark {mark.value:#x} mask {mark.mask:#x}"
+
+
+def _sa_id(sa: Sa) -> str:
+    text = f"src {sa.src} dst {sa.dst} proto esp spi {sa.spi:#010x}"
+    return f"{text} {_mark(sa.mark)}" if sa.mark else text
+
+
+def _sa(sa: Sa) -> str:
+    words = [_sa_id(sa), f"reqid {contract.REQID} mode tunnel"]
+    if sa.replay_window:
+        words.append(f"replay-window {sa.replay_window}")
+    flags = [name for name, on in (("esn", sa.replay_window), ("af-unspec", sa.any_family)) if on]
+    if flags:
+        words.append(f"flag {' flag '.join(flags)}")
+    if sa.output_mark:
+        words.append(f"output-mark {sa.output_mark.value:#x} mask {sa.output_mark.mask:#x}")
+    words.append(f"aead 'rfc4106(gcm(aes))' {KEY_TEXT} {ICV_BITS}")
+    return " ".join(words)
+
+
+def _policy_id(policy: Policy) -> str:
+    return f"src {policy.src} dst {policy.dst} dir {policy.direction.value} {_mark(policy.mark)}"
+
+
+def _policy(policy: Policy) -> str:
+    spi = f" spi {policy.spi:#010x}" if policy.spi else ""
+    template = f"src {policy.tunnel_src} dst {policy.tunnel_dst} proto esp{spi} reqid {contract.REQID} mode tunnel"
+    return f"{_policy_id(policy)} priority {policy.priority} tmpl {template}"
+
+
+def _filter(attachment: Attachment) -> str:
+    direction = "egress" if attachment.program.egress else "ingress"
+    return f"dev {attachment.device} {direction} pref {contract.TC_PRIORITY} handle {contract.TC_HANDLE:#x}"
+
+
+def _hex(data: bytes) -> str:
+    return data.hex(" ")
+
+
+def _bytes(address: Address) -> str:
+    return f"hex {_hex(address.packed)}"
+
+
+def _trie_key(cidr: Network) -> str:
+    return f"hex {_hex(cidr.prefixlen.to_bytes(4, 'little') + cidr.network_address.packed)}"

@@ -1,0 +1,90 @@
+"""Observe, plan, diff, apply, observe again: one level-triggered pass that knows both sides and decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from kmesh_bpf.core.diff import diff
+from kmesh_bpf.core.operations import Operation
+from kmesh_bpf.core.planner import Options, Plan, make_plan
+from kmesh_bpf.core.view import View
+from kmesh_bpf.kernel.interface import Failure, Kernel
+
+ROUNDS = 3
+"""A second round reads back, a third writes what the second found out; more would be a fight with somebody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a pass did. ``drift``: what still differs from the plan after it; empty when the pass succeeded.
+
+    ``incarnation`` is the one the objects were made for; ``renewed`` tells that this pass had to choose it anew,
+    because SAs of the former one had vanished.
+    """
+
+    plan: Plan
+    applied: tuple[Operation, ...]
+    failures: tuple[Failure, ...]
+    drift: tuple[Operation, ...]
+    incarnation: str
+    renewed: bool
+
+    @property
+    def converged(self) -> bool:
+        """Whether the kernel holds exactly what was planned."""
+        return not self.drift and not self.failures
+
+
+def reconcile(
+    kernel: Kernel,
+    view: View,
+    options: Options,
+    clock: Callable[[], float],
+    fresh_incarnation: Callable[[], str],
+) -> Report:
+    """Bring the kernel to what the view calls for.
+
+    ``view.node.boot_id`` is this node's incarnation unless the kernel remembers another one.
+    ``clock`` gives seconds since the epoch, ``fresh_incarnation`` a new text of 36 characters.
+
+    Raises:
+        DecodeError, KernelError: the kernel could not be observed; nothing was changed after that.
+
+    """
+    observed = kernel.observe()
+    incarnation = observed.incarnation or view.node.boot_id
+    view = _as(view, incarnation)
+    plan = make_plan(view, observed, options, clock())
+    renewed = bool(plan.lost)
+    if renewed:
+        incarnation = fresh_incarnation()
+        view = _as(view, incarnation)
+        plan = make_plan(view, observed, options, clock())
+    if observed.incarnation != incarnation:
+        kernel.remember(incarnation)
+    applied: list[Operation] = []
+    failures: tuple[Failure, ...] = ()
+    drift = diff(plan.state, observed.state)
+    for _ in range(ROUNDS):
+        if not drift:
+            break
+        failures = kernel.apply(drift)
+        applied.extend(drift)
+        observed = kernel.observe()
+        plan = make_plan(view, observed, options, clock())
+        drift = diff(plan.state, observed.state)
+        if failures:
+            break
+    return Report(plan, tuple(applied), failures, drift, incarnation, renewed)
+
+
+def preview(kernel: Kernel, view: View, options: Options, now: float) -> tuple[Operation, ...]:
+    """Give the operations that a pass would apply first, without applying any (``--dry-run``)."""
+    observed = kernel.observe()
+    view = _as(view, observed.incarnation or view.node.boot_id)
+    return diff(make_plan(view, observed, options, now).state, observed.state)
+
+
+def _as(view: View, incarnation: str) -> View:
+    return replace(view, node=replace(view.node, boot_id=incarnation))

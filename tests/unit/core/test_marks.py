@@ -1,0 +1,56 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kmesh_bpf import contract
+from kmesh_bpf.core import marks
+from kmesh_bpf.errors import ConfigError
+
+masks = (
+    st.integers(0, 0xFFFFFF).map(lambda bits: bits << 8).filter(lambda mask: mask.bit_count() >= marks.MIN_NODE_BITS)
+)
+
+
+@pytest.mark.parametrize(
+    ("node_id", "mark"), [(1, 0x00100000), (0xFFF, 0xFFF00000), (0x1000, 0x100), (0x1FFFF, 0xFFF01F00)]
+)
+def test_the_default_layout_is_the_design_s(node_id, mark):
+    assert marks.node_mark(node_id, contract.NODE_MARK_MASK) == mark
+
+
+@given(masks, st.data())
+def test_a_mark_stays_in_its_mask_and_reads_back(mask, data):
+    node_id = data.draw(st.integers(0, marks.capacity(mask)))
+    mark = marks.node_mark(node_id, mask)
+    assert mark & ~mask == 0
+    assert marks.node_id(mark, mask) == node_id
+
+
+def test_an_id_that_does_not_fit_is_refused():
+    with pytest.raises(ConfigError, match="does not fit"):
+        marks.node_mark(1 << 17, contract.NODE_MARK_MASK)
+
+
+@pytest.mark.parametrize(
+    ("mask", "why"), [(0, "32-bit"), (1 << 32, "32-bit"), (0xFFF000FF, "low byte"), (0x7F00, "room for 127")]
+)
+def test_a_mask_that_cannot_be_used_is_refused_with_its_reason(mask, why):
+    with pytest.raises(ConfigError, match=why):
+        marks.check_mask(mask)
+
+
+def test_ids_are_kept_and_new_ones_avoid_those_that_live_in_old_sas():
+    assert marks.allocate([7, 8, 9], {8: 3}, {1}, contract.NODE_MARK_MASK) == {8: 3, 7: 2, 9: 4}
+
+
+def test_more_peers_than_room_is_an_error():
+    with pytest.raises(ConfigError, match="room for 255"):
+        marks.allocate(range(256), {}, (), 0xFF00)
+
+
+@given(st.sets(st.integers(0, 50), max_size=20), st.dictionaries(st.integers(0, 50), st.integers(1, 100), max_size=20))
+def test_no_two_peers_share_an_id(wanted, held):
+    held = {fingerprint: index + 1 for index, fingerprint in enumerate(held)}
+    ids = marks.allocate(wanted, held, (), contract.NODE_MARK_MASK)
+    assert set(ids) == wanted
+    assert len(set(ids.values())) == len(ids)

@@ -1,0 +1,140 @@
+import sys
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+import mesh
+
+from kmesh_bpf import contract
+from kmesh_bpf.core import keys
+from kmesh_bpf.core.planner import Options, make_plan
+from kmesh_bpf.core.state import Direction, KernelState, Mark, Observation, PodFlags
+from kmesh_bpf.core.view import Peer
+
+EMPTY = Observation(KernelState(), links=mesh.LINKS)
+OPTIONS = Options()
+L, R = ip_address("10.10.0.1"), ip_address("10.10.0.2")
+
+
+def plan(view, observed=EMPTY, now=1000.0, options=OPTIONS):
+    return make_plan(view, observed, options, now)
+
+
+def test_each_peer_has_an_sa_a_direction_and_family():
+    sas = plan(mesh.view()).state.sas.values()
+    assert sorted((str(sa.src), str(sa.dst)) for sa in sas if sa.src.version == 4) == [
+        ("10.10.0.1", "10.10.0.2"),
+        ("10.10.0.1", "10.10.0.3"),
+        ("10.10.0.2", "10.10.0.1"),
+        ("10.10.0.3", "10.10.0.1"),
+    ]
+    assert len(sas) == 8
+
+
+def test_inbound_sas_are_told_apart_by_the_node_mark_and_lay_on_the_decrypted_mark():
+    inbound = [sa for sa in plan(mesh.view()).state.sas.values() if sa.dst == L]
+    assert len({sa.mark.value for sa in inbound}) == 2
+    for sa in inbound:
+        assert sa.mark.mask == contract.NODE_MARK_MASK | contract.MARK_MASK
+        assert sa.mark.value & contract.MARK_MASK == contract.MARK_DECRYPTED
+        assert sa.output_mark == Mark(contract.MARK_DECRYPTED, 0xFFFFFFFF)
+
+
+def test_both_ends_derive_the_same_keys():
+    ours, theirs = plan(mesh.view(1)).state.sas, plan(mesh.view(2)).state.sas
+    for src, dst in ((L, R), (R, L)):
+        mine = next(sa for sa in ours.values() if (sa.src, sa.dst) == (src, dst))
+        other = next(sa for sa in theirs.values() if (sa.src, sa.dst) == (src, dst))
+        assert mine.key == other.key
+
+
+def test_policies_have_exact_selectors_in_all_three_directions():
+    found = [policy for policy in plan(mesh.view(nodes=2)).state.policies.values() if policy.src.version == 4]
+    ours, theirs = ip_network("10.244.1.0/24"), ip_network("10.244.2.0/24")
+    assert {
+        (policy.direction, policy.src, policy.dst, policy.tunnel_src, policy.tunnel_dst, policy.spi) for policy in found
+    } == {
+        (Direction.OUT, ours, theirs, L, R, 1),
+        (Direction.FWD, theirs, ours, R, L, 0),
+        (Direction.IN, theirs, ours, R, L, 0),
+    }
+    assert {policy.mark.value for policy in found} == {0xE0, 0xD0}
+
+
+def test_pods_are_local_ready_or_remote():
+    view = mesh.view()
+    view = replace(view, peers=view.peers[:1])
+    pods = plan(view).state.pods
+    assert pods[ip_address("10.244.1.10")] is PodFlags.LOCAL
+    assert pods[ip_address("10.244.2.10")] == PodFlags.REMOTE | PodFlags.READY
+    assert pods[ip_address("10.244.3.10")] == PodFlags.REMOTE
+
+
+def test_without_a_key_nobody_is_ready_and_nothing_is_installed():
+    found = plan(mesh.view(keys={}, announced=0))
+    assert not found.state.sas
+    assert not found.state.policies
+    assert not found.ready_peers
+    assert PodFlags.READY not in found.state.pods[ip_address("10.244.2.10")]
+
+
+def test_a_node_without_pod_cidrs_is_selected_by_its_pods_addresses():
+    view = mesh.view(nodes=2)
+    view = replace(view, peers=(Peer(mesh.node(2, cidrs=False), 1, 4096),))
+    dsts = {policy.dst for policy in plan(view).state.policies.values() if policy.direction is Direction.OUT}
+    assert dsts == {ip_network("10.244.2.10/32"), ip_network("fd00:244:2::a/128")}
+
+
+def test_a_go_node_that_announces_no_esn_gets_sas_without():
+    view = mesh.view(nodes=2)
+    view = replace(view, peers=(replace(view.peers[0], replay_window=0),))
+    assert {sa.replay_window for sa in plan(view).state.sas.values()} == {0}
+    assert {sa.replay_window for sa in plan(mesh.view(nodes=2)).state.sas.values()} == {4096}
+
+
+def test_inner_packets_of_a_family_that_the_nodes_lack_go_through_the_other():
+    view = mesh.view(nodes=2)
+    peer = replace(view.peers[0].node, addresses=(R,))
+    found = plan(replace(view, peers=(replace(view.peers[0], node=peer),))).state.policies.values()
+    six = [policy for policy in found if policy.src.version == 6]
+    assert six
+    assert {policy.tunnel_dst for policy in six if policy.direction is Direction.OUT} == {R}
+
+
+def test_a_pod_cidr_claimed_twice_stays_with_the_first_and_is_reported():
+    view = mesh.view()
+    thief = replace(view.peers[1].node, pod_cidrs=view.peers[0].node.pod_cidrs)
+    found = plan(replace(view, peers=(view.peers[0], replace(view.peers[1], node=thief))))
+    out = [policy for policy in found.state.policies.values() if policy.direction is Direction.OUT]
+    assert {policy.tunnel_dst for policy in out if policy.tunnel_dst.version == 4} == {R}
+    assert any("n3" in problem and "10.244.2.0/24" in problem for problem in found.problems)
+
+
+def test_a_new_boot_id_of_a_peer_gives_it_a_new_node_id():
+    before = plan(mesh.view())
+    observed = Observation(before.state, links=mesh.LINKS)
+    view = mesh.view()
+    reborn = replace(view, peers=(replace(view.peers[0], node=mesh.node(2, "reborn")), view.peers[1]))
+    after = plan(reborn, observed)
+    assert after.state.peers[R].node_id != before.state.peers[R].node_id
+    assert after.state.peers[R].node_id not in {entry.node_id for entry in before.state.peers.values()}
+    assert after.state.peers[ip_address("10.10.0.3")] == replace(before.state.peers[ip_address("10.10.0.3")], spi=1)
+
+
+def test_the_keys_of_a_pair_follow_both_boot_ids():
+    view = mesh.view(nodes=2)
+    sa = next(sa for sa in plan(view).state.sas.values() if sa.src == L)
+    assert sa.key == keys.derive(mesh.key(1), L, R, view.node.boot_id, view.peers[0].node.boot_id)
+
+
+@pytest.mark.parametrize("uplinks", [(), ("eth0",)])
+def test_programs_go_on_uplinks_and_pod_devices(uplinks):
+    found = plan(mesh.view(), options=Options(uplinks=uplinks)).state.attachments
+    assert {(attachment.device, attachment.program.value) for attachment in found} == {
+        ("eth0", "tc_mark_decrypt"),
+        ("eth0", "tc_leak_guard"),
+        ("pod0", "tc_mark_encrypt"),
+    }
