@@ -20,22 +20,12 @@ typedef uint16_t __be16; typedef uint32_t __be32; typedef uint64_t __be64;
 """
 
 SOURCE = """
-#include <stdint.h>
-#include <errno.h>
-#include <unistd.h>
-#include <sys/syscall.h>
-#include <linux/bpf.h>
 #include <linux/netlink.h>
+#include <linux/rtnetlink.h>
 #include <linux/xfrm.h>
+#include <sys/socket.h>
+#include "_bpf_calls.c"
 #include "ipsec_contract.h"
-
-/* bpf(2): what the system call answers, or -errno. */
-static long kmesh_bpf_call(int command, union bpf_attr *attr)
-{
-	long answer = syscall(__NR_bpf, command, attr, sizeof(*attr));
-
-	return answer < 0 ? -(long)errno : answer;
-}
 """
 
 ffi = FFI()
@@ -43,7 +33,7 @@ ffi.cdef(INTEGERS)
 ffi.cdef((ROOT / "bpf" / "include" / "ipsec_contract.h").read_text())
 for declarations in sorted(CDEF.glob("*.h")):
     ffi.cdef(declarations.read_text())
-ffi.set_source("kmesh_bpf._abi", SOURCE, include_dirs=[str(ROOT / "bpf" / "include")])
+ffi.set_source("kmesh_bpf._abi", SOURCE, include_dirs=[str(ROOT / "bpf" / "include"), str(ROOT / "kmesh_bpf")])
 
 if __name__ == "__main__":
     ffi.compile(tmpdir=str(ROOT), verbose=True)

@@ -1,0 +1,45 @@
+/*
+ * The contract header as clang reads it under BCC, and the maps: pinned by BCC, reused if already there.
+ *
+ * Settings come as -D from kmesh_bpf/kernel/bcc_loader.py:
+ *   KMESH_SETTING_STRICT 0|1, KMESH_SETTING_NODE_MARK_MASK, KMESH_SETTING_MAX_PODS; KMESH_PIN(name) the path of a map.
+ */
+#ifndef KMESH_IPSEC_MAPS_H
+#define KMESH_IPSEC_MAPS_H
+
+#include <uapi/linux/if_ether.h>
+#include <uapi/linux/in.h>
+#include <uapi/linux/ip.h>
+#include <uapi/linux/ipv6.h>
+#include <uapi/linux/pkt_cls.h>
+
+#include "ipsec_contract.h"
+
+_Static_assert(sizeof(struct kmesh_addr4) == 4, "key of the IPv4 maps");
+_Static_assert(sizeof(struct kmesh_addr6) == 16, "key of the IPv6 maps");
+_Static_assert(sizeof(struct kmesh_cidr4) == 8, "LPM key: prefix length and address, no hole");
+_Static_assert(sizeof(struct kmesh_cidr6) == 20, "LPM key: prefix length and address, no hole");
+_Static_assert(sizeof(struct kmesh_peer) == 24, "no hole before the 64-bit member");
+_Static_assert((KMESH_SETTING_NODE_MARK_MASK & KMESH_MARK_MASK) == 0, "node ids stay out of the low byte");
+
+#ifndef BPF_F_NO_PREALLOC
+#define BPF_F_NO_PREALLOC 1
+#endif
+
+/* Entries of the pod maps are allocated as they come: 262144 of them up front would be 35 MB on every idle node. */
+BPF_TABLE_PINNED("hash", struct kmesh_addr4, struct kmesh_pod, kmesh_pods4, KMESH_SETTING_MAX_PODS,
+		 KMESH_PIN(kmesh_pods4), BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("hash", struct kmesh_addr6, struct kmesh_pod, kmesh_pods6, KMESH_SETTING_MAX_PODS,
+		 KMESH_PIN(kmesh_pods6), BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("hash", struct kmesh_addr4, struct kmesh_peer, kmesh_peers4, KMESH_MAX_PEERS,
+		 KMESH_PIN(kmesh_peers4), BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("hash", struct kmesh_addr6, struct kmesh_peer, kmesh_peers6, KMESH_MAX_PEERS,
+		 KMESH_PIN(kmesh_peers6), BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("lpm_trie", struct kmesh_cidr4, struct kmesh_service, kmesh_svcs4, KMESH_MAX_SERVICES,
+		 KMESH_PIN(kmesh_svcs4), BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("lpm_trie", struct kmesh_cidr6, struct kmesh_service, kmesh_svcs6, KMESH_MAX_SERVICES,
+		 KMESH_PIN(kmesh_svcs6), BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("percpu_array", __u32, __u64, kmesh_counters, KMESH_COUNTERS, KMESH_PIN(kmesh_counters));
+BPF_TABLE_PINNED("array", __u32, struct kmesh_identity, kmesh_self, 1, KMESH_PIN(kmesh_self));
+
+#endif

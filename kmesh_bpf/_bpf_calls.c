@@ -1,0 +1,160 @@
+/*
+ * bpf(2), one function a command: each answers what the system call answers, or -errno.
+ * Compiled into kmesh_bpf._abi (see _build.py), so that union bpf_attr is the system header's own.
+ */
+#include <errno.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include <linux/bpf.h>
+
+/* linux/bpf.h knows TCX since 6.6 only; the numbers are fixed (enum bpf_attach_type, BPF_F_BEFORE). */
+#define KMESH_BPF_TCX_INGRESS 46
+#define KMESH_BPF_TCX_EGRESS 47
+#define KMESH_BPF_F_BEFORE (1U << 3)
+
+struct kmesh_map_info {
+	uint32_t type, key_size, value_size, max_entries;
+};
+
+struct kmesh_link_info {
+	uint32_t id, prog_id, ifindex, attach_type;
+};
+
+struct kmesh_test_run {
+	const void *packet;
+	uint32_t packet_size;
+	void *packet_out;
+	uint32_t packet_out_size;
+	uint32_t mark, repeat, verdict, duration_ns;
+};
+
+static long call(int command, union bpf_attr *attr)
+{
+	long answer = syscall(__NR_bpf, command, attr, sizeof(*attr));
+
+	return answer < 0 ? -(long)errno : answer;
+}
+
+static uint64_t pointer(const void *p) { return (uint64_t)(uintptr_t)p; }
+
+static long kmesh_obj_get(const char *path)
+{
+	union bpf_attr attr = { .pathname = pointer(path) };
+
+	return call(BPF_OBJ_GET, &attr);
+}
+
+static long kmesh_obj_pin(const char *path, int fd)
+{
+	union bpf_attr attr = { .pathname = pointer(path), .bpf_fd = fd };
+
+	return call(BPF_OBJ_PIN, &attr);
+}
+
+static long kmesh_map_lookup(int fd, const void *key, void *value)
+{
+	union bpf_attr attr = { .map_fd = fd, .key = pointer(key), .value = pointer(value) };
+
+	return call(BPF_MAP_LOOKUP_ELEM, &attr);
+}
+
+static long kmesh_map_update(int fd, const void *key, const void *value)
+{
+	union bpf_attr attr = { .map_fd = fd, .key = pointer(key), .value = pointer(value), .flags = BPF_ANY };
+
+	return call(BPF_MAP_UPDATE_ELEM, &attr);
+}
+
+static long kmesh_map_delete(int fd, const void *key)
+{
+	union bpf_attr attr = { .map_fd = fd, .key = pointer(key) };
+
+	return call(BPF_MAP_DELETE_ELEM, &attr);
+}
+
+static long kmesh_map_next_key(int fd, const void *key, void *next)
+{
+	union bpf_attr attr = { .map_fd = fd, .key = pointer(key), .next_key = pointer(next) };
+
+	return call(BPF_MAP_GET_NEXT_KEY, &attr);
+}
+
+/* *count: in, room; out, entries read. `in` NULL starts; -ENOENT: that was the last batch. */
+static long kmesh_map_lookup_batch(int fd, const void *in, void *out, void *keys, void *values, uint32_t *count)
+{
+	union bpf_attr attr = { .batch = { .in_batch = pointer(in), .out_batch = pointer(out), .keys = pointer(keys),
+					   .values = pointer(values), .count = *count, .map_fd = fd } };
+	long answer = call(BPF_MAP_LOOKUP_BATCH, &attr);
+
+	*count = attr.batch.count;
+	return answer;
+}
+
+static long kmesh_map_info(int fd, struct kmesh_map_info *found)
+{
+	struct bpf_map_info info = {};
+	union bpf_attr attr = { .info = { .bpf_fd = fd, .info_len = sizeof(info), .info = pointer(&info) } };
+	long answer = call(BPF_OBJ_GET_INFO_BY_FD, &attr);
+
+	found->type = info.type;
+	found->key_size = info.key_size;
+	found->value_size = info.value_size;
+	found->max_entries = info.max_entries;
+	return answer;
+}
+
+static long kmesh_prog_id(int fd)
+{
+	struct bpf_prog_info info = {};
+	union bpf_attr attr = { .info = { .bpf_fd = fd, .info_len = sizeof(info), .info = pointer(&info) } };
+	long answer = call(BPF_OBJ_GET_INFO_BY_FD, &attr);
+
+	return answer < 0 ? answer : (long)info.id;
+}
+
+static long kmesh_link_create(int prog_fd, int ifindex, int attach_type, uint32_t flags)
+{
+	union bpf_attr attr = { .link_create = { .prog_fd = prog_fd, .target_ifindex = ifindex,
+						 .attach_type = attach_type, .flags = flags } };
+
+	return call(BPF_LINK_CREATE, &attr);
+}
+
+static long kmesh_link_update(int link_fd, int prog_fd)
+{
+	union bpf_attr attr = { .link_update = { .link_fd = link_fd, .new_prog_fd = prog_fd } };
+
+	return call(BPF_LINK_UPDATE, &attr);
+}
+
+static long kmesh_link_info(int fd, struct kmesh_link_info *found)
+{
+	struct bpf_link_info info = {};
+	union bpf_attr attr = { .info = { .bpf_fd = fd, .info_len = sizeof(info), .info = pointer(&info) } };
+	long answer = call(BPF_OBJ_GET_INFO_BY_FD, &attr);
+
+	found->id = info.id;
+	found->prog_id = info.prog_id;
+	/* struct { ifindex, attach_type } tcx (6.6) lies where struct { netns_ino, attach_type } netns does. */
+	found->ifindex = info.netns.netns_ino;
+	found->attach_type = info.netns.attach_type;
+	return answer;
+}
+
+static long kmesh_prog_test_run(int fd, struct kmesh_test_run *run)
+{
+	struct __sk_buff in = { .mark = run->mark }, out = {};
+	union bpf_attr attr = { .test = { .prog_fd = fd, .data_in = pointer(run->packet), .data_size_in = run->packet_size,
+					  .data_out = pointer(run->packet_out), .data_size_out = run->packet_out_size,
+					  .repeat = run->repeat, .ctx_in = pointer(&in), .ctx_size_in = sizeof(in),
+					  .ctx_out = pointer(&out), .ctx_size_out = sizeof(out) } };
+	long answer = call(BPF_PROG_TEST_RUN, &attr);
+
+	run->verdict = attr.test.retval;
+	run->duration_ns = attr.test.duration;
+	run->packet_out_size = attr.test.data_size_out;
+	run->mark = out.mark;
+	return answer;
+}

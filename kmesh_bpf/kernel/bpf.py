@@ -1,0 +1,123 @@
+"""bpf(2) in Python: thin, typed, errors as ours. The C side is kmesh_bpf/_bpf_calls.c."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kmesh_bpf._abi import ffi, lib
+from kmesh_bpf.errors import KernelError
+
+TCX_INGRESS: int = lib.KMESH_BPF_TCX_INGRESS
+TCX_EGRESS: int = lib.KMESH_BPF_TCX_EGRESS
+BEFORE: int = lib.KMESH_BPF_F_BEFORE
+PACKET_ROOM = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class LinkInfo:
+    """A TCX link; ``ifindex`` 0: its device is gone."""
+
+    id: int
+    program_id: int
+    ifindex: int
+    attach_type: int
+
+
+@dataclass(frozen=True, slots=True)
+class MapInfo:
+    """A map's layout: sizes in bytes, ``type`` of enum bpf_map_type."""
+
+    type: int
+    key_size: int
+    value_size: int
+    max_entries: int
+
+
+@dataclass(frozen=True, slots=True)
+class TestRun:
+    """What a program made of a packet (BPF_PROG_TEST_RUN); ``nanoseconds`` is the mean of the repetitions."""
+
+    verdict: int
+    mark: int
+    packet: bytes
+    nanoseconds: int
+
+
+def check(answer: int, operation: str, target: object) -> int:
+    """Give a non-negative answer back.
+
+    Raises:
+        KernelError: it was -errno.
+
+    """
+    if answer < 0:
+        raise KernelError(operation, str(target), -answer)
+    return answer
+
+
+def pin(fd: int, path: Path) -> None:
+    """Pin an object into bpffs."""
+    check(lib.kmesh_obj_pin(os.fsencode(path), fd), "pin", path)
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """Open a pinned object for the length of a block."""
+    fd = check(lib.kmesh_obj_get(os.fsencode(path)), "open pinned object", path)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def open_pinned(path: Path) -> int:
+    """Open a pinned object; the caller closes the descriptor."""
+    return check(lib.kmesh_obj_get(os.fsencode(path)), "open pinned object", path)
+
+
+def program_id(path: Path) -> int:
+    """Give the kernel's number of a pinned program."""
+    with opened(path) as fd:
+        return check(lib.kmesh_prog_id(fd), "ask about program", path)
+
+
+def map_info(fd: int, path: Path) -> MapInfo:
+    """Give the layout of a map."""
+    found = ffi.new("struct kmesh_map_info *")
+    check(lib.kmesh_map_info(fd, found), "ask about map", path)
+    return MapInfo(found.type, found.key_size, found.value_size, found.max_entries)
+
+
+def create_link(program: int, ifindex: int, attach_type: int) -> int:
+    """Attach a program by TCX at the head of the device's chain; give the link's descriptor, or -errno."""
+    return int(lib.kmesh_link_create(program, ifindex, attach_type, BEFORE))
+
+
+def update_link(link: int, program: int, target: object) -> None:
+    """Put another program into a link, without a gap."""
+    check(lib.kmesh_link_update(link, program), "update link", target)
+
+
+def link_info(path: Path) -> LinkInfo:
+    """Give what a pinned link is."""
+    found = ffi.new("struct kmesh_link_info *")
+    with opened(path) as fd:
+        check(lib.kmesh_link_info(fd, found), "ask about link", path)
+    return LinkInfo(found.id, found.prog_id, found.ifindex, found.attach_type)
+
+
+def test_run(program: Path, packet: bytes, mark: int = 0, repeat: int = 1) -> TestRun:
+    """Run a pinned program on a packet (Ethernet header included, 14 bytes at least)."""
+    run: Any = ffi.new("struct kmesh_test_run *")
+    data, room = ffi.from_buffer(packet), ffi.new("char[]", PACKET_ROOM)
+    run.packet, run.packet_size = data, len(packet)
+    run.packet_out, run.packet_out_size = room, PACKET_ROOM
+    run.mark, run.repeat = mark, repeat
+    with opened(program) as fd:
+        check(lib.kmesh_prog_test_run(fd, run), "test-run", program)
+    return TestRun(run.verdict, run.mark, bytes(ffi.buffer(room, run.packet_out_size)), run.duration_ns)

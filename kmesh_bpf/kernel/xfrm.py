@@ -1,0 +1,103 @@
+"""The kernel's SAs and policies: dumps, and operations in batches."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+
+from kmesh_bpf._abi import lib
+from kmesh_bpf.core import operations as ops
+from kmesh_bpf.core.state import Policy, Sa
+from kmesh_bpf.errors import ConflictError, EncodeError, KernelError, KmeshBpfError, UnsupportedError
+from kmesh_bpf.kernel import xfrm_messages as wire
+from kmesh_bpf.kernel.interface import Failure
+from kmesh_bpf.kernel.netlink import Ack, NetlinkSocket
+from kmesh_bpf.kernel.xfrm_messages import DecodedSa
+
+XfrmOperation = ops.AddSa | ops.ReplaceSa | ops.DeleteSa | ops.SetPolicy | ops.DeletePolicy
+
+GROUPS: int = lib.XFRMGRP_SA | lib.XFRMGRP_POLICY
+"""Multicast groups that tell of every change of an SA or policy."""
+NO_ESP = frozenset({errno.EPROTONOSUPPORT, errno.ENOSYS, errno.ENOENT, errno.EINVAL})
+"""What the kernel answers to an SA of ours where it lacks ESP (the type) or GCM (the algorithm)."""
+
+
+class Xfrm:
+    """The XFRM of the namespace that the socket lives in."""
+
+    def __init__(self, socket: NetlinkSocket) -> None:
+        self._socket = socket
+
+    def dump_sas(self) -> list[DecodedSa]:
+        """Give all ESP SAs, whole or not at all."""
+        bodies = self._socket.dump(wire.encode_dump_sas())
+        decoded = (wire.decode_sa(body) for number, body in bodies if number == lib.XFRM_MSG_NEWSA)
+        return [sa for sa in decoded if sa is not None]
+
+    def dump_policies(self) -> list[Policy]:
+        """Give the policies that are ours, whole or not at all."""
+        bodies = self._socket.dump(wire.encode_dump_policies())
+        decoded = (wire.decode_policy(body) for number, body in bodies if number == lib.XFRM_MSG_NEWPOLICY)
+        return [found.policy for found in decoded if found.policy is not None]
+
+    def apply(self, operations: Sequence[XfrmOperation]) -> tuple[Failure, ...]:
+        """Carry out the operations in order, many in one send; give those that failed."""
+        failures: list[Failure] = []
+        requests: list[bytes] = []
+        owners: list[tuple[XfrmOperation, str, str]] = []
+        for operation in operations:
+            try:
+                encoded = _encode(operation)
+            except EncodeError as error:
+                failures.append(Failure(operation, error))
+                continue
+            for verb, target, request in encoded:
+                requests.append(request)
+                owners.append((operation, verb, target))
+        for ack, (operation, verb, target) in zip(self._socket.execute(requests), owners, strict=True):
+            refusal = _error(ack, verb, target)
+            if refusal is not None:
+                failures.append(Failure(operation, refusal))
+        return tuple(failures)
+
+
+def _sa_text(sa: Sa) -> str:
+    mark = f" mark {sa.mark}" if sa.mark else ""
+    return f"{sa.src} -> {sa.dst} spi {sa.spi:#010x}{mark}"
+
+
+def _policy_text(policy: Policy) -> str:
+    return f"{policy.direction.value} {policy.src} -> {policy.dst} mark {policy.mark}"
+
+
+def _encode(operation: XfrmOperation) -> list[tuple[str, str, bytes]]:
+    """Give (verb, target, request) of each message that an operation takes."""
+    match operation:
+        case ops.AddSa(sa):
+            return [("add SA", _sa_text(sa), wire.encode_new_sa(sa))]
+        case ops.ReplaceSa(old, new):
+            # Neighbours in one send: what passes in between finds no SA, for microseconds; the key is another anyway.
+            return [
+                ("delete SA", _sa_text(old), wire.encode_delete_sa(old)),
+                ("add SA", _sa_text(new), wire.encode_new_sa(new)),
+            ]
+        case ops.DeleteSa(sa):
+            return [("delete SA", _sa_text(sa), wire.encode_delete_sa(sa))]
+        case ops.SetPolicy(policy, replace):
+            verb = "update policy" if replace else "add policy"
+            return [(verb, _policy_text(policy), wire.encode_set_policy(policy, replace=replace))]
+        case ops.DeletePolicy(policy):
+            return [("delete policy", _policy_text(policy), wire.encode_delete_policy(policy))]
+
+
+def _error(ack: Ack, verb: str, target: str) -> KmeshBpfError | None:
+    if ack.errno == 0:
+        return None
+    if verb.startswith("delete") and ack.errno in (errno.ESRCH, errno.ENOENT):
+        return None  # gone already: absent, as asked
+    if ack.errno == errno.EEXIST:
+        return ConflictError(verb, target, ack.errno, "something that is not ours stands in its place")
+    if verb == "add SA" and ack.errno in NO_ESP:
+        remedy = "load esp4, esp6 and gcm, or use a kernel with CONFIG_INET_ESP and CONFIG_CRYPTO_GCM"
+        return UnsupportedError(f"ESP with {wire.AEAD_NAME.decode()} ({ack.detail or f'errno {ack.errno}'})", remedy)
+    return KernelError(verb, target, ack.errno, ack.detail)

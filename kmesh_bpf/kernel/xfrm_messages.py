@@ -1,0 +1,355 @@
+"""SAs and policies as netlink messages of linux/xfrm.h, both ways; no I/O.
+
+Encoding is strict: what cannot be encoded raises. Decoding is strict for what is ours and lenient for what is not.
+"""
+
+from __future__ import annotations
+
+import socket
+import sys
+from dataclasses import dataclass
+from functools import cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Any
+
+from kmesh_bpf import contract
+from kmesh_bpf._abi import ffi, lib
+from kmesh_bpf.core.state import ICV_BITS, Direction, Mark, Policy, Sa, SaId, SaUsage
+from kmesh_bpf.core.view import KEY_BYTES, Address, Key, Network
+from kmesh_bpf.errors import ConfigError, DecodeError, EncodeError
+from kmesh_bpf.kernel.netlink import attribute, attributes, message
+
+AEAD_NAME = b"rfc4106(gcm(aes))"
+FAMILIES = {4: int(socket.AF_INET), 6: int(socket.AF_INET6)}
+VERSIONS = {family: version for version, family in FAMILIES.items()}
+DIRECTIONS = {
+    Direction.IN: lib.XFRM_POLICY_IN,
+    Direction.OUT: lib.XFRM_POLICY_OUT,
+    Direction.FWD: lib.XFRM_POLICY_FWD,
+}
+BY_NUMBER = {number: direction for direction, number in DIRECTIONS.items()}
+ALL_ALGORITHMS = 0xFFFFFFFF
+MAX32 = 0xFFFFFFFF
+WORD_BITS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedSa:
+    """An SA found in the kernel; ``sa`` only where it is ours."""
+
+    id: SaId
+    usage: SaUsage
+    sa: Sa | None
+
+    @property
+    def ours(self) -> bool:
+        """Whether it carries our reqid and our marks."""
+        return self.sa is not None
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedPolicy:
+    """A policy found in the kernel; ``policy`` only where it is ours."""
+
+    policy: Policy | None
+
+    @property
+    def ours(self) -> bool:
+        """Whether it carries our reqid and our marks."""
+        return self.policy is not None
+
+
+def encode_new_sa(sa: Sa) -> bytes:
+    """XFRM_MSG_NEWSA; the kernel refuses it (EEXIST) where the SAD holds one of the same identity.
+
+    Raises:
+        EncodeError: families differ, or the SPI, a mark or the window is out of range.
+
+    """
+    _check_sa(sa)
+    info = ffi.new("struct xfrm_usersa_info *")
+    info.sel.family = 0 if sa.any_family else FAMILIES[sa.src.version]
+    _put_address(info.id.daddr, sa.dst)
+    _put_address(info.saddr, sa.src)
+    info.id.spi = socket.htonl(sa.spi)
+    info.id.proto = socket.IPPROTO_ESP
+    info.reqid = contract.REQID
+    info.family = FAMILIES[sa.src.version]
+    info.mode = lib.XFRM_MODE_TUNNEL
+    info.flags = (lib.XFRM_STATE_AF_UNSPEC if sa.any_family else 0) | (lib.XFRM_STATE_ESN if sa.replay_window else 0)
+    _put_no_limits(info.lft)
+    parts = [_bytes(info), attribute(lib.XFRMA_ALG_AEAD, _aead(sa.key))]
+    if sa.mark:
+        parts.append(attribute(lib.XFRMA_MARK, _mark(sa.mark)))
+    if sa.output_mark:
+        parts.append(attribute(lib.XFRMA_SET_MARK, _u32(sa.output_mark.value)))
+        parts.append(attribute(lib.XFRMA_SET_MARK_MASK, _u32(sa.output_mark.mask)))
+    if sa.replay_window:
+        words = -(-sa.replay_window // WORD_BITS)
+        esn = ffi.new("struct xfrm_replay_state_esn *", {"bmp_len": words, "replay_window": sa.replay_window})
+        parts.append(attribute(lib.XFRMA_REPLAY_ESN_VAL, _bytes(esn) + bytes(4 * words)))
+    return message(lib.XFRM_MSG_NEWSA, lib.NLM_F_CREATE | lib.NLM_F_EXCL, b"".join(parts))
+
+
+def encode_delete_sa(sa: Sa) -> bytes:
+    """XFRM_MSG_DELSA by (destination, SPI, mark), as the SAD tells them apart."""
+    _check_sa(sa)
+    info = ffi.new("struct xfrm_usersa_id *")
+    _put_address(info.daddr, sa.dst)
+    info.spi = socket.htonl(sa.spi)
+    info.family = FAMILIES[sa.dst.version]
+    info.proto = socket.IPPROTO_ESP
+    mark = attribute(lib.XFRMA_MARK, _mark(sa.mark)) if sa.mark else b""
+    return message(lib.XFRM_MSG_DELSA, 0, _bytes(info) + mark)
+
+
+def encode_set_policy(policy: Policy, *, replace: bool) -> bytes:
+    """XFRM_MSG_NEWPOLICY, refused where the identity is taken; with ``replace`` XFRM_MSG_UPDPOLICY, one step.
+
+    Raises:
+        EncodeError: families differ, or a number is out of range.
+
+    """
+    _check_policy(policy)
+    info = ffi.new("struct xfrm_userpolicy_info *")
+    _put_selector(info.sel, policy)
+    _put_no_limits(info.lft)
+    info.priority = policy.priority
+    info.dir = DIRECTIONS[policy.direction]
+    info.action = lib.XFRM_POLICY_ALLOW
+    template = ffi.new("struct xfrm_user_tmpl *")
+    _put_address(template.id.daddr, policy.tunnel_dst)
+    _put_address(template.saddr, policy.tunnel_src)
+    template.id.spi = socket.htonl(policy.spi)
+    template.id.proto = socket.IPPROTO_ESP
+    template.family = FAMILIES[policy.tunnel_dst.version]
+    template.reqid = contract.REQID
+    template.mode = lib.XFRM_MODE_TUNNEL
+    template.aalgos = template.ealgos = template.calgos = ALL_ALGORITHMS
+    body = _bytes(info) + attribute(lib.XFRMA_TMPL, _bytes(template)) + attribute(lib.XFRMA_MARK, _mark(policy.mark))
+    return message(lib.XFRM_MSG_UPDPOLICY if replace else lib.XFRM_MSG_NEWPOLICY, 0, body)
+
+
+def encode_delete_policy(policy: Policy) -> bytes:
+    """XFRM_MSG_DELPOLICY by selector and mark."""
+    _check_policy(policy)
+    info = ffi.new("struct xfrm_userpolicy_id *")
+    _put_selector(info.sel, policy)
+    info.dir = DIRECTIONS[policy.direction]
+    return message(lib.XFRM_MSG_DELPOLICY, 0, _bytes(info) + attribute(lib.XFRMA_MARK, _mark(policy.mark)))
+
+
+def encode_dump_sas() -> bytes:
+    """XFRM_MSG_GETSA for a dump."""
+    return message(lib.XFRM_MSG_GETSA, 0, bytes(ffi.sizeof("struct xfrm_usersa_id")))
+
+
+def encode_dump_policies() -> bytes:
+    """XFRM_MSG_GETPOLICY for a dump."""
+    return message(lib.XFRM_MSG_GETPOLICY, 0, bytes(ffi.sizeof("struct xfrm_userpolicy_id")))
+
+
+def decode_sa(body: bytes) -> DecodedSa | None:
+    """Read the body of an XFRM_MSG_NEWSA; None for a protocol other than ESP.
+
+    Raises:
+        DecodeError: it is cut short, or it is ours and not of a shape we write.
+
+    """
+    info, rest = _take("struct xfrm_usersa_info", body)
+    found = dict(attributes(rest))
+    if info.id.proto != socket.IPPROTO_ESP:
+        return None
+    src, dst = _address(info.saddr, info.family), _address(info.id.daddr, info.family)
+    mark = _read_mark(found.get(lib.XFRMA_MARK))
+    identity = SaId(src, dst, socket.ntohl(info.id.spi), mark)
+    esn = (
+        _take("struct xfrm_replay_state_esn", found[lib.XFRMA_REPLAY_ESN_VAL])[0]
+        if lib.XFRMA_REPLAY_ESN_VAL in found
+        else None
+    )
+    last_used = int.from_bytes(found[lib.XFRMA_LASTUSED], sys.byteorder) if lib.XFRMA_LASTUSED in found else 0
+    usage = SaUsage(
+        added=info.curlft.add_time,
+        last_used=max(last_used, info.curlft.use_time),
+        packets=info.curlft.packets,
+        bytes=info.curlft.bytes,
+        sequence=max(esn.oseq_hi << WORD_BITS | esn.oseq, esn.seq_hi << WORD_BITS | esn.seq) if esn else 0,
+        replays=info.stats.replay,
+        integrity_failures=info.stats.integrity_failed,
+    )
+    output = None
+    if lib.XFRMA_SET_MARK in found:
+        mask = found.get(lib.XFRMA_SET_MARK_MASK)
+        output = Mark(_read_u32(found[lib.XFRMA_SET_MARK]), _read_u32(mask) if mask else MAX32)
+    if info.reqid != contract.REQID or not _our_marks(mark, output):
+        return DecodedSa(identity, usage, None)
+    sa = Sa(
+        src=src,
+        dst=dst,
+        spi=identity.spi,
+        key=_read_key(found.get(lib.XFRMA_ALG_AEAD), identity),
+        mark=mark,
+        output_mark=output,
+        replay_window=esn.replay_window if esn else 0,
+        any_family=bool(info.flags & lib.XFRM_STATE_AF_UNSPEC),
+    )
+    if info.mode != lib.XFRM_MODE_TUNNEL or bool(info.flags & lib.XFRM_STATE_ESN) != bool(esn):
+        raise DecodeError(f"SA {identity}: ours by reqid, but not in tunnel mode or with half of ESN")
+    return DecodedSa(identity, usage, sa)
+
+
+def decode_policy(body: bytes) -> DecodedPolicy:
+    """Read the body of an XFRM_MSG_NEWPOLICY.
+
+    Raises:
+        DecodeError: it is cut short, or it is ours and not of a shape we write.
+
+    """
+    info, rest = _take("struct xfrm_userpolicy_info", body)
+    found = dict(attributes(rest))
+    mark = _read_mark(found.get(lib.XFRMA_MARK))
+    templates = found.get(lib.XFRMA_TMPL, b"")
+    if info.dir not in BY_NUMBER or mark is None or len(templates) != ffi.sizeof("struct xfrm_user_tmpl"):
+        return DecodedPolicy(None)
+    template = _take("struct xfrm_user_tmpl", templates)[0]
+    direction = BY_NUMBER[info.dir]
+    wanted = contract.MARK_ENCRYPT if direction is Direction.OUT else contract.MARK_DECRYPTED
+    if template.reqid != contract.REQID or mark != Mark(wanted, contract.MARK_MASK):
+        return DecodedPolicy(None)
+    policy = Policy(
+        direction=direction,
+        src=_network(info.sel.saddr, info.sel.prefixlen_s, info.sel.family),
+        dst=_network(info.sel.daddr, info.sel.prefixlen_d, info.sel.family),
+        mark=mark,
+        tunnel_src=_address(template.saddr, template.family),
+        tunnel_dst=_address(template.id.daddr, template.family),
+        spi=socket.ntohl(template.id.spi),
+        priority=info.priority,
+    )
+    shape = (info.action, template.mode, template.id.proto, template.optional)
+    if shape != (lib.XFRM_POLICY_ALLOW, lib.XFRM_MODE_TUNNEL, socket.IPPROTO_ESP, 0):
+        raise DecodeError(f"policy {policy.id}: ours by reqid, but it does not require ESP in tunnel mode")
+    return DecodedPolicy(policy)
+
+
+def _our_marks(mark: Mark | None, output: Mark | None) -> bool:
+    """Tell whether marks are as we write them: none at all (outbound), or node mark and decrypted mark (inbound)."""
+    if mark is None:
+        return output is None
+    return mark.value & contract.MARK_MASK == contract.MARK_DECRYPTED and output == Mark(contract.MARK_DECRYPTED, MAX32)
+
+
+def _check_sa(sa: Sa) -> None:
+    if sa.src.version != sa.dst.version:
+        raise EncodeError(f"SA {sa.src} -> {sa.dst}: addresses of two families")
+    if not 0 < sa.spi <= MAX32:
+        raise EncodeError(f"SA {sa.src} -> {sa.dst}: SPI {sa.spi} is not between 1 and 2^32-1")
+    if not 0 <= sa.replay_window <= lib.XFRMA_REPLAY_ESN_MAX:
+        raise EncodeError(f"SA {sa.src} -> {sa.dst}: replay window {sa.replay_window} is not within 0..4096 packets")
+    for mark in (sa.mark, sa.output_mark):
+        _check_mark(mark)
+
+
+def _check_policy(policy: Policy) -> None:
+    if policy.src.version != policy.dst.version:
+        raise EncodeError(f"policy {policy.src} -> {policy.dst}: prefixes of two families")
+    if policy.tunnel_src.version != policy.tunnel_dst.version:
+        raise EncodeError(f"policy {policy.src} -> {policy.dst}: tunnel ends of two families")
+    if not 0 <= policy.spi <= MAX32 or not 0 <= policy.priority <= MAX32:
+        raise EncodeError(f"policy {policy.src} -> {policy.dst}: SPI or priority is no 32-bit number")
+    _check_mark(policy.mark)
+
+
+def _check_mark(mark: Mark | None) -> None:
+    if mark and not (0 <= mark.value <= MAX32 and 0 <= mark.mask <= MAX32 and mark.value & ~mark.mask == 0):
+        raise EncodeError(f"mark {mark}: not 32 bits, or bits outside its mask")
+
+
+def _bytes(struct: Any) -> bytes:
+    return bytes(ffi.buffer(struct))
+
+
+def _u32(value: int) -> bytes:
+    return value.to_bytes(4, sys.byteorder)
+
+
+def _read_u32(payload: bytes) -> int:
+    if len(payload) != WORD_BITS // 8:
+        raise DecodeError(f"a 32-bit attribute of {len(payload)} bytes")
+    return int.from_bytes(payload, sys.byteorder)
+
+
+def _mark(mark: Mark) -> bytes:
+    return _bytes(ffi.new("struct xfrm_mark *", (mark.value, mark.mask)))
+
+
+def _read_mark(payload: bytes | None) -> Mark | None:
+    if payload is None:
+        return None
+    mark = _take("struct xfrm_mark", payload)[0]
+    return Mark(mark.v, mark.m)
+
+
+def _aead(key: Key) -> bytes:
+    algorithm = ffi.new("struct xfrm_algo_aead *", (AEAD_NAME, KEY_BYTES * 8, ICV_BITS))
+    return _bytes(algorithm) + key.reveal()
+
+
+def _read_key(payload: bytes | None, identity: SaId) -> Key:
+    if payload is None:
+        raise DecodeError(f"SA {identity}: ours by reqid, but without an AEAD")
+    algorithm, key = _take("struct xfrm_algo_aead", payload)
+    if ffi.string(algorithm.alg_name) != AEAD_NAME or algorithm.alg_icv_len != ICV_BITS:
+        raise DecodeError(f"SA {identity}: ours by reqid, but with another algorithm")
+    try:
+        return Key(key)
+    except ConfigError as error:
+        raise DecodeError(f"SA {identity}: ours by reqid, but {error}") from error
+
+
+@cache
+def _pointer_and_size(struct: str) -> tuple[Any, int]:
+    return ffi.typeof(f"{struct} *"), ffi.sizeof(struct)
+
+
+def _take(struct: str, data: bytes) -> tuple[Any, bytes]:
+    """Give the struct at the head of the data, and the data behind it (aligned as netlink does)."""
+    pointer, size = _pointer_and_size(struct)
+    if len(data) < size:
+        raise DecodeError(f"{struct} of {len(data)} bytes instead of {size}")
+    return ffi.from_buffer(pointer, data[:size]), data[(size + 3) & ~3 :]
+
+
+def _put_no_limits(limits: Any) -> None:
+    for name in ("soft_byte_limit", "hard_byte_limit", "soft_packet_limit", "hard_packet_limit"):
+        setattr(limits, name, lib.XFRM_INF)
+
+
+def _put_address(target: Any, address: Address) -> None:
+    ffi.memmove(ffi.addressof(target), address.packed, len(address.packed))
+
+
+def _address(source: Any, family: int) -> Address:
+    raw = _bytes(ffi.addressof(source))
+    if family not in VERSIONS:
+        raise DecodeError(f"address of unknown family {family}")
+    return IPv4Address(raw[:4]) if VERSIONS[family] == 4 else IPv6Address(raw)
+
+
+def _network(source: Any, prefix_length: int, family: int) -> Network:
+    address = _address(source, family)
+    try:
+        if isinstance(address, IPv4Address):
+            return IPv4Network((address, prefix_length))
+        return IPv6Network((address, prefix_length))
+    except ValueError as error:
+        raise DecodeError(f"selector {address}/{prefix_length}: {error}") from error
+
+
+def _put_selector(selector: Any, policy: Policy) -> None:
+    selector.family = FAMILIES[policy.src.version]
+    _put_address(selector.saddr, policy.src.network_address)
+    _put_address(selector.daddr, policy.dst.network_address)
+    selector.prefixlen_s = policy.src.prefixlen
+    selector.prefixlen_d = policy.dst.prefixlen

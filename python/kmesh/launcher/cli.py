@@ -1,0 +1,112 @@
+"""kmesh-daemon, the dual-engine launcher: arguments, logging, signals; builds the objects and runs the loop."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from typing import TextIO
+
+from kmesh.cluster.manifests import FolderCluster
+from kmesh.cluster.source import ClusterSource
+from kmesh.launcher.config import Config, parse
+from kmesh.launcher.daemon import Daemon, uninstall
+from kmesh_bpf import ConfigError, KmeshBpfError, LinuxKernel, preview
+
+EXIT_FAILED, EXIT_REFUSED = 1, 2
+
+log = logging.getLogger("kmesh")
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, message."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Render the record."""
+        fields = {"time": self.formatTime(record), "level": record.levelname.lower(), "message": record.getMessage()}
+        return json.dumps(fields)
+
+
+def main(argv: Sequence[str], environment: dict[str, str], stderr: TextIO) -> int:
+    """Run a command; give the exit status."""
+    try:
+        config = parse(argv, environment.get("NODE_NAME"), socket.gethostname())
+        _set_up_logging(config, stderr)
+        return _run(config)
+    except ConfigError as error:
+        print(f"kmesh-daemon: {error}", file=stderr)
+        return EXIT_REFUSED
+    except KmeshBpfError as error:
+        print(f"kmesh-daemon: {error}", file=stderr)
+        return EXIT_FAILED
+
+
+def _set_up_logging(config: Config, stderr: TextIO) -> None:
+    handler = logging.StreamHandler(stderr)
+    text = logging.Formatter("%(asctime)s %(levelname)-7s %(message)s")
+    handler.setFormatter(JsonFormatter() if config.log_format == "json" else text)
+    root = logging.getLogger("kmesh")
+    root.handlers[:] = [handler]
+    root.setLevel(config.log_level.upper())
+    root.propagate = False
+
+
+def _source(config: Config) -> ClusterSource | None:
+    return FolderCluster(config.manifests) if config.manifests else None
+
+
+def _run(config: Config) -> int:
+    source = _source(config)
+    if config.command == "uninstall":
+        kernel = LinuxKernel(config.pin_root, config.settings, load=False)
+        left = uninstall(kernel, source, config.node, config.pin_root)
+        for sentence in left:
+            log.error("%s", sentence)
+        return EXIT_FAILED if left else 0
+    if not config.enable_ipsec:
+        log.info("encryption is off: start with --enable-ipsec=true to encrypt; nothing is loaded or changed")
+        _wait_for_signal()
+        return 0
+    if source is None:
+        raise ConfigError("--enable-ipsec=true needs a cluster: give --manifests DIR")
+    if config.dry_run:
+        return _dry_run(config, source)
+    log.info("node %s: loading the programs below %s", config.node, config.pin_root)
+    started = time.monotonic()
+    kernel = LinuxKernel(config.pin_root, config.settings, attach_mode=config.attach_mode)
+    how = "compiled" if kernel.compiled else "found pinned, nothing compiled"
+    log.info("programs %s (%.1f s)", how, time.monotonic() - started)
+    daemon = Daemon(config, source, kernel)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: daemon.stop())
+    # A signal must end a select() that is under way: the interpreter retries it otherwise (PEP 475).
+    wake_read, wake_write = socket.socketpair()
+    wake_write.setblocking(False)
+    signal.set_wakeup_fd(wake_write.fileno())
+    daemon.run(wake_read)
+    kernel.close()
+    log.info("stopped; encryption stays in place (remove it with: kmesh-daemon uninstall)")
+    return 0
+
+
+def _dry_run(config: Config, source: ClusterSource) -> int:
+    kernel = LinuxKernel(config.pin_root, config.settings, load=False)
+    daemon = Daemon(config, source, kernel)
+    for operation in preview(kernel, daemon.view(source.read()), config.options, time.time()):
+        print(kernel.render(operation))
+    kernel.close()
+    return 0
+
+
+def _wait_for_signal() -> None:
+    signal.sigwait({signal.SIGTERM, signal.SIGINT})
+
+
+def entry() -> None:
+    """Entry point of the console script."""
+    sys.exit(main(sys.argv[1:], dict(os.environ), sys.stderr))

@@ -1,0 +1,150 @@
+"""What the daemon was asked to do: one frozen record, made from flags and nothing else."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from ipaddress import ip_network
+from pathlib import Path
+
+from kmesh_bpf import DEFAULT_PIN_ROOT, ConfigError, Network, Options, Settings, check_node_mark_mask
+from kmesh_bpf.contract import NODE_MARK_MASK
+
+HELP_EPILOG = """\
+examples:
+  kmesh-daemon --mode=dual-engine --enable-bypass=false --enable-ipsec=true --manifests ./cluster
+  kmesh-daemon --enable-ipsec=true --manifests ./cluster --dry-run     # print what it would do
+  kmesh-daemon uninstall --manifests ./cluster                         # remove every kernel object of ours
+
+exit status: 0 stopped as asked, 1 failed, 2 refused (a flag or value that cannot be used)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The daemon's settings.
+
+    ``command`` is ``run`` or ``uninstall``; ``manifests`` the folder that is the cluster; ``node`` this node's name.
+    """
+
+    command: str
+    enable_ipsec: bool
+    manifests: Path | None
+    node: str
+    pin_root: Path
+    settings: Settings
+    options: Options
+    services: tuple[Network, ...]
+    attach_mode: str
+    dry_run: bool
+    log_level: str
+    log_format: str
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]
+        raise ConfigError(f"{message} (see --help)")
+
+
+def _boolean(text: str) -> bool:
+    words = {"true": True, "1": True, "false": False, "0": False}
+    if text.lower() not in words:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return words[text.lower()]
+
+
+def _number(text: str) -> int:
+    try:
+        return int(text, 0)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from error
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="kmesh-daemon",
+        description="Kmesh dual-engine launcher: encrypts the traffic between managed pods of different nodes.",
+        epilog=HELP_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("command", nargs="?", choices=("run", "uninstall"), default="run", help="default: run")
+    add("--mode", default="dual-engine", help="dual-engine, the only mode of this project (default)")
+    add("--enable-bypass", type=_boolean, default=False, metavar="BOOL", help="only false is provided (default)")
+    add("--enable-ipsec", type=_boolean, default=False, metavar="BOOL", help="encrypt between nodes (default: false)")
+    add("--manifests", type=Path, metavar="DIR", help="the cluster: a folder of Kubernetes manifests")
+    strictness = parser.add_mutually_exclusive_group()
+    strictness.add_argument(
+        "--strict",
+        dest="strict",
+        action="store_true",
+        default=True,
+        help="between managed pods nothing passes in clear, ever (default)",
+    )
+    strictness.add_argument(
+        "--permissive",
+        dest="strict",
+        action="store_false",
+        help="towards managed pods of nodes that are not ready, traffic passes in clear, counted",
+    )
+    add("--uplink", action="append", default=[], metavar="DEV", help="device to other nodes (several; default: found)")
+    add("--pin-root", type=Path, default=DEFAULT_PIN_ROOT, metavar="DIR", help="bpffs folder (default: %(default)s)")
+    add("--service-cidr", action="append", default=[], metavar="CIDR", help="the cluster's Service CIDR (several)")
+    add(
+        "--node-mark-mask",
+        type=_number,
+        default=NODE_MARK_MASK,
+        metavar="MASK",
+        help=f"mark bits for node ids (default: {NODE_MARK_MASK:#x})",
+    )
+    add(
+        "--replay-window",
+        type=_number,
+        default=Options().replay_window,
+        metavar="PACKETS",
+        help="anti-replay window, at most 4096; 0 turns ESN and replay protection off (default: %(default)s)",
+    )
+    add("--tc-attach", choices=("auto", "tcx", "clsact"), default="auto", help="how programs attach (default: auto)")
+    add("--dry-run", action="store_true", help="print the operations as commands, change nothing, exit")
+    add("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    add("--log-format", choices=("text", "json"), default="text")
+    return parser
+
+
+def parse(argv: Sequence[str], node_name: str | None, hostname: str) -> Config:
+    """Make the settings from the arguments; ``node_name`` is the environment's NODE_NAME, else ``hostname`` counts.
+
+    Raises:
+        ConfigError: a flag is unknown, cannot be used, or asks for what this project does not provide.
+
+    """
+    flags = _parser().parse_args(argv)
+    if flags.mode != "dual-engine":
+        raise ConfigError(f"--mode={flags.mode} is not provided by this project; use --mode=dual-engine")
+    if flags.enable_bypass:
+        raise ConfigError("--enable-bypass=true is not provided by this project; use --enable-bypass=false")
+    if not 0 <= flags.replay_window <= Options().replay_window:
+        raise ConfigError(f"--replay-window={flags.replay_window} is not between 0 and {Options().replay_window}")
+    mask = check_node_mark_mask(flags.node_mark_mask)
+    return Config(
+        command=flags.command,
+        enable_ipsec=flags.enable_ipsec,
+        manifests=flags.manifests,
+        node=node_name or hostname,
+        pin_root=flags.pin_root,
+        settings=Settings(strict=flags.strict, node_mark_mask=mask),
+        options=Options(node_mark_mask=mask, replay_window=flags.replay_window, uplinks=tuple(flags.uplink)),
+        services=tuple(_cidr(text) for text in flags.service_cidr),
+        attach_mode=flags.tc_attach,
+        dry_run=flags.dry_run,
+        log_level=flags.log_level,
+        log_format=flags.log_format,
+    )
+
+
+def _cidr(text: str) -> Network:
+    try:
+        return ip_network(text)
+    except ValueError as error:
+        raise ConfigError(f"--service-cidr={text}: {error}") from error

@@ -1,0 +1,208 @@
+"""The daemon's loop: newest view, one pass, publish, wait. Level-triggered: what woke it does not matter."""
+
+from __future__ import annotations
+
+import logging
+import selectors
+import socket
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kmesh.cluster.secret import Keyring, accept, parse_keys
+from kmesh.cluster.snapshot import ClusterObjects, build_view, kmesh_node_info, local_node
+from kmesh.cluster.source import ClusterSource
+from kmesh.launcher.config import Config
+from kmesh_bpf import (
+    AddSa,
+    Attach,
+    ConfigError,
+    Key,
+    KmeshBpfError,
+    LinkWatcher,
+    LinuxKernel,
+    Report,
+    View,
+    reconcile,
+)
+
+log = logging.getLogger("kmesh")
+
+PERIOD = 30.0
+"""Seconds between passes when nothing happens: catches what no notification told."""
+TRANSITION_PERIOD = 1.0
+"""Seconds between passes while an old SA waits to become idle."""
+SETTLE = 0.02
+"""Seconds to let a burst of notifications end before acting on it."""
+FIRST_RETRY, LAST_RETRY = 0.5, 30.0
+
+
+@dataclass(slots=True)
+class Memory:
+    """What the daemon knows beyond the cluster and the kernel: the keys it has seen and what it has announced."""
+
+    keyring: Keyring | None = None
+    keys: dict[int, Key] = field(default_factory=dict)
+    announced: int = 0
+    announced_at: float = 0.0
+    problems: tuple[str, ...] = ()
+    published: bool = False
+    ready: bool = False
+
+
+class Daemon:
+    """One node's daemon over one cluster source and one kernel. ``clock`` gives seconds since the epoch."""
+
+    def __init__(
+        self,
+        config: Config,
+        source: ClusterSource,
+        kernel: LinuxKernel,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.config = config
+        self.source = source
+        self.kernel = kernel
+        self.clock = clock
+        self.memory = Memory()
+        self.stopping = False
+
+    def stop(self) -> None:
+        """Ask the loop to end after the pass under way; the kernel objects stay."""
+        self.stopping = True
+
+    def run(self, wake: socket.socket) -> None:
+        """Loop until :meth:`stop`; whatever becomes readable on ``wake`` ends a sleep."""
+        retry = FIRST_RETRY
+        with LinkWatcher() as links, selectors.DefaultSelector() as selector:
+            self.kernel.subscribe()
+            selector.register(self.kernel, selectors.EVENT_READ)
+            selector.register(links, selectors.EVENT_READ)
+            selector.register(wake, selectors.EVENT_READ)
+            while not self.stopping:
+                try:
+                    wait = self.step()
+                except KmeshBpfError as error:
+                    log.error("%s; trying again in %.1f s", error, retry)
+                    wait, retry = retry, min(retry * 2, LAST_RETRY)
+                else:
+                    retry = FIRST_RETRY
+                self._sleep(selector, links, wait)
+
+    def _sleep(self, selector: selectors.BaseSelector, links: LinkWatcher, wait: float) -> None:
+        """Return when something happened or ``wait`` seconds are over; a burst counts as one event."""
+        until = self.clock() + wait
+        while not self.stopping and self.clock() < until:
+            selector.select(min(self.source.poll_interval, max(0.0, until - self.clock())))
+            kernel_changed, links_changed = self.kernel.changed(), links.drain()
+            if kernel_changed or links_changed or self.source.changed():
+                time.sleep(SETTLE)
+                self.kernel.changed()
+                links.drain()
+                return
+
+    def step(self) -> float:
+        """Do one pass; give the seconds until the next one is due without any event."""
+        objects = self.source.read()
+        view = self.view(objects)
+        report = reconcile(self.kernel, view, self.config.options, self.clock, lambda: str(uuid.uuid4()))
+        self._tell(report)
+        self._publish(view, report, objects)
+        if report.converged:
+            self.kernel.remove_stale()
+        elif not report.failures:
+            return SETTLE  # what is left is of a later step: the first pass only brought it about
+        if report.failures:
+            return TRANSITION_PERIOD
+        return TRANSITION_PERIOD if report.plan.transition else PERIOD
+
+    def view(self, objects: ClusterObjects) -> View:
+        """Give what is known now."""
+        self._take_keys(objects)
+        node = local_node(objects, self.config.node)
+        ours = next((info for info in objects.node_infos if info.name == node.name), None)
+        if not self.memory.published and ours is not None and self.kernel.incarnation() == ours.boot_id:
+            # A restart: our inbound SAs for that version have been there all along.
+            self.memory.announced = ours.spi
+        problems = (*objects.problems,)
+        self._problems(problems)
+        boot_id = self.kernel.incarnation() or node.boot_id
+        if ours is not None and self.kernel.incarnation() is None and ours.boot_id == node.boot_id:
+            # Peers know keys for this boot id whose SAs are gone: never start counting anew under the same keys.
+            boot_id = str(uuid.uuid4())
+        return build_view(
+            objects,
+            node.name,
+            keys=self.memory.keys,
+            services=self.config.services,
+            announced=self.memory.announced,
+            announced_at=self.memory.announced_at,
+            boot_id=boot_id,
+        )
+
+    def _take_keys(self, objects: ClusterObjects) -> None:
+        if objects.secret is None:
+            return
+        try:
+            keyring = accept(self.memory.keyring, parse_keys(objects.secret))
+        except ConfigError as error:
+            self._problems((f"the key in the Secret is refused, the old one stays: {error}",))
+            return
+        if keyring != self.memory.keyring:
+            log.info("key with SPI %d taken from the Secret", keyring.current)
+        self.memory.keyring = keyring
+        self.memory.keys.update(keyring.keys)
+
+    def _publish(self, view: View, report: Report, objects: ClusterObjects) -> None:
+        """Announce the newest key once every inbound SA for it is in the kernel (DESIGN section 6, step 1)."""
+        keyring = self.memory.keyring
+        if keyring is None:
+            return
+        missing = [
+            operation
+            for operation in report.drift
+            if isinstance(operation, Attach) or (isinstance(operation, AddSa) and operation.sa.mark is not None)
+        ]
+        spi = self.memory.announced if missing else keyring.current
+        if not spi:
+            return
+        ours = next((info for info in objects.node_infos if info.name == view.node.name), None)
+        node = local_node(objects, self.config.node)
+        wanted = kmesh_node_info(node, spi, self.config.options.replay_window, boot_id=report.incarnation)
+        if ours is None or not ours.same_as(wanted):
+            self.source.publish(wanted)
+            log.info("announced: SPI %d, incarnation %s", spi, report.incarnation)
+        if self.memory.announced != spi or not self.memory.published:
+            self.memory.announced, self.memory.announced_at, self.memory.published = spi, self.clock(), True
+
+    def _tell(self, report: Report) -> None:
+        if report.renewed:
+            log.warning("SAs of ours had vanished: incarnation %s, peers will use new keys", report.incarnation)
+        for operation in report.applied:
+            log.info("%s", self.kernel.render(operation))
+        for failure in report.failures:
+            log.error("%s", failure.error)
+        self._problems(report.plan.problems)
+        if report.converged and not self.memory.ready:
+            self.memory.ready = True
+            log.info("ready: %d peers, %d managed addresses", len(report.plan.ready_peers), len(report.plan.state.pods))
+
+    def _problems(self, problems: tuple[str, ...]) -> None:
+        """Log each problem once, as long as it lasts."""
+        for problem in problems:
+            if problem not in self.memory.problems:
+                log.warning("%s", problem)
+        self.memory.problems = (*self.memory.problems, *problems)[-100:]
+
+
+def uninstall(kernel: LinuxKernel, source: ClusterSource | None, node: str, pin_root: Path) -> tuple[str, ...]:
+    """Remove every kernel object of ours, then our KmeshNodeInfo; give what could not be removed."""
+    failures = kernel.remove_everything()
+    if source is not None:
+        source.withdraw(node)
+        log.info("KmeshNodeInfo %s withdrawn", node)
+    if not failures:
+        log.info("nothing of ours is left below %s or in XFRM", pin_root)
+    return tuple(str(failure.error) for failure in failures)
