@@ -1,1 +1,49 @@
-"""Kmesh IPsec: an eBPF-integrated datapath library."""
+"""Kmesh IPsec: node-to-node encryption of managed pods' traffic, by eBPF on TC and the kernel's XFRM.
+
+Describe what is known as a :class:`View`; :func:`reconcile` brings a kernel to what that calls for. The library
+knows the kernel, nothing of Kubernetes, and reads no environment variable.
+"""
+
+from kmesh_bpf.core.marks import check_mask as check_node_mark_mask
+from kmesh_bpf.core.operations import AddSa, Attach, Operation
+from kmesh_bpf.core.planner import Options, Plan, make_plan
+from kmesh_bpf.core.view import Address, Key, Network, Node, Peer, Pod, View
+from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError
+from kmesh_bpf.kernel.fake import FakeKernel
+from kmesh_bpf.kernel.links import LinkWatcher
+from kmesh_bpf.kernel.linux import LinuxKernel
+from kmesh_bpf.kernel.maps import Maps, open_maps
+from kmesh_bpf.kernel.programs import DEFAULT_PIN_ROOT, Settings
+from kmesh_bpf.reconcile import Report, preview, reconcile
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DEFAULT_PIN_ROOT",
+    "AddSa",
+    "Address",
+    "Attach",
+    "ConfigError",
+    "FakeKernel",
+    "KernelError",
+    "Key",
+    "KmeshBpfError",
+    "LinkWatcher",
+    "LinuxKernel",
+    "Maps",
+    "Network",
+    "Node",
+    "Operation",
+    "Options",
+    "Peer",
+    "Plan",
+    "Pod",
+    "Report",
+    "Settings",
+    "View",
+    "check_node_mark_mask",
+    "make_plan",
+    "open_maps",
+    "preview",
+    "reconcile",
+]

@@ -1,0 +1,70 @@
+"""The network devices of the namespace, by pyroute2, and a socket that tells when they change."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from types import TracebackType
+from typing import Any
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from kmesh_bpf._abi import lib
+from kmesh_bpf.core.state import Link
+from kmesh_bpf.core.view import Address
+from kmesh_bpf.errors import KernelError
+from kmesh_bpf.kernel.netlink import NetlinkSocket
+
+GROUPS: int = lib.RTMGRP_LINK | lib.RTMGRP_IPV4_IFADDR | lib.RTMGRP_IPV6_IFADDR
+
+
+def list_links(ip: IPRoute) -> tuple[Link, ...]:
+    """Give all devices with their addresses.
+
+    Raises:
+        KernelError: the kernel did not answer, or the dump was interrupted.
+
+    """
+    try:
+        links, addresses = list(ip.get_links()), list(ip.get_addr())
+    except NetlinkError as error:
+        raise KernelError("list", "network devices", error.code or 0, str(error)) from error
+    by_index: dict[int, list[Address]] = {}
+    for found in addresses:
+        text = found.get_attr("IFA_LOCAL") or found.get_attr("IFA_ADDRESS")
+        if text:
+            by_index.setdefault(found["index"], []).append(ip_address(text))
+    return tuple(_link(found, tuple(by_index.get(found["index"], ()))) for found in links)
+
+
+def _link(found: Any, addresses: tuple[Address, ...]) -> Link:
+    info = found.get_attr("IFLA_LINKINFO")
+    return Link(
+        ifindex=found["index"],
+        name=found.get_attr("IFLA_IFNAME"),
+        kind=(info.get_attr("IFLA_INFO_KIND") if info else None) or "",
+        # The kernel names the namespace of a veth's other end only where it is another one.
+        peer_elsewhere=found.get_attr("IFLA_LINK_NETNSID") is not None,
+        addresses=addresses,
+    )
+
+
+class LinkWatcher:
+    """Tells that a device or address has come, gone or changed in the caller's namespace."""
+
+    def __init__(self) -> None:
+        self._socket = NetlinkSocket(lib.NETLINK_ROUTE, GROUPS)
+
+    def __enter__(self) -> LinkWatcher:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._socket.close()
+
+    def fileno(self) -> int:
+        """Give the descriptor, for ``selectors``."""
+        return self._socket.fileno()
+
+    def drain(self) -> bool:
+        """Take what is waiting; tell whether there was anything."""
+        return bool(self._socket.drain())

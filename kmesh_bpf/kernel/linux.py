@@ -1,0 +1,160 @@
+"""The real kernel behind the seam: composes XFRM, the pinned maps, TC and nft; decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+
+from pyroute2 import IPRoute
+
+from kmesh_bpf.core import operations as ops
+from kmesh_bpf.core.diff import diff
+from kmesh_bpf.core.operations import Operation
+from kmesh_bpf.core.render import render
+from kmesh_bpf.core.state import KernelState, Observation
+from kmesh_bpf.errors import KmeshBpfError, UnsupportedError
+from kmesh_bpf.kernel import links, nat, programs, xfrm
+from kmesh_bpf.kernel.interface import Failure
+from kmesh_bpf.kernel.maps import Maps
+from kmesh_bpf.kernel.netlink import NetlinkSocket
+from kmesh_bpf.kernel.programs import LoadedPrograms, Settings
+from kmesh_bpf.kernel.tc import AttachMode, TcAttacher
+from kmesh_bpf.kernel.xfrm import Xfrm, XfrmOperation
+
+
+class LinuxKernel:
+    """The kernel as the network namespace that the caller lives in shows it.
+
+    With ``load=False`` (``uninstall``, ``--dry-run``) nothing is compiled: what is pinned is seen, and removed if
+    asked, but nothing can be attached.
+
+    Raises:
+        LoadError, UnsupportedError, LayoutError: see :func:`kmesh_bpf.kernel.programs.ensure_loaded`.
+
+    """
+
+    def __init__(
+        self, pin_root: Path, settings: Settings, *, load: bool = True, attach_mode: AttachMode = "auto"
+    ) -> None:
+        self.pin_root = pin_root
+        self.settings = settings
+        self._loaded: LoadedPrograms | None = programs.ensure_loaded(pin_root, settings) if load else None
+        folder = self._loaded.maps if self._loaded else programs.find_maps(pin_root)
+        self._maps = Maps(folder) if folder else None
+        self._socket = NetlinkSocket()
+        self._events: NetlinkSocket | None = None
+        self._xfrm = Xfrm(self._socket)
+        self._ip = IPRoute()
+        self._tc = TcAttacher(self._ip, pin_root, attach_mode)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether opening it took a compilation."""
+        return self._loaded is not None and self._loaded.compiled
+
+    def close(self) -> None:
+        """Close all descriptors; what is pinned goes on working."""
+        self._socket.close()
+        if self._events:
+            self._events.close()
+        self._ip.close()
+        if self._maps:
+            self._maps.close()
+
+    def subscribe(self) -> None:
+        """Start to listen to changes of SAs and policies; then :meth:`fileno` and :meth:`changed` may be used."""
+        self._events = NetlinkSocket(groups=xfrm.GROUPS)
+
+    def fileno(self) -> int:
+        """Give the descriptor of the notifications, for ``selectors``."""
+        if self._events is None:
+            raise ValueError("subscribe() comes first")
+        return self._events.fileno()
+
+    def changed(self) -> bool:
+        """Take the notifications waiting; tell whether somebody else changed an SA or a policy."""
+        own = self._socket.port_id
+        return self._events is not None and any(port != own for _, port in self._events.drain())
+
+    def observe(self) -> Observation:
+        """See :class:`kmesh_bpf.kernel.interface.Kernel`."""
+        found = [one for one in self._xfrm.dump_sas() if one.sa]
+        devices = links.list_links(self._ip)
+        state = KernelState(
+            sas={one.id: one.sa for one in found if one.sa},
+            policies={policy.id: policy for policy in self._xfrm.dump_policies()},
+            pods=self._maps.pods() if self._maps else {},
+            peers=self._maps.peers() if self._maps else {},
+            services=self._maps.services() if self._maps else frozenset(),
+            attachments=self._tc.attached(devices, self._loaded),
+            nat_exemption=nat.installed(),
+        )
+        return Observation(state, {one.id: one.usage for one in found}, devices, self.incarnation())
+
+    def incarnation(self) -> str | None:
+        """Give the incarnation kept in the identity map."""
+        return self._maps.identity() if self._maps else None
+
+    def remember(self, incarnation: str) -> None:
+        """See :class:`kmesh_bpf.kernel.interface.Kernel`."""
+        self._need_maps().set_identity(incarnation, self.settings.node_mark_mask)
+
+    def apply(self, operations: Sequence[Operation]) -> tuple[Failure, ...]:
+        """See :class:`kmesh_bpf.kernel.interface.Kernel`; runs of XFRM operations go out as batches."""
+        failures: list[Failure] = []
+        for is_xfrm, run in groupby(operations, key=lambda one: isinstance(one, XfrmOperation)):
+            if is_xfrm:
+                failures.extend(self._xfrm.apply([one for one in run if isinstance(one, XfrmOperation)]))
+                continue
+            for operation in run:
+                try:
+                    self._apply_one(operation)
+                except KmeshBpfError as error:
+                    failures.append(Failure(operation, error))
+        return tuple(failures)
+
+    def remove_stale(self) -> None:
+        """Unpin former builds; called when every device runs the present one."""
+        if self._loaded:
+            programs.remove_stale(self.pin_root, self._loaded)
+
+    def remove_everything(self) -> tuple[Failure, ...]:
+        """Remove every object of ours and nothing else; give what the kernel refused to remove."""
+        failures = self.apply(diff(KernelState(), self.observe().state))
+        if not failures:
+            programs.remove_all(self.pin_root)
+        return failures
+
+    def render(self, operation: Operation) -> str:
+        """Give an operation as a command line."""
+        folder = self._maps.folder if self._maps else self.pin_root / "maps"
+        return render(operation, str(self.pin_root), str(folder))
+
+    def _need_maps(self) -> Maps:
+        if self._maps is None:
+            raise UnsupportedError(f"a pinned map below {self.pin_root}", "start the daemon first")
+        return self._maps
+
+    def _apply_one(self, operation: Operation) -> None:
+        match operation:
+            case ops.SetPeer(address, entry):
+                self._need_maps().set_peer(address, entry)
+            case ops.DeletePeer(address):
+                self._need_maps().delete_peer(address)
+            case ops.SetPod(address, flags):
+                self._need_maps().set_pod(address, flags)
+            case ops.DeletePod(address):
+                self._need_maps().delete_pod(address)
+            case ops.AddService(cidr):
+                self._need_maps().add_service(cidr)
+            case ops.DeleteService(cidr):
+                self._need_maps().delete_service(cidr)
+            case ops.Attach(attachment) if self._loaded:
+                self._tc.attach(attachment, self._loaded.path(attachment.program))
+            case ops.Detach(attachment):
+                self._tc.detach(attachment)
+            case ops.InstallNatExemption():
+                nat.install()
+            case ops.RemoveNatExemption():
+                nat.remove()
