@@ -14,6 +14,7 @@ from kmesh_bpf.kernel.links import LinkWatcher
 from kmesh_bpf.kernel.linux import LinuxKernel
 from kmesh_bpf.kernel.maps import Maps, open_maps
 from kmesh_bpf.kernel.programs import DEFAULT_PIN_ROOT, Settings
+from kmesh_bpf.kernel.tc import AttachMode
 from kmesh_bpf.reconcile import Report, preview, reconcile
 
 __version__ = "0.1.0"
@@ -23,6 +24,7 @@ __all__ = [
     "AddSa",
     "Address",
     "Attach",
+    "AttachMode",
     "ConfigError",
     "FakeKernel",
     "KernelError",

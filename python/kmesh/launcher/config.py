@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
 
-from kmesh_bpf import DEFAULT_PIN_ROOT, ConfigError, Network, Options, Settings, check_node_mark_mask
+from kmesh_bpf import DEFAULT_PIN_ROOT, AttachMode, ConfigError, Network, Options, Settings, check_node_mark_mask
 from kmesh_bpf.contract import NODE_MARK_MASK
 
 HELP_EPILOG = """\
@@ -36,7 +36,7 @@ class Config:
     settings: Settings
     options: Options
     services: tuple[Network, ...]
-    attach_mode: str
+    attach_mode: AttachMode
     dry_run: bool
     log_level: str
     log_format: str

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kmesh.cluster.objects import ClusterObjects, parse
 from kmesh.cluster.secret import Keyring, accept, parse_keys
-from kmesh.cluster.snapshot import ClusterObjects, build_view, kmesh_node_info, local_node
+from kmesh.cluster.snapshot import build_view, kmesh_node_info, local_node
 from kmesh.cluster.source import ClusterSource
 from kmesh.launcher.config import Config
 from kmesh_bpf import (
@@ -126,8 +127,7 @@ class Daemon:
         if not self.memory.published and ours is not None and self.kernel.incarnation() == ours.boot_id:
             # A restart: our inbound SAs for that version have been there all along.
             self.memory.announced = ours.spi
-        problems = (*objects.problems,)
-        self._problems(problems)
+        self._problems(objects.problems)
         boot_id = self.kernel.incarnation() or node.boot_id
         if ours is not None and self.kernel.incarnation() is None and ours.boot_id == node.boot_id:
             # Peers know keys for this boot id whose SAs are gone: never start counting anew under the same keys.
@@ -171,7 +171,7 @@ class Daemon:
         ours = next((info for info in objects.node_infos if info.name == view.node.name), None)
         node = local_node(objects, self.config.node)
         wanted = kmesh_node_info(node, spi, self.config.options.replay_window, boot_id=report.incarnation)
-        if ours is None or not ours.same_as(wanted):
+        if ours != parse(wanted):
             self.source.publish(wanted)
             log.info("announced: SPI %d, incarnation %s", spi, report.incarnation)
         if self.memory.announced != spi or not self.memory.published:

@@ -1,0 +1,33 @@
+"""What a cluster is to the programs: a folder of manifests now, a Kubernetes API behind the same verbs later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from kmesh.cluster.objects import ClusterObjects
+
+SecretChange = Callable[[Mapping[str, Any] | None, ClusterObjects], Mapping[str, Any] | None]
+"""From the Secret as it is (None: absent) to the Secret as it should be (None: absent)."""
+
+
+class ClusterSource(Protocol):
+    """Reads are of the newest content that was good; writes are whole or not at all."""
+
+    poll_interval: float
+    """Seconds after which :meth:`changed` is worth asking again."""
+
+    def read(self) -> ClusterObjects:
+        """Give all objects."""
+
+    def changed(self) -> bool:
+        """Tell, cheaply, whether :meth:`read` would give something new."""
+
+    def publish(self, node_info: Mapping[str, Any]) -> None:
+        """Create or replace a KmeshNodeInfo."""
+
+    def withdraw(self, node: str) -> None:
+        """Delete a node's KmeshNodeInfo, if there."""
+
+    def change_secret(self, change: SecretChange) -> None:
+        """Change the Secret; nobody else's change comes in between."""
