@@ -1,0 +1,141 @@
+"""The cluster as a folder of manifests, as ``kubectl get -o yaml`` prints them, and the daemons that live on it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lab.network import Network, Node, Pod
+
+ROOT = Path(__file__).resolve().parents[2]
+PINS = Path("/sys/fs/bpf")
+LABEL = "istio.io/dataplane-mode"
+
+
+def wait_for(what: str, true: Callable[[], bool], seconds: float = 90.0) -> float:
+    """Wait until something is true; give how long it took."""
+    start = time.monotonic()
+    while not true():
+        if time.monotonic() - start > seconds:
+            raise TimeoutError(f"after {seconds:.0f} s: {what}")
+        time.sleep(0.05)
+    return time.monotonic() - start
+
+
+class Cluster:
+    """The folder: a file an object."""
+
+    def __init__(self, folder: Path, network: Network) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.namespace({})
+        for node in network.nodes:
+            self.node(node)
+
+    def _write(self, name: str, manifest: dict[str, Any]) -> None:
+        draft = self.folder / f".{name}"
+        draft.write_text(yaml.safe_dump(manifest))
+        draft.rename(self.folder / f"{name}.yaml")
+
+    def namespace(self, labels: dict[str, str]) -> None:
+        metadata = {"name": "default", "labels": {"kubernetes.io/metadata.name": "default", **labels}}
+        self._write("namespace-default", {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
+
+    def node(self, node: Node, pod_cidrs: bool = True) -> None:
+        spec = {"podCIDR": node.pod_cidrs[0], "podCIDRs": list(node.pod_cidrs)} if pod_cidrs else {}
+        status = {
+            "addresses": [{"type": "InternalIP", "address": address} for address in node.addresses],
+            "nodeInfo": {"bootID": f"b007{node.index:04d}-0000-4000-8000-000000000000"},
+        }
+        metadata = {"name": node.name}
+        self._write(
+            f"node-{node.name}",
+            {"apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": spec, "status": status},
+        )
+
+    def pod(self, pod: Pod, labels: dict[str, str] | None = None, **spec: Any) -> None:
+        containers = spec.pop("containers", ["app"])
+        manifest = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": pod.name, "namespace": "default", "labels": labels or {}},
+            "spec": {"nodeName": pod.node, "containers": [{"name": name} for name in containers], **spec},
+            "status": {
+                "phase": "Running",
+                "podIP": pod.address(4),
+                "podIPs": [{"ip": str(one)} for one in pod.addresses],
+            },
+        }
+        self._write(f"pod-{pod.name}", manifest)
+
+    def delete_pod(self, name: str) -> None:
+        (self.folder / f"pod-{name}.yaml").unlink()
+
+    def info(self, node: str) -> dict[str, Any] | None:
+        path = self.folder / f"kmeshnodeinfo-{node}.yaml"
+        return yaml.safe_load(path.read_text()) if path.exists() else None
+
+    def spi(self, node: str) -> int:
+        info = self.info(node)
+        return info["spec"]["spi"] if info else 0
+
+    def kmeshctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [str(ROOT / ".venv/bin/kmeshctl"), "--manifests", str(self.folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+class Daemon:
+    """The daemon of one node, started as the guide says, in the node's network namespace."""
+
+    def __init__(self, node: str, cluster: Cluster, logs: Path, *flags: str) -> None:
+        self.node = node
+        self.pin_root = PINS / f"kmesh-{node}"
+        self.log = logs / f"{node}.log"
+        self._cluster, self._flags = cluster, flags
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def _command(self, *arguments: str) -> list[str]:
+        script = str(ROOT / "scripts/start_kmesh.sh")
+        where = ["--manifests", str(self._cluster.folder), "--pin-root", str(self.pin_root)]
+        # Not `ip netns exec`: that remounts /sys, and with it bpffs disappears.
+        return ["nsenter", f"--net=/run/netns/{self.node}", script, *arguments, *where]
+
+    def start(self) -> None:
+        guide = ("--mode=dual-engine", "--enable-bypass=false", "--enable-ipsec=true")
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self._command(*guide, *self._flags),
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "NODE_NAME": self.node},
+            )
+
+    def text(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+    def wait_ready(self, seconds: float = 120.0) -> float:
+        def ready() -> bool:
+            if self.process is not None and self.process.poll() is not None:
+                raise RuntimeError(f"the daemon of {self.node} ended with {self.process.returncode}:\n{self.text()}")
+            return " ready: " in self.text()
+
+        return wait_for(f"the daemon of {self.node} is not ready:\n{self.text()[-3000:]}", ready, seconds)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        status = self.process.wait(30)
+        self.log.rename(self.log.with_suffix(f".{time.monotonic_ns()}.log"))
+        return status
+
+    def uninstall(self) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "NODE_NAME": self.node}
+        return subprocess.run(self._command("uninstall"), capture_output=True, text=True, check=False, env=env)

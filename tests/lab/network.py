@@ -1,0 +1,157 @@
+"""Nodes and pods as network namespaces: each node has an uplink on one bridge, each pod a veth into its node."""
+
+from __future__ import annotations
+
+import ctypes
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+WIRE = "wire"
+CLONE_NEWNET = 0x40000000
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def run(command: str, stdin: str | None = None) -> str:
+    """Run a shell command; raise with what it said if it fails."""
+    done = subprocess.run(["bash", "-ec", command], input=stdin, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{command}: status {done.returncode}: {done.stderr.strip()}")
+    return done.stdout
+
+
+@contextmanager
+def inside(namespace: str) -> Iterator[None]:
+    """Live in a network namespace for the length of a block; sockets made there stay there."""
+    with open("/proc/thread-self/ns/net") as home, open(f"/run/netns/{namespace}") as target:
+        if LIBC.setns(target.fileno(), CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), f"setns {namespace}")
+        try:
+            yield
+        finally:
+            LIBC.setns(home.fileno(), CLONE_NEWNET)
+
+
+def socket_in(namespace: str, family: int, kind: int, protocol: int = 0) -> socket.socket:
+    """Make a socket in a namespace."""
+    with inside(namespace):
+        return socket.socket(family, kind, protocol)
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod: its namespace is called like it."""
+
+    name: str
+    node: str
+    addresses: tuple[IPv4Address | IPv6Address, ...]
+    device: str
+
+    def address(self, version: int) -> str:
+        return str(next(address for address in self.addresses if address.version == version))
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node: its namespace is called like it, its uplink is eth0."""
+
+    index: int
+
+    @property
+    def name(self) -> str:
+        return f"n{self.index}"
+
+    @property
+    def addresses(self) -> tuple[str, str]:
+        return f"10.10.0.{self.index}", f"fd00:10::{self.index:x}"
+
+    @property
+    def pod_cidrs(self) -> tuple[str, str]:
+        return f"10.244.{self.index}.0/24", f"fd00:244:{self.index:x}::/64"
+
+
+SYSCTLS = """
+net.ipv4.ip_forward=1
+net.ipv6.conf.all.forwarding=1
+net.ipv4.conf.all.rp_filter=0
+net.ipv4.conf.default.rp_filter=0
+net.ipv6.conf.all.accept_dad=0
+net.ipv6.conf.default.accept_dad=0
+"""
+
+
+class Network:
+    """The namespaces, devices, addresses and routes; ``close`` removes them all."""
+
+    def __init__(self, nodes: int = 3) -> None:
+        self.nodes = [Node(index) for index in range(1, nodes + 1)]
+        self.pods: dict[str, Pod] = {}
+        self.close()
+        run(
+            f"ip netns add {WIRE}; ip -n {WIRE} link add br0 type bridge mcast_snooping 0; ip -n {WIRE} link set br0 up"
+        )
+        for node in self.nodes:
+            self.add_node(node)
+        self._route_between_nodes()
+
+    def add_node(self, node: Node) -> None:
+        v4, v6 = node.addresses
+        run(
+            f"ip netns add {node.name}; nsenter --net=/run/netns/{node.name} sysctl -qp -",
+            SYSCTLS,
+        )
+        run(f"ip -n {WIRE} link add u{node.index} type veth peer name eth0 netns {node.name}")
+        run(f"ip -n {WIRE} -b -", f"link set u{node.index} master br0\nlink set u{node.index} up")
+        run(
+            f"ip -n {node.name} -b -",
+            f"link set lo up\nlink set eth0 up\naddr add {v4}/24 dev eth0\naddr add {v6}/64 dev eth0 nodad",
+        )
+
+    def _route_between_nodes(self) -> None:
+        for node in self.nodes:
+            lines = [
+                f"route replace {cidr} via {address}"
+                for other in self.nodes
+                if other is not node
+                for cidr, address in zip(other.pod_cidrs, other.addresses, strict=True)
+            ]
+            run(f"ip -n {node.name} -b -", "\n".join(lines))
+
+    def add_pod(self, name: str, node: Node, number: int, bridge: str | None = None) -> Pod:
+        """Make a pod; with ``bridge`` its veth is a port of that bridge of the node (made if missing)."""
+        addresses = (ip_address(f"10.244.{node.index}.{number}"), ip_address(f"fd00:244:{node.index:x}::{number:x}"))
+        v4, v6 = addresses
+        device = f"v{name}"
+        run(f"ip netns add {name}; ip link add {device} netns {node.name} type veth peer name eth0 netns {name}")
+        if bridge:
+            run(f"ip -n {node.name} link add {bridge} type bridge 2>/dev/null || true")
+            host = [f"link set {device} master {bridge}", f"link set {bridge} up"]
+        else:
+            host = []
+        gateway = bridge or device
+        host += [
+            f"link set {device} up",
+            f"addr replace 169.254.1.1/32 dev {gateway}",
+            f"addr replace fe80::1/64 dev {gateway} nodad",
+            f"route replace {v4}/32 dev {gateway}",
+            f"route replace {v6}/128 dev {gateway}",
+        ]
+        run(f"ip -n {node.name} -b -", "\n".join(host))
+        run(
+            f"ip -n {name} -b -",
+            f"link set lo up\nlink set eth0 up\naddr add {v4}/32 dev eth0\naddr add {v6}/128 dev eth0 nodad\n"
+            "route add 169.254.1.1 dev eth0\nroute add default via 169.254.1.1\nroute add default via fe80::1 dev eth0",
+        )
+        self.pods[name] = Pod(name, node.name, addresses, device)
+        return self.pods[name]
+
+    def delete_pod(self, name: str) -> None:
+        run(f"ip netns del {name}")
+        del self.pods[name]
+
+    def close(self) -> None:
+        found = [line.split()[0] for line in run("ip netns list").splitlines() if line]
+        run("".join(f"ip netns del {name};" for name in found if name == WIRE or name[0] in "np"))

@@ -1,0 +1,150 @@
+"""Traffic between pods, counted: UDP echo with sequence numbers, and TCP transfers with a digest."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from types import TracebackType
+
+from lab.network import Pod, socket_in
+
+FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
+PORT = 7
+
+
+@dataclass
+class Count:
+    """Packets of a flow: sent, and answered by the echo."""
+
+    sent: int = 0
+    received: int = 0
+
+    @property
+    def lost(self) -> int:
+        return self.sent - self.received
+
+
+class Echo:
+    """UDP echo servers of a pod, on both families."""
+
+    def __init__(self, pod: Pod) -> None:
+        self._sockets = []
+        for version, family in FAMILY.items():
+            server = socket_in(pod.name, family, socket.SOCK_DGRAM)
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            server.bind((pod.address(version), PORT))
+            server.settimeout(0.1)
+            self._sockets.append(server)
+        self._stop = False
+        self._threads = [threading.Thread(target=self._serve, args=(one,), daemon=True) for one in self._sockets]
+        for thread in self._threads:
+            thread.start()
+
+    def _serve(self, server: socket.socket) -> None:
+        while not self._stop:
+            try:
+                data, peer = server.recvfrom(2048)
+                server.sendto(data, peer)
+            except (TimeoutError, OSError):
+                continue
+
+    def close(self) -> None:
+        self._stop = True
+        for thread in self._threads:
+            thread.join()
+        for one in self._sockets:
+            one.close()
+
+
+class Flow:
+    """Sends numbered datagrams at a rate from one pod to an address, in the background, until the block ends."""
+
+    def __init__(self, source: Pod, target: str, rate: float = 100.0, size: int = 64) -> None:
+        version = 6 if ":" in target else 4
+        self.count = Count()
+        self._socket = socket_in(source.name, FAMILY[version], socket.SOCK_DGRAM)
+        self._socket.bind((source.address(version), 0))
+        self._socket.settimeout(0.1)
+        self._target, self._interval, self._size = (target, PORT), 1 / rate, size
+        self._stop = threading.Event()
+        self._done = threading.Event()
+        self._threads = [threading.Thread(target=self._send), threading.Thread(target=self._receive)]
+
+    def __enter__(self) -> Count:
+        for thread in self._threads:
+            thread.start()
+        return self.count
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stop.set()
+        self._threads[0].join()
+        time.sleep(0.5)  # the last answers
+        self._done.set()
+        self._threads[1].join()
+        self._socket.close()
+
+    def _send(self) -> None:
+        due = time.monotonic()
+        while not self._stop.is_set():
+            try:
+                self._socket.sendto(self.count.sent.to_bytes(8, "big") + bytes(self._size - 8), self._target)
+            except OSError:
+                pass  # counts as sent: a refusal is a loss
+            self.count.sent += 1
+            due += self._interval
+            time.sleep(max(0.0, due - time.monotonic()))
+
+    def _receive(self) -> None:
+        seen = set()
+        while not self._done.is_set():
+            try:
+                number = int.from_bytes(self._socket.recv(2048)[:8], "big")
+            except (TimeoutError, OSError):
+                continue
+            if number not in seen:
+                seen.add(number)
+                self.count.received += 1
+
+
+def exchange(source: Pod, target: str, packets: int = 20, rate: float = 100.0, size: int = 64) -> Count:
+    """Send so many datagrams and count the answers."""
+    with Flow(source, target, rate, size) as count:
+        while count.sent < packets:
+            time.sleep(0.01)
+    return count
+
+
+def transfer(source: Pod, target: Pod, version: int, size: int = 1 << 20, port: int = 9) -> bool:
+    """Send bytes by TCP; tell whether they arrived whole."""
+    listener = socket_in(target.name, FAMILY[version], socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((target.address(version), port))
+    listener.listen()
+    listener.settimeout(20)
+    digest = []
+
+    def receive() -> None:
+        connection, _ = listener.accept()
+        connection.settimeout(20)
+        found = hashlib.sha256()
+        while data := connection.recv(65536):
+            found.update(data)
+        digest.append(found.digest())
+        connection.close()
+
+    thread = threading.Thread(target=receive)
+    thread.start()
+    payload = os.urandom(size)
+    client = socket_in(source.name, FAMILY[version], socket.SOCK_STREAM)
+    client.bind((source.address(version), 0))
+    client.settimeout(20)
+    client.connect((target.address(version), port))
+    client.sendall(payload)
+    client.close()
+    thread.join(30)
+    listener.close()
+    return digest == [hashlib.sha256(payload).digest()]
