@@ -42,7 +42,18 @@ class Tcpdump:
     def __enter__(self) -> Tcpdump:
         self._running = [
             subprocess.Popen(
-                ["nsenter", f"--net=/run/netns/{node}", "tcpdump", "-l", "-n", "-i", "eth0", "-Q", "out", "esp or udp port 7"],
+                [
+                    "nsenter",
+                    f"--net=/run/netns/{node}",
+                    "tcpdump",
+                    "-l",
+                    "-n",
+                    "-i",
+                    "eth0",
+                    "-Q",
+                    "out",
+                    "esp or udp port 7",
+                ],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,

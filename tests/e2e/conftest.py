@@ -1,0 +1,91 @@
+"""One lab for the whole session: starting three daemons takes a minute under emulation."""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from lab.cluster import LABEL, Cluster, Daemon, wait_for
+from lab.network import Network
+from lab.traffic import Echo
+
+
+class Lab:
+    """Three nodes, two pods each; every pod answers on UDP port 7."""
+
+    def __init__(self, work: Path, *flags: str) -> None:
+        self.network = Network(3)
+        self.cluster = Cluster(work / "cluster", self.network)
+        self.echoes = {}
+        for node in self.network.nodes:
+            for number, letter in ((10, "a"), (11, "b")):
+                self.add_pod(f"p{node.index}{letter}", node.index, number, bridge="cni0" if node.index == 3 else None)
+        self.daemons = {node.name: Daemon(node.name, self.cluster, work, *flags) for node in self.network.nodes}
+
+    def add_pod(self, name, node, number, bridge=None, labels=None):
+        pod = self.network.add_pod(name, self.network.nodes[node - 1], number, bridge)
+        self.cluster.pod(pod, labels)
+        self.echoes[name] = Echo(pod)
+        return pod
+
+    def delete_pod(self, name):
+        self.cluster.delete_pod(name)
+        self.echoes.pop(name).close()
+        self.network.delete_pod(name)
+
+    def pod(self, name):
+        return self.network.pods[name]
+
+    def managed(self, node):
+        """Give the addresses that a node's pod maps hold."""
+        from kmesh_bpf import open_maps  # noqa: PLC0415 # in the VM, each import at the head costs seconds
+
+        maps = open_maps(self.daemons[node].pin_root)
+        try:
+            return {str(address): flags for address, flags in maps.pods().items()}
+        finally:
+            maps.close()
+
+    def counters(self, node):
+        from kmesh_bpf import open_maps  # noqa: PLC0415
+
+        maps = open_maps(self.daemons[node].pin_root)
+        try:
+            return maps.counters()
+        finally:
+            maps.close()
+
+    def wait_managed(self, address, managed=True):
+        """Wait until all nodes agree that an address is, or is not, a managed pod's."""
+        for node in self.daemons:
+            wait_for(f"{address} managed={managed} on {node}", lambda n=node: (address in self.managed(n)) is managed)
+
+    def label(self, value):
+        self.cluster.namespace({LABEL: value} if value else {})
+        for pod in self.network.pods.values():
+            self.wait_managed(pod.address(4), managed=bool(value))
+
+    def wait_spi(self, spi):
+        names = self.daemons
+        wait_for(f"all announce SPI {spi}", lambda: all(self.cluster.spi(name) == spi for name in names))
+
+
+@pytest.fixture(scope="session")
+def lab():
+    made = Lab(Path(tempfile.mkdtemp(prefix="kmesh-e2e-")), "--service-cidr=10.96.0.0/16")
+    assert made.cluster.kmeshctl("secret", "--key=" + "5a" * 36).returncode == 0
+    for daemon in made.daemons.values():
+        daemon.start()
+    for daemon in made.daemons.values():
+        daemon.wait_ready()
+    made.wait_spi(1)
+    yield made
+    for daemon in made.daemons.values():
+        if daemon.process is not None and daemon.process.poll() is None:
+            daemon.stop()
+    for echo in made.echoes.values():
+        echo.close()
+    made.network.close()

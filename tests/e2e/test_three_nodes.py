@@ -1,0 +1,264 @@
+"""Real ESP between three nodes. Tests run in order and share one lab; each leaves the namespace labelled."""
+
+import signal
+import time
+
+import pytest
+from lab.capture import Capture
+from lab.cluster import LABEL, wait_for
+from lab.network import run
+from lab.traffic import Echo, Flow, exchange, transfer
+
+NODES = {4: ("10.10.0.1", "10.10.0.2"), 6: ("fd00:10::1", "fd00:10::2")}
+VERSIONS = pytest.mark.parametrize("version", [4, 6])
+
+
+def talk(lab, source, target, version, packets=20, **flow):
+    """Exchange datagrams under a capture; give the count and what the wire saw."""
+    with Capture(lab.network) as seen:
+        count = exchange(lab.pod(source), lab.pod(target).address(version), packets, **flow)
+    print(
+        f"{source} -> {target} IPv{version}: sent {count.sent} received {count.received} pods in clear {seen.pods_in_clear()}"
+    )
+    return count, seen
+
+
+def ends(lab, source, target, version):
+    return lab.pod(source).address(version), lab.pod(target).address(version)
+
+
+@VERSIONS
+def test_control_without_a_label_traffic_is_clear_and_the_leak_check_fires(lab, version):
+    count, seen = talk(lab, "p1a", "p2a", version)
+    assert count.lost == 0
+    assert seen.clear(*ends(lab, "p1a", "p2a", version)) >= 2 * count.sent
+    assert seen.pods_in_clear() >= 2 * count.sent
+    assert not seen.esp(*NODES[version])
+
+
+@VERSIONS
+def test_between_managed_pods_there_is_only_esp_both_ways(lab, version):
+    lab.label("Kmesh")
+    count, seen = talk(lab, "p1a", "p2a", version)
+    assert count.lost == 0
+    assert seen.pods_in_clear() == 0
+    here, there = NODES[version]
+    assert set(seen.esp(here, there)) == set(seen.esp(there, here)) == {1}
+    assert seen.esp(here, there)[1] >= count.sent
+
+
+@VERSIONS
+@pytest.mark.parametrize("pair", [("p2b", "p3a"), ("p3b", "p1b")])
+def test_all_three_nodes_and_pods_behind_a_bridge_encrypt(lab, version, pair):
+    count, seen = talk(lab, *pair, version)
+    assert (count.lost, seen.pods_in_clear()) == (0, 0)
+
+
+@VERSIONS
+def test_pods_of_one_node_talk_in_clear_and_nothing_reaches_the_wire(lab, version):
+    count, seen = talk(lab, "p1a", "p1b", version)
+    assert count.lost == 0
+    assert not seen.esp(*NODES[version])
+
+
+def test_a_pod_that_opts_out_talks_in_clear_though_its_namespace_is_in(lab):
+    lab.cluster.pod(lab.pod("p2b"), {LABEL: "none"})
+    lab.wait_managed(lab.pod("p2b").address(4), managed=False)
+    count, seen = talk(lab, "p1a", "p2b", 4)
+    assert count.lost == 0
+    assert seen.clear(*ends(lab, "p1a", "p2b", 4)) >= 2 * count.sent
+    lab.cluster.pod(lab.pod("p2b"))
+    lab.wait_managed(lab.pod("p2b").address(4))
+
+
+@pytest.mark.parametrize("change", [{"containers": ["app", "istio-proxy"]}, {"hostNetwork": True}])
+def test_a_pod_with_a_sidecar_or_the_node_s_network_is_never_managed(lab, change):
+    lab.cluster.pod(lab.pod("p2b"), {LABEL: "kmesh"}, **change)
+    lab.wait_managed(lab.pod("p2b").address(4), managed=False)
+    count, seen = talk(lab, "p1a", "p2b", 4)
+    assert count.lost == 0
+    assert seen.clear(*ends(lab, "p1a", "p2b", 4)) >= 2 * count.sent
+    lab.cluster.pod(lab.pod("p2b"))
+    lab.wait_managed(lab.pod("p2b").address(4))
+
+
+def test_a_pod_re_created_with_the_same_address_encrypts_again(lab):
+    lab.delete_pod("p2b")
+    lab.wait_managed("10.244.2.11", managed=False)
+    lab.add_pod("p2b", 2, 11)
+    lab.wait_managed("10.244.2.11")
+    time.sleep(2)  # its device gets its program by a link notification
+    count, seen = talk(lab, "p1a", "p2b", 4)
+    assert (count.lost, seen.pods_in_clear()) == (0, 0)
+
+
+@VERSIONS
+def test_a_megabyte_by_tcp_arrives_whole_and_encrypted(lab, version):
+    with Capture(lab.network) as seen:
+        assert transfer(lab.pod("p1a"), lab.pod("p2a"), version)
+    assert seen.pods_in_clear() == 0
+
+
+def test_a_megabyte_arrives_over_a_path_whose_mtu_shrank(lab):
+    run("ip -n n2 link set eth0 mtu 1400; ip -n n1 link set eth0 mtu 1400")
+    try:
+        with Capture(lab.network) as seen:
+            assert transfer(lab.pod("p1a"), lab.pod("p2a"), 4, port=10)
+        assert seen.pods_in_clear() == 0
+    finally:
+        run("ip -n n2 link set eth0 mtu 1500; ip -n n1 link set eth0 mtu 1500")
+
+
+def test_a_service_address_that_stands_for_a_managed_pod_elsewhere_is_encrypted(lab):
+    run(
+        "nsenter --net=/run/netns/n1 nft -f -",
+        "table ip services { chain pre { type nat hook prerouting priority dstnat; "
+        "ip daddr 10.96.0.10 dnat to 10.244.2.10; }; }",
+    )
+    try:
+        with Capture(lab.network) as seen:
+            count = exchange(lab.pod("p1a"), "10.96.0.10", 20)
+        assert (count.lost, seen.pods_in_clear()) == (0, 0)
+        assert seen.esp(*NODES[4])
+    finally:
+        run("nsenter --net=/run/netns/n1 nft delete table ip services")
+
+
+def test_a_masquerading_node_does_not_undo_encryption(lab):
+    run(
+        "nsenter --net=/run/netns/n1 nft -f -",
+        'table ip cni { chain post { type nat hook postrouting priority srcnat; oifname "eth0" masquerade; }; }',
+    )
+    try:
+        count, seen = talk(lab, "p1b", "p2b", 4)
+        assert (count.lost, seen.pods_in_clear()) == (0, 0)
+        assert not [frame for frame in seen.frames if frame.spi is None and frame.dst.startswith("10.244.2.")]
+    finally:
+        run("nsenter --net=/run/netns/n1 nft delete table ip cni")
+
+
+def test_a_node_whose_firewall_writes_marks_as_calico_and_kubernetes_do_still_decrypts(lab):
+    run(
+        "nsenter --net=/run/netns/n2 nft -f -",
+        """table inet others {
+        chain pre { type filter hook prerouting priority raw; meta mark set meta mark & 0xfff0ffff; }
+        chain input { type filter hook input priority filter; meta mark set meta mark & 0xfff0ffff;
+            meta mark & 0x8000 == 0x8000 drop; }
+        chain post { type filter hook postrouting priority filter; meta mark set meta mark | 0x4000; }
+        }""",
+    )
+    try:
+        for version in (4, 6):
+            count, seen = talk(lab, "p1a", "p2a", version)
+            assert (count.lost, seen.pods_in_clear()) == (0, 0)
+    finally:
+        run("nsenter --net=/run/netns/n2 nft delete table inet others")
+
+
+def test_a_key_replaced_under_a_flood_loses_no_packet(lab):
+    with Capture(lab.network) as seen, Flow(lab.pod("p1a"), lab.pod("p2a").address(4), 100) as four:
+        with Flow(lab.pod("p3a"), lab.pod("p2b").address(6), 100) as six:
+            time.sleep(1)
+            assert "SPI 2" in lab.cluster.kmeshctl("secret", "--key=" + "a5" * 36).stdout
+            lab.wait_spi(2)
+            wait_for("only SPI 2 is sent", lambda: "spi 0x00000001" not in run("ip -n n1 xfrm policy"))
+            time.sleep(4)
+    print(f"IPv4: sent {four.sent} lost {four.lost}; IPv6: sent {six.sent} lost {six.lost}; SPIs {seen.esp(*NODES[4])}")
+    assert (four.lost, six.lost) == (0, 0)
+    assert set(seen.esp(*NODES[4])) == {1, 2}
+    assert seen.pods_in_clear() == 0
+
+
+def test_old_sas_go_when_they_are_idle(lab):
+    wait_for(
+        "the SAs of SPI 1 are gone on all nodes",
+        lambda: not any("spi 0x00000001" in run(f"ip -n {node} xfrm state") for node in lab.daemons),
+        120,
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_daemon_that_stops_or_dies_and_comes_back_loses_no_packet_and_compiles_nothing(lab, number):
+    daemon = lab.daemons["n2"]
+    with Capture(lab.network) as seen, Flow(lab.pod("p1a"), lab.pod("p2a").address(4), 50) as count:
+        time.sleep(0.5)
+        daemon.stop(number)
+        time.sleep(0.5)
+        daemon.start()
+        daemon.wait_ready()
+        time.sleep(1)
+    print(f"signal {number}: sent {count.sent} lost {count.lost}")
+    assert count.lost == 0
+    assert seen.pods_in_clear() == 0
+    assert "nothing compiled" in daemon.text()
+
+
+def test_flushed_policies_are_put_back_and_nothing_leaks_meanwhile(lab):
+    before = lab.counters("n1")["dropped_by_guard"]
+    with Capture(lab.network) as seen, Flow(lab.pod("p1a"), lab.pod("p2a").address(4), 100) as count:
+        time.sleep(0.5)
+        run("ip -n n1 xfrm policy flush")
+        time.sleep(4)
+    print(
+        f"policies flushed: sent {count.sent} lost {count.lost}, guard {lab.counters('n1')['dropped_by_guard'] - before}"
+    )
+    assert seen.pods_in_clear() == 0
+    assert count.received > count.sent / 2
+
+
+def test_flushed_states_are_healed_by_a_new_incarnation(lab):
+    was = lab.cluster.info("n1")["spec"]["bootID"]
+    with Capture(lab.network) as seen:
+        run("ip -n n1 xfrm state flush")
+        wait_for("a new incarnation", lambda: lab.cluster.info("n1")["spec"]["bootID"] != was)
+        time.sleep(3)
+        count = exchange(lab.pod("p1a"), lab.pod("p2a").address(4), 20)
+    assert count.lost == 0
+    assert seen.pods_in_clear() == 0
+
+
+def test_a_node_that_leaves_takes_its_objects_and_foreign_ones_stay_and_it_can_come_back(lab):
+    foreign = "src 192.0.2.1 dst 192.0.2.2 proto esp spi 0x99"
+    run(
+        f"ip -n n3 xfrm state add {foreign} reqid 1 mode tunnel aead 'rfc4106(gcm(aes))' 0x{'11' * 36} 128;"
+        "ip -n n3 xfrm policy add src 192.0.2.0/25 dst 192.0.2.128/25 dir out tmpl src 192.0.2.1 dst 192.0.2.2 proto esp mode tunnel;"
+        "nsenter --net=/run/netns/n3 tc qdisc add dev eth0 clsact;"
+        "nsenter --net=/run/netns/n3 tc filter add dev eth0 ingress prio 5 protocol ip matchall action pass;"
+        "nsenter --net=/run/netns/n3 nft add table ip theirs"
+    )
+    daemon = lab.daemons["n3"]
+    daemon.stop()
+    done = daemon.uninstall()
+    assert done.returncode == 0, done.stderr
+    assert "0x00000099" in run("ip -n n3 xfrm state")
+    assert run("ip -n n3 xfrm state").count("proto esp") == 1
+    assert run("ip -n n3 xfrm policy").count("dir ") == 1
+    assert "matchall" in run("nsenter --net=/run/netns/n3 tc filter show dev eth0 ingress")
+    assert run("nsenter --net=/run/netns/n3 nft list tables").split() == ["table", "ip", "theirs"]
+    assert not daemon.pin_root.exists()
+    assert lab.cluster.info("n3") is None
+    wait_for("n1 forgets n3", lambda: "10.10.0.3" not in run("ip -n n1 xfrm state"))
+    daemon.start()
+    daemon.wait_ready()
+    wait_for("n3 is announced", lambda: lab.cluster.spi("n3") == 2)
+    time.sleep(4)
+    count, seen = talk(lab, "p3a", "p1a", 4)
+    assert (count.lost, seen.pods_in_clear()) == (0, 0)
+
+
+def test_a_node_without_pod_cidrs_encrypts_by_its_pods_addresses(lab):
+    for node in lab.network.nodes[2:]:
+        lab.cluster.node(node, pod_cidrs=False)
+    wait_for("n1 selects by address", lambda: "10.244.3.10/32" in run("ip -n n1 xfrm policy"))
+    time.sleep(3)
+    for version in (4, 6):
+        count, seen = talk(lab, "p3a", "p1a", version)
+        assert (count.lost, seen.pods_in_clear()) == (0, 0)
+
+
+def test_un_enrolled_pods_talk_in_clear_again(lab):
+    lab.label("")
+    count, seen = talk(lab, "p1a", "p2a", 4)
+    assert count.lost == 0
+    assert seen.clear(*ends(lab, "p1a", "p2a", 4)) >= 2 * count.sent
+    assert isinstance(lab.echoes["p1a"], Echo)
