@@ -96,6 +96,10 @@ class LinuxKernel:
         """Give the incarnation kept in the identity map."""
         return self._maps.identity() if self._maps else None
 
+    def counters(self) -> dict[str, int]:
+        """Give the programs' counters by name, summed over the CPUs."""
+        return self._need_maps().counters()
+
     def remember(self, incarnation: str) -> None:
         """See :class:`kmesh_bpf.kernel.interface.Kernel`."""
         self._need_maps().set_identity(incarnation, self.settings.node_mark_mask)

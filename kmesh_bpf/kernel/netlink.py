@@ -110,7 +110,10 @@ def _ack(header: Any, body: bytes) -> Ack:
 
 
 class NetlinkSocket:
-    """A netlink socket of the caller's network namespace. ``sock`` is for tests."""
+    """A netlink socket of the caller's network namespace. ``sock`` is for tests.
+
+    ``port_id`` is its address: notifications of its own changes carry it.
+    """
 
     def __init__(self, protocol: int = lib.NETLINK_XFRM, groups: int = 0, sock: socket.socket | None = None) -> None:
         if sock is None:
@@ -122,6 +125,7 @@ class NetlinkSocket:
         sock.settimeout(TIMEOUT)
         self._socket = sock
         self._sequence = 0
+        self.port_id = int(sock.getsockname()[0])
 
     def __enter__(self) -> NetlinkSocket:
         return self
@@ -136,11 +140,6 @@ class NetlinkSocket:
     def fileno(self) -> int:
         """Give the descriptor, for ``selectors``."""
         return self._socket.fileno()
-
-    @property
-    def port_id(self) -> int:
-        """The socket's address: notifications of its own changes carry it."""
-        return int(self._socket.getsockname()[0])
 
     def execute(self, requests: Sequence[bytes]) -> list[Ack]:
         """Send requests, a batch a send; give their acknowledgements in order.
@@ -193,6 +192,7 @@ class NetlinkSocket:
         header = ffi.from_buffer("struct nlmsghdr *", copy, require_writable=True)
         header.nlmsg_seq = self._sequence
         header.nlmsg_flags |= flags
+        header.nlmsg_pid = self.port_id  # XFRM copies it into the notifications of this change
         return bytes(copy) + bytes(align(len(copy)) - len(copy))
 
     def _send(self, data: bytes) -> None:

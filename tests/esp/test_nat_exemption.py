@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from tests.lab.network import inside, run
 
 from kmesh_bpf import contract
 from kmesh_bpf.kernel import nat
+from tests.lab.network import inside, run
 
 NODES, PODS = ("natnode1", "natnode2"), ("natpod1", "natpod2")
 PINGS = 3

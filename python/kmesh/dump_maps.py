@@ -1,0 +1,95 @@
+"""The debug script: pods, peers, services and counters from the pinned maps; no BCC, no daemon needed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from kmesh_bpf import DEFAULT_PIN_ROOT, KmeshBpfError, open_maps
+
+BPFFS = Path("/sys/fs/bpf")
+EPILOG = """\
+--json prints a list, an object a pin root: pinRoot, incarnation, pods [{address, flags}],
+peers [{address, nodeId, nodeMark, spi}], services [cidr], counters {name: packets}.
+
+exit status: 0 shown, 1 nothing pinned there or another version's layout
+"""
+
+
+def read(pin_root: Path) -> dict[str, Any]:
+    """Give the content of one pin root's maps.
+
+    Raises:
+        UnsupportedError: nothing is pinned there.
+        LayoutError: what is pinned is another version's.
+
+    """
+    maps = open_maps(pin_root)
+    try:
+        return {
+            "pinRoot": str(pin_root),
+            "incarnation": maps.identity(),
+            "pods": [
+                {"address": str(address), "flags": str(flags.name).lower().split("|")}
+                for address, flags in sorted(maps.pods().items(), key=lambda item: (item[0].version, item[0].packed))
+            ],
+            "peers": [
+                {"address": str(address), "nodeId": entry.node_id, "nodeMark": entry.node_mark, "spi": entry.spi}
+                for address, entry in sorted(maps.peers().items(), key=lambda item: (item[0].version, item[0].packed))
+            ],
+            "services": sorted(str(cidr) for cidr in maps.services()),
+            "counters": maps.counters(),
+        }
+    finally:
+        maps.close()
+
+
+def show(found: dict[str, Any], out: TextIO) -> None:
+    """Print one pin root as tables."""
+    print(f"{found['pinRoot']}  incarnation {found['incarnation'] or '(none)'}", file=out)
+    print(f"\n{'POD':<40}FLAGS", file=out)
+    for pod in found["pods"]:
+        print(f"{pod['address']:<40}{' '.join(pod['flags'])}", file=out)
+    print(f"\n{'PEER':<40}{'NODE ID':<10}{'NODE MARK':<12}SPI", file=out)
+    for peer in found["peers"]:
+        print(f"{peer['address']:<40}{peer['nodeId']:<10}{peer['nodeMark']:<#12x}{peer['spi']}", file=out)
+    print(f"\nservices: {' '.join(found['services']) or '(none)'}", file=out)
+    print(f"\n{'COUNTER':<40}PACKETS", file=out)
+    for name, packets in found["counters"].items():
+        print(f"{name:<40}{packets}", file=out)
+
+
+def main(argv: Sequence[str], out: TextIO, err: TextIO) -> int:
+    """Show what was asked for; give the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="dump_maps", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pin-root", type=Path, default=DEFAULT_PIN_ROOT, metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--all", action="store_true", help=f"every pin root of ours below {BPFFS}")
+    parser.add_argument("--json", action="store_true", help="for scripts")
+    flags = parser.parse_args(argv)
+    roots = sorted({path.parent for path in BPFFS.glob("*/maps-*")}) if flags.all else [flags.pin_root]
+    found, status = [], 0
+    for root in roots:
+        try:
+            found.append(read(root))
+        except KmeshBpfError as error:
+            print(f"dump_maps: {error}", file=err)
+            status = 1
+    if not roots:
+        print(f"dump_maps: nothing of ours is pinned below {BPFFS}", file=err)
+        status = 1
+    if flags.json:
+        print(json.dumps(found, indent=2), file=out)
+    else:
+        for one in found:
+            show(one, out)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:], sys.stdout, sys.stderr))

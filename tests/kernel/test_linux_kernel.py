@@ -1,0 +1,211 @@
+"""The real kernel in a network namespace of its own, all but SAs (this may be a kernel without ESP)."""
+
+import ctypes
+import shutil
+import socket
+import subprocess
+import sys
+import uuid
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit/core"))
+import mesh
+
+from kmesh_bpf import LinkWatcher, LinuxKernel, Options, Settings, make_plan
+from kmesh_bpf.core import operations as ops
+from kmesh_bpf.core.diff import diff
+from kmesh_bpf.core.state import KernelState, Program
+from kmesh_bpf.errors import ConflictError
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+CLONE_NEWNET = 0x40000000
+MODES = pytest.mark.parametrize("mode", ["tcx", "clsact"])
+
+
+def sh(command):
+    return subprocess.run(["bash", "-ec", command], check=True, capture_output=True, text=True).stdout
+
+
+@contextmanager
+def inside(name):
+    home, target = Path("/proc/thread-self/ns/net").open(), Path(f"/run/netns/{name}").open()  # noqa: SIM115
+    try:
+        assert LIBC.setns(target.fileno(), CLONE_NEWNET) == 0
+        yield
+    finally:
+        assert LIBC.setns(home.fileno(), CLONE_NEWNET) == 0
+        home.close()
+        target.close()
+
+
+@pytest.fixture(scope="module")
+def pins():
+    folder = Path("/sys/fs/bpf") / f"kmesh-kernel-{uuid.uuid4().hex[:8]}"
+    folder.mkdir()
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def node():
+    """Give the name of a namespace with an uplink, a pod device, a bridged pod device, and an inner veth pair."""
+    name = f"kt{uuid.uuid4().hex[:6]}"
+    sh(
+        f"ip netns add {name}; ip netns add {name}p;"
+        f"ip link add eth0 netns {name} type veth peer name far netns {name}p;"
+        f"ip link add pod0 netns {name} type veth peer name eth0 netns {name}p;"
+        f"ip link add pod1 netns {name} type veth peer name eth1 netns {name}p;"
+        f"ip -n {name} link add cni0 type bridge; ip -n {name} link set pod1 master cni0;"
+        f"ip -n {name} link add in0 type veth peer name in1;"
+        f"ip -n {name} addr add 10.10.0.1/24 dev eth0; ip -n {name} addr add fd00:10::1/64 dev eth0 nodad;"
+        f"for d in eth0 pod0 pod1 cni0; do ip -n {name} link set $d up; done;"
+        f"for d in far eth0 eth1; do ip -n {name}p link set $d up; done"
+    )
+    with inside(name):
+        yield name
+    sh(f"ip netns del {name}; ip netns del {name}p")
+
+
+@pytest.fixture
+def kernel(node, pins, request):
+    mode = getattr(request, "param", "auto")
+    made = LinuxKernel(pins / "shared", Settings(), attach_mode=mode)
+    yield made
+    made.apply([op for op in diff(KernelState(), made.observe().state) if not isinstance(op, ops.DeleteSa)])
+    shutil.rmtree(pins / "shared/links", ignore_errors=True)
+    made.close()
+
+
+def without_sas(operations):
+    return [op for op in operations if not isinstance(op, ops.AddSa | ops.ReplaceSa | ops.DeleteSa)]
+
+
+def reach(kernel, view=None):
+    """Apply a plan but for its SAs; give the plan's state without them."""
+    view = view or mesh.view(services=(mesh.node(9).pod_cidrs[0],))
+    observed = kernel.observe()
+    wanted = replace(make_plan(view, observed, Options(), 0.0).state, sas={})
+    failures = kernel.apply(without_sas(diff(wanted, observed.state)))
+    assert [str(failure.error) for failure in failures] == []
+    return wanted
+
+
+@pytest.mark.parametrize("kernel", ["tcx", "clsact"], indirect=True)
+def test_what_was_planned_is_what_is_observed_and_a_second_pass_does_nothing(kernel):
+    wanted = reach(kernel)
+    found = kernel.observe().state
+    assert found == wanted
+    assert diff(wanted, found) == ()
+    assert {(one.device, one.program) for one in found.attachments} == {
+        ("eth0", Program.MARK_DECRYPT),
+        ("eth0", Program.LEAK_GUARD),
+        ("pod0", Program.MARK_ENCRYPT),
+        ("pod1", Program.MARK_ENCRYPT),
+    }
+
+
+@pytest.mark.parametrize("kernel", ["tcx", "clsact"], indirect=True)
+def test_removal_takes_ours_and_nothing_else(kernel, node):
+    program = next(kernel.pin_root.glob("programs/*/tc_leak_guard"))
+    sh(
+        f"tc qdisc add dev eth0 clsact; tc filter add dev eth0 ingress prio 5 bpf da pinned {program};"
+        "nft add table ip theirs; nft add table inet kmesh_other;"
+        "ip xfrm policy add src 192.0.2.0/25 dst 192.0.2.128/25 dir out mark 0xe0 mask 0xff "
+        "tmpl src 192.0.2.1 dst 192.0.2.2 proto esp reqid 7 mode tunnel"
+    )
+    reach(kernel)
+    assert kernel.apply(diff(KernelState(), kernel.observe().state)) == ()
+    state = kernel.observe().state
+    assert state == KernelState()
+    assert "pref 5 bpf" in sh("tc filter show dev eth0 ingress")
+    assert sh("tc qdisc show dev pod0").count("clsact") == 0
+    assert sh("nft list tables").split("\n")[:2] == ["table ip theirs", "table inet kmesh_other"]
+    assert sh("ip xfrm policy").count("reqid 7") == 1
+
+
+def test_a_foreign_policy_in_our_place_is_a_conflict_and_stays(kernel):
+    wanted = make_plan(mesh.view(), kernel.observe(), Options(), 0.0).state
+    policy = next(iter(wanted.policies.values()))
+    sh(
+        f"ip xfrm policy add src {policy.src} dst {policy.dst} dir {policy.direction.value} "
+        f"mark {policy.mark.value} mask {policy.mark.mask} tmpl src 192.0.2.1 dst 192.0.2.2 proto esp reqid 7 mode tunnel"
+    )
+    failures = kernel.apply([ops.SetPolicy(policy)])
+    assert [type(failure.error) for failure in failures] == [ConflictError]
+    assert "reqid 7" in sh("ip xfrm policy")
+
+
+def test_a_policy_is_replaced_in_one_step_and_reads_back(kernel):
+    wanted = make_plan(mesh.view(), kernel.observe(), Options(), 0.0).state
+    policy = next(p for p in wanted.policies.values() if p.spi)
+    assert kernel.apply([ops.SetPolicy(policy), ops.SetPolicy(replace(policy, spi=2), replace=True)]) == ()
+    assert kernel.observe().state.policies[policy.id].spi == 2
+
+
+@MODES
+def test_another_build_takes_the_place_of_the_old_one_on_every_device(node, pins, mode):
+    root = pins / f"upgrade-{mode}"
+    first = LinuxKernel(root, Settings(), attach_mode=mode)
+    reach(first)
+    second = LinuxKernel(root, Settings(strict=False), attach_mode=mode)
+    stale = second.observe().state.attachments
+    assert stale
+    assert not any(one.current for one in stale)
+    reach(second)
+    assert all(one.current for one in second.observe().state.attachments)
+    second.remove_stale()
+    assert second.observe().state.attachments
+    assert second.remove_everything() == ()
+    assert not root.exists()
+    first.close()
+    second.close()
+
+
+def test_a_device_that_vanished_is_forgotten_and_a_new_one_gets_its_program(kernel, node):
+    reach(kernel)
+    sh(f"ip link del pod0; ip link add pod9 type veth peer name eth9 netns {node}p")
+    wanted = reach(kernel)
+    assert "pod9" in {one.device for one in wanted.attachments}
+    assert kernel.observe().state.attachments == wanted.attachments
+
+
+def test_a_new_device_is_notified(node):
+    with LinkWatcher() as watcher:
+        assert not watcher.drain()
+        sh("ip link add other type bridge")
+        assert watcher.drain()
+        assert not watcher.drain()
+
+
+def test_changes_of_others_are_noticed_and_our_own_are_not(kernel):
+    kernel.subscribe()
+    reach(kernel)
+    assert not kernel.changed()
+    sh("ip xfrm policy flush")
+    assert kernel.changed()
+
+
+def test_nft_tables_that_somebody_emptied_are_noticed_and_put_back(kernel):
+    reach(kernel)
+    sh("nft flush chain ip kmesh_ipsec postrouting")
+    assert not kernel.observe().state.nat_exemption
+    reach(kernel)
+    assert kernel.observe().state.nat_exemption
+
+
+@pytest.mark.parametrize("kernel", ["tcx", "clsact"], indirect=True)
+def test_packets_cut_short_on_a_real_device_are_counted_and_do_no_harm(kernel, node):
+    reach(kernel)
+    before = kernel.counters()
+    with inside(f"{node}p"), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+        raw.bind(("eth0", 0))
+        for length in range(1, 40):
+            raw.send(b"\xff" * 6 + b"\x02" * 6 + b"\x08\x00" + b"\x45" * length)
+            raw.send(b"\xff" * 6 + b"\x02" * 6 + b"\x86\xdd" + b"\x60" * length)
+    after = kernel.counters()
+    assert after["parse_failure"] - before["parse_failure"] == 19 + 39
+    assert after["marked"] == before["marked"]

@@ -1,0 +1,91 @@
+import io
+import json
+
+import pytest
+from kmesh import dump_maps
+from kmesh.kmeshctl import cli as kmeshctl
+from kmesh.launcher import cli as launcher
+from kmesh.launcher.config import parse
+
+KEY = "0f" * 36
+
+
+def ctl(*argv, stdin=""):
+    out, err = io.StringIO(), io.StringIO()
+    status = kmeshctl.main(argv, io.StringIO(stdin), out, err)
+    return status, out.getvalue(), err.getvalue()
+
+
+def test_the_guide_s_form_creates_and_replaces_and_never_shows_the_key(tmp_path):
+    where = ("--manifests", str(tmp_path))
+    assert ctl(*where, "secret", f"--key={KEY}") == (0, "key stored: SPI 1, rfc4106(gcm(aes))\n", "")
+    assert ctl("secret", *where, f"--key={KEY}")[1].startswith("key stored: SPI 2")
+    status, out, err = ctl("secret", "get", *where)
+    assert (status, err) == (0, "")
+    assert KEY not in out
+    assert out.count("(hidden)") == 2
+    assert KEY in ctl("secret", "get", "--show-key", *where)[1]
+
+
+@pytest.mark.parametrize("bad", ["", "xyz", "abc", "abcd"])
+def test_a_refused_key_writes_nothing(tmp_path, bad):
+    status, out, err = ctl("--manifests", str(tmp_path), "secret", f"--key={bad}")
+    assert (status, out) == (2, "")
+    assert err.startswith("kmeshctl: the key ")
+    assert list(tmp_path.glob("*.yaml")) == []
+
+
+def test_create_takes_standard_input_or_makes_a_random_key(tmp_path):
+    where = ("--manifests", str(tmp_path))
+    assert ctl("secret", "create", "--key-file=-", *where, stdin=KEY + "\n")[0] == 0
+    assert ctl("secret", "create", *where)[1].startswith("key stored: SPI 2")
+    rows = json.loads(ctl("secret", "get", "-o", "json", "--show-key", *where)[1])
+    assert [row["spi"] for row in rows] == [2, 1]
+    assert rows[1]["key"] == KEY != rows[0]["key"]
+
+
+def test_delete_then_get_says_what_to_do(tmp_path):
+    where = ("--manifests", str(tmp_path))
+    ctl(*where, "secret", "create")
+    assert ctl(*where, "secret", "delete")[0] == 0
+    status, _, err = ctl(*where, "secret", "get")
+    assert status == 2
+    assert "kmeshctl secret create" in err
+
+
+def test_without_a_cluster_or_an_action_the_way_out_is_named(tmp_path):
+    assert "give --manifests DIR" in ctl("secret", f"--key={KEY}")[2]
+    assert "secret create" in ctl("--manifests", str(tmp_path), "secret")[2]
+    assert ctl("version")[1].startswith("kmeshctl ")
+    assert ctl("nonsense")[0] == 2
+
+
+def test_the_daemon_refuses_what_this_project_does_not_provide_in_one_sentence():
+    for flag in ("--mode=kernel-native", "--enable-bypass=true", "--node-mark-mask=0xff", "--service-cidr=x", "--foo"):
+        err = io.StringIO()
+        assert launcher.main([flag], {}, err) == 2
+        assert len(err.getvalue().splitlines()) == 1
+
+
+def test_encryption_needs_a_cluster():
+    err = io.StringIO()
+    assert launcher.main(["--enable-ipsec=true"], {}, err) == 2
+    assert "--manifests DIR" in err.getvalue()
+
+
+def test_flags_become_settings():
+    config = parse(
+        ["--enable-ipsec=true", "--permissive", "--uplink=a", "--uplink=b", "--service-cidr=10.96.0.0/12"], "n1", "host"
+    )
+    assert (config.node, config.settings.strict, config.options.uplinks) == ("n1", False, ("a", "b"))
+    assert parse([], None, "host").node == "host"
+    assert not parse([], None, "host").enable_ipsec
+
+
+def test_dump_maps_says_when_nothing_is_pinned(tmp_path):
+    out, err = io.StringIO(), io.StringIO()
+    assert dump_maps.main(["--pin-root", str(tmp_path)], out, err) == 1
+    assert "is the daemon running" in err.getvalue()
+    (tmp_path / "maps-0-1").mkdir()
+    assert dump_maps.main(["--pin-root", str(tmp_path)], out, err) == 1
+    assert "this version reads" in err.getvalue()

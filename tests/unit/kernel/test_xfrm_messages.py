@@ -1,0 +1,173 @@
+import errno
+import socket
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kmesh_bpf._abi import ffi, lib
+from kmesh_bpf.core.state import Direction, Mark, Policy, Sa
+from kmesh_bpf.core.view import Key
+from kmesh_bpf.errors import DecodeError, EncodeError, KernelError
+from kmesh_bpf.kernel import xfrm_messages as wire
+from kmesh_bpf.kernel.netlink import HEADER, NetlinkSocket, message
+
+u32 = st.integers(0, 0xFFFFFFFF)
+addresses = st.one_of(
+    st.tuples(st.ip_addresses(v=4), st.ip_addresses(v=4)), st.tuples(st.ip_addresses(v=6), st.ip_addresses(v=6))
+)
+keys = st.binary(min_size=36, max_size=36).map(Key)
+inbound = st.integers(0, 0xFFFFFF).map(lambda bits: Mark(bits << 8 & 0xFFF01F00 | 0xD0, 0xFFF01FFF))
+
+
+@st.composite
+def sas(draw):
+    (src, dst), mark = draw(addresses), draw(st.none() | inbound)
+    output = Mark(0xD0, 0xFFFFFFFF) if mark else None
+    return Sa(
+        src,
+        dst,
+        draw(st.integers(1, 0xFFFFFFFF)),
+        draw(keys),
+        mark,
+        output,
+        draw(st.integers(0, 4096)),
+        draw(st.booleans()),
+    )
+
+
+def networks(version):
+    bits = 32 if version == 4 else 128
+    return st.tuples(st.ip_addresses(v=version), st.integers(0, bits)).map(lambda one: ip_network(one, strict=False))
+
+
+@st.composite
+def policies(draw):
+    direction = draw(st.sampled_from(list(Direction)))
+    version = draw(st.sampled_from([4, 6]))
+    mark = Mark(0xE0 if direction is Direction.OUT else 0xD0, 0xFF)
+    src, dst = draw(networks(version)), draw(networks(version))
+    return Policy(direction, src, dst, mark, *draw(addresses), draw(u32), draw(u32))
+
+
+@given(sas())
+def test_an_sa_reads_back_as_it_was_written(sa):
+    decoded = wire.decode_sa(wire.encode_new_sa(sa)[HEADER:])
+    assert decoded.sa == sa
+    assert decoded.id == sa.id
+
+
+@given(policies(), st.booleans())
+def test_a_policy_reads_back_as_it_was_written(policy, replace):
+    assert wire.decode_policy(wire.encode_set_policy(policy, replace=replace)[HEADER:]).policy == policy
+
+
+SA = Sa(
+    ip_address("10.10.0.2"),
+    ip_address("10.10.0.1"),
+    1,
+    Key(bytes(range(36))),
+    Mark(0x1000D0, 0xFFF01FFF),
+    Mark(0xD0, 0xFFFFFFFF),
+    4096,
+)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"spi": 0},
+        {"spi": 1 << 32},
+        {"replay_window": 4097},
+        {"replay_window": -1},
+        {"dst": ip_address("::1")},
+        {"mark": Mark(2, 1)},
+    ],
+)
+def test_an_sa_that_cannot_be_encoded_raises(change):
+    with pytest.raises(EncodeError):
+        wire.encode_new_sa(replace(SA, **change))
+
+
+def test_somebody_else_s_sa_is_not_ours():
+    body = bytearray(wire.encode_new_sa(SA)[HEADER:])
+    ffi.from_buffer("struct xfrm_usersa_info *", body, require_writable=True).reqid = 7
+    decoded = wire.decode_sa(bytes(body))
+    assert not decoded.ours
+    assert decoded.id == SA.id
+
+
+@given(st.integers(0, 600))
+def test_a_message_cut_short_is_never_taken_for_a_whole_one(length):
+    body = wire.encode_new_sa(SA)[HEADER:]
+    try:
+        decoded = wire.decode_sa(body[:length])
+    except DecodeError:
+        return
+    assert (decoded.sa == SA) is (length >= len(body)) or not decoded.ours
+
+
+def test_the_layout_of_the_system_s_structs_is_the_kernel_s_abi():
+    sizes = {
+        "struct xfrm_usersa_info": 224,
+        "struct xfrm_userpolicy_info": 168,
+        "struct xfrm_user_tmpl": 64,
+        "struct xfrm_usersa_id": 24,
+        "struct xfrm_userpolicy_id": 64,
+        "struct xfrm_algo_aead": 72,
+        "struct xfrm_mark": 8,
+    }
+    assert {name: ffi.sizeof(name) for name in sizes} == sizes
+
+
+def answer(sequence, error, kind=None):
+    body = ffi.new("struct nlmsgerr *", {"error": -error})
+    header = ffi.new(
+        "struct nlmsghdr *", (HEADER + ffi.sizeof("struct nlmsgerr"), kind or lib.NLMSG_ERROR, 0, sequence, 0)
+    )
+    return bytes(ffi.buffer(header)) + bytes(ffi.buffer(body))
+
+
+@pytest.fixture
+def pair():
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+
+    class Named:
+        """A datagram socket with a netlink socket's name."""
+
+        def __getattr__(self, name):
+            return getattr(ours, name)
+
+        def getsockname(self):
+            return (42, 0)
+
+    yield NetlinkSocket(sock=Named()), theirs
+    ours.close()
+    theirs.close()
+
+
+def test_each_request_gets_its_own_answer_and_strangers_are_passed_over(pair):
+    netlink, kernel = pair
+    kernel.send(answer(99, 1) + answer(2, errno.EEXIST) + answer(1, 0))
+    assert [ack.errno for ack in netlink.execute([message(16, 0, b""), message(16, 0, b"")])] == [0, errno.EEXIST]
+
+
+def test_a_refused_dump_is_an_error_and_a_torn_one_is_not_believed(pair):
+    netlink, kernel = pair
+    kernel.send(answer(1, errno.EPERM))
+    with pytest.raises(KernelError, match="EPERM"):
+        netlink.dump(message(16, 0, b""))
+    for sequence in range(2, 7):
+        header = ffi.new("struct nlmsghdr *", (HEADER, lib.NLMSG_DONE, lib.NLM_F_DUMP_INTR, sequence, 0))
+        kernel.send(bytes(ffi.buffer(header)))
+    with pytest.raises(DecodeError, match="changed during each"):
+        netlink.dump(message(16, 0, b""))
+
+
+def test_a_message_of_impossible_length_is_refused(pair):
+    netlink, kernel = pair
+    kernel.send(b"\xff" * 32)
+    with pytest.raises(DecodeError, match="impossible length"):
+        netlink.execute([message(16, 0, b"")])
