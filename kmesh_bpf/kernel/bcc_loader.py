@@ -1,4 +1,4 @@
-"""The child process that compiles, loads and pins: ``python -m kmesh_bpf.kernel.bcc_loader``, a job as JSON on stdin.
+"""The child process that compiles, loads and pins: run by its path, a job as JSON on stdin.
 
 The only module that imports bcc. BCC brings LLVM, over 100 MB, so it never enters the daemon: this process does its
 job, answers one line of JSON on stdout and is gone; what is pinned stays.

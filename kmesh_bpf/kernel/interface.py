@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from kmesh_bpf.core.operations import Operation
 from kmesh_bpf.core.state import Observation
 from kmesh_bpf.errors import KmeshBpfError
+
+AttachMode = Literal["auto", "tcx", "clsact"]
+"""How programs are attached to devices; auto: TCX where the kernel has it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,11 @@ from kmesh_bpf.core.render import render
 from kmesh_bpf.core.state import KernelState, Observation
 from kmesh_bpf.errors import KmeshBpfError, UnsupportedError
 from kmesh_bpf.kernel import links, nat, programs, xfrm
-from kmesh_bpf.kernel.interface import Failure
+from kmesh_bpf.kernel.interface import AttachMode, Failure
 from kmesh_bpf.kernel.maps import Maps
 from kmesh_bpf.kernel.netlink import NetlinkSocket
 from kmesh_bpf.kernel.programs import LoadedPrograms, Settings
-from kmesh_bpf.kernel.tc import AttachMode, TcAttacher
+from kmesh_bpf.kernel.tc import TcAttacher
 from kmesh_bpf.kernel.xfrm import Xfrm, XfrmOperation
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -18,9 +18,9 @@ from kmesh_bpf import contract
 from kmesh_bpf.core.state import Attachment, Link, Program
 from kmesh_bpf.errors import ConflictError, KernelError
 from kmesh_bpf.kernel import bpf
+from kmesh_bpf.kernel.interface import AttachMode
 from kmesh_bpf.kernel.programs import LoadedPrograms
 
-AttachMode = Literal["auto", "tcx", "clsact"]
 CLSACT_INGRESS, CLSACT_EGRESS = 0xFFFFFFF2, 0xFFFFFFF3  # TC_H_MIN_INGRESS, TC_H_MIN_EGRESS of linux/pkt_sched.h
 CLSACT = 0xFFFF0000
 ETH_P_ALL = 3

@@ -121,7 +121,7 @@ class Daemon:
     def text(self) -> str:
         return self.log.read_text() if self.log.exists() else ""
 
-    def wait_ready(self, seconds: float = 120.0) -> float:
+    def wait_ready(self, seconds: float = 400.0) -> float:
         def ready() -> bool:
             if self.process is not None and self.process.poll() is not None:
                 raise RuntimeError(f"the daemon of {self.node} ended with {self.process.returncode}:\n{self.text()}")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
 
 WIRE = "wire"
 CLONE_NEWNET = 0x40000000
@@ -26,7 +27,7 @@ def run(command: str, stdin: str | None = None) -> str:
 @contextmanager
 def inside(namespace: str) -> Iterator[None]:
     """Live in a network namespace for the length of a block; sockets made there stay there."""
-    with open("/proc/thread-self/ns/net") as home, open(f"/run/netns/{namespace}") as target:
+    with Path("/proc/thread-self/ns/net").open() as home, Path(f"/run/netns/{namespace}").open() as target:
         if LIBC.setns(target.fileno(), CLONE_NEWNET):
             raise OSError(ctypes.get_errno(), f"setns {namespace}")
         try:

@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -90,10 +91,8 @@ class Flow:
     def _send(self) -> None:
         due = time.monotonic()
         while not self._stop.is_set():
-            try:
+            with suppress(OSError):  # counts as sent: a refusal is a loss
                 self._socket.sendto(self.count.sent.to_bytes(8, "big") + bytes(self._size - 8), self._target)
-            except OSError:
-                pass  # counts as sent: a refusal is a loss
             self.count.sent += 1
             due += self._interval
             time.sleep(max(0.0, due - time.monotonic()))
