@@ -127,7 +127,10 @@ class Daemon:
                 raise RuntimeError(f"the daemon of {self.node} ended with {self.process.returncode}:\n{self.text()}")
             return " ready: " in self.text()
 
-        return wait_for(f"the daemon of {self.node} is not ready:\n{self.text()[-3000:]}", ready, seconds)
+        try:
+            return wait_for(f"the daemon of {self.node} is not ready", ready, seconds)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}:\n{self.text()[-3000:]}") from error
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         assert self.process is not None

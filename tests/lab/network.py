@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from pathlib import Path
 
 WIRE = "wire"
 CLONE_NEWNET = 0x40000000
+OURS = re.compile(rf"{WIRE}|n\d|p\d[ab]")
+"""Names of namespaces that the lab makes, and may remove when an earlier one was cut short."""
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -155,4 +158,4 @@ class Network:
 
     def close(self) -> None:
         found = [line.split()[0] for line in run("ip netns list").splitlines() if line]
-        run("".join(f"ip netns del {name};" for name in found if name == WIRE or name[0] in "np"))
+        run("".join(f"ip netns del {name};" for name in found if OURS.fullmatch(name)))
