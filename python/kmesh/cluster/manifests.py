@@ -1,7 +1,8 @@
 """The folder cluster: Kubernetes manifests, YAML or JSON, several a file, ``List`` too, watched by polling.
 
 Polling (name, size, time, inode) rather than inotify: it also works on file systems that tell nothing (9p, NFS).
-A broken file is reported with file and line and leaves its last good content in force.
+A broken file is reported with file and line and leaves its last good content in force. A file's *objects* go when
+they are taken out of it or it is deleted; a file of no bytes is one that somebody is about to write.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import stat
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,70 +19,86 @@ from typing import Any
 
 import yaml
 
+from kmesh.cluster.documents import SUFFIXES, manifests
 from kmesh.cluster.objects import (
+    NAMESPACE,
     SECRET_NAME,
     ClusterObjects,
-    Namespace,
-    NodeInfo,
-    NodeObject,
-    PodObject,
+    Identity,
+    Object,
+    collect,
     identity,
+    label,
     parse,
 )
 from kmesh.cluster.source import SecretChange
+from kmesh.errors import ClusterError, ConcurrentChangeError
 from kmesh_bpf import ConfigError
 
-LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-SUFFIXES = frozenset({".yaml", ".yml", ".json"})
+SECRET: Identity = ("Secret", NAMESPACE, SECRET_NAME)
 SECRET_FILE = f"secret-{SECRET_NAME}.yaml"
+NODE_INFO_PREFIX = "kmeshnodeinfo-"
 LOCK_FILE = ".kmesh-lock"
-NODE_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+DRAFT_PREFIX = ".kmesh-draft-"
+"""Files that start with a dot are not read."""
+NODE_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*")
 """RFC 1123 subdomain: what a Node may be called, and nothing that leads out of the folder."""
+
 Signature = tuple[int, int, int]
+"""Time of the last write in ns, size, inode: a file whose signature stays is not read again."""
 
 
 class _File:
-    """The objects of one file as last read well, by (kind, namespace, name)."""
+    """The objects of one file as last read well."""
 
     def __init__(self) -> None:
         self.signature: Signature | None = None
-        self.objects: dict[tuple[str, str, str], Any] = {}
+        self.objects: dict[Identity, Object] = {}
         self.problems: tuple[str, ...] = ()
 
-    def read(self, path: Path, signature: Signature) -> None:
-        self.signature = signature
+    def read(self, path: Path) -> None:
+        """Read it anew; what cannot be read, file or object, stays as it was."""
         try:
-            manifests = list(_manifests(yaml.load_all(path.read_text(), LOADER)))  # a safe loader
-        except yaml.YAMLError as error:
-            mark = getattr(error, "problem_mark", None)
-            line = f" line {mark.line + 1}" if mark else ""
-            problem = getattr(error, "problem", None) or "it is no YAML or JSON"
-            self.problems = (f"{path.name}{line}: {problem}; its last good content stays in force",)
+            content = self._content(path)
+            if not content and self.objects:
+                raise ConfigError("it is empty; delete it to delete its objects")
+            documents = manifests(content, path.suffix)
+        except ConfigError as error:
+            last = "; its last good content stays in force" if self.objects else ""
+            self.problems = (f"{path.name}: {error}{last}",)
             return
-        except (OSError, UnicodeDecodeError) as error:
-            self.problems = (f"{path.name}: {error}; its last good content stays in force",)
-            return
-        found: dict[tuple[str, str, str], Any] = {}
+        found: dict[Identity, Object] = {}
         problems = []
-        for manifest in manifests:
+        for manifest in documents:
             try:
-                name = identity(manifest)
-                if name in self.objects:
-                    found[name] = self.objects[name]  # stays, should the new version be unreadable
-                found[name] = manifest if name[0] == "Secret" else parse(manifest)
+                who = identity(manifest)
+                if who is None:
+                    continue
+                if who in found:
+                    problems.append(f"{path.name}: {label(who)} stands in it twice; the last one counts")
+                elif who in self.objects:
+                    found[who] = self.objects[who]  # stays, should its new version be unreadable
+                one = parse(manifest)
+                if one is not None:
+                    found[who] = one
             except ConfigError as error:
                 problems.append(f"{path.name}: {error}")
         self.objects, self.problems = found, tuple(problems)
 
-
-def _manifests(documents: Any) -> Iterator[Mapping[str, Any]]:
-    for document in documents:
-        if isinstance(document, Mapping) and str(document.get("kind", "")).endswith("List"):
-            yield from _manifests(document.get("items") or [])
-        elif isinstance(document, Mapping):
-            yield document
-        elif document is not None:
-            raise yaml.YAMLError("a document that is no object")
+    def _content(self, path: Path) -> bytes:
+        """Give the bytes, and remember the signature they belong to: none where they may be half of a write."""
+        self.signature = None
+        try:
+            with path.open("rb") as file:
+                before = os.fstat(file.fileno())
+                content = file.read()
+                after = os.fstat(file.fileno())
+        except OSError as error:
+            raise ConfigError(f"cannot be read: {error.strerror}") from error
+        if _signature(before) != _signature(after) or len(content) != after.st_size:
+            raise ConfigError("it is being written")
+        self.signature = _signature(after)
+        return content
 
 
 class FolderCluster:
@@ -98,33 +117,26 @@ class FolderCluster:
         self._folder = folder
         self._files: dict[str, _File] = {}
         self._seen: dict[str, Signature] = {}
+        self._trouble: str | None = None
 
     def changed(self) -> bool:
         """See :class:`kmesh.cluster.source.ClusterSource`."""
-        return self._signatures() != self._seen
+        return self._look() != (self._seen, self._trouble)
 
     def read(self) -> ClusterObjects:
         """See :class:`kmesh.cluster.source.ClusterSource`."""
-        self._seen = self._signatures()
+        self._seen, self._trouble = self._look()
         self._files = {name: self._files.get(name, _File()) for name in sorted(self._seen)}
-        merged: dict[tuple[str, str, str], Any] = {}
-        problems: list[str] = []
+        merged: dict[Identity, Object] = {}
+        problems = [self._trouble] if self._trouble else []
         for name, file in self._files.items():
-            if file.signature != self._seen[name]:
-                file.read(self._folder / name, self._seen[name])
+            if file.signature != self._seen[name] and not self._trouble:
+                file.read(self._folder / name)
             problems.extend(file.problems)
-            for key in file.objects.keys() & merged.keys():
-                problems.append(f"{name}: {' '.join(filter(None, key))} stands in another file too; this one counts")
+            for who in file.objects.keys() & merged.keys():
+                problems.append(f"{name}: {label(who)} stands in another file too; this one counts")
             merged.update(file.objects)
-        values = list(merged.values())
-        return ClusterObjects(
-            namespaces=tuple(one for one in values if isinstance(one, Namespace)),
-            nodes=tuple(one for one in values if isinstance(one, NodeObject)),
-            pods=tuple(one for one in values if isinstance(one, PodObject)),
-            node_infos=tuple(one for one in values if isinstance(one, NodeInfo)),
-            secret=next((one for key, one in merged.items() if key[0] == "Secret" and key[2] == SECRET_NAME), None),
-            problems=tuple(problems),
-        )
+        return collect(merged.values(), problems)
 
     def publish(self, node_info: Mapping[str, Any]) -> None:
         """See :class:`kmesh.cluster.source.ClusterSource`."""
@@ -132,65 +144,102 @@ class FolderCluster:
 
     def withdraw(self, node: str) -> None:
         """See :class:`kmesh.cluster.source.ClusterSource`."""
-        self._node_info_path(node).unlink(missing_ok=True)
+        self._delete(self._node_info_path(node))
 
     def change_secret(self, change: SecretChange) -> None:
-        """See :class:`kmesh.cluster.source.ClusterSource`; a lock file keeps other kmeshctl out.
+        """See :class:`kmesh.cluster.source.ClusterSource`.
 
-        Raises:
-            ConfigError: the Secret stands in a file that somebody else wrote.
-
+        A lock file keeps other kmeshctl out. The Secret is never changed in a file that somebody else wrote.
         """
         with self._locked():
             objects = self.read()
-            for name, file in self._files.items():
-                if name != SECRET_FILE and any(key[0] == "Secret" and key[2] == SECRET_NAME for key in file.objects):
-                    raise ConfigError(f"Secret {SECRET_NAME} stands in {name}, which kmeshctl did not write: move it")
+            self._refuse_unclear_ground()
             wanted = change(objects.secret, objects)
-            path = self._folder / SECRET_FILE
+            if self._look()[0].get(SECRET_FILE) != self._seen.get(SECRET_FILE):
+                raise ConcurrentChangeError(f"{SECRET_FILE} was changed by somebody else at the same time; try again")
             if wanted is None:
-                path.unlink(missing_ok=True)
+                self._delete(self._folder / SECRET_FILE)
             else:
-                self._write(path, wanted, mode=0o600)
+                self._write(self._folder / SECRET_FILE, wanted, mode=0o600)
 
-    def _signatures(self) -> dict[str, Signature]:
+    def _refuse_unclear_ground(self) -> None:
+        """Refuse to decide on an SPI without knowing the ones in use, or to write where the Secret is not ours."""
+        if self._trouble:
+            raise ClusterError(self._trouble)
+        for name, file in self._files.items():
+            ours = name == SECRET_FILE or name.startswith(NODE_INFO_PREFIX)
+            if ours and file.problems:
+                raise ClusterError(f"{file.problems[0]}; repair or delete it first")
+            if name == SECRET_FILE and file.objects.keys() - {SECRET}:
+                raise ClusterError(f"{name} holds other objects too, which would be lost: move them")
+            if name != SECRET_FILE and SECRET in file.objects:
+                raise ClusterError(f"{label(SECRET)} stands in {name}, which kmeshctl did not write: move it away")
+
+    def _look(self) -> tuple[dict[str, Signature], str | None]:
+        """Give the files' signatures; where the folder cannot be listed, those last seen and a sentence."""
         found = {}
-        with os.scandir(self._folder) as entries:
-            for entry in entries:
-                if not entry.name.startswith(".") and Path(entry.name).suffix in SUFFIXES:
-                    try:
-                        status = entry.stat()
-                    except FileNotFoundError:
-                        continue  # replaced between listing and asking: the next look sees it
-                    found[entry.name] = (status.st_mtime_ns, status.st_size, status.st_ino)
-        return found
+        try:
+            with os.scandir(self._folder) as entries:
+                names = [entry.name for entry in entries if not entry.name.startswith(".")]
+        except OSError as error:
+            return self._seen, f"{self._folder} cannot be read: {error.strerror}; its last content stays in force"
+        for name in names:
+            if Path(name).suffix in SUFFIXES:
+                try:
+                    status = (self._folder / name).stat()
+                except FileNotFoundError:
+                    continue  # deleted between listing and asking
+                except OSError:
+                    found[name] = self._seen.get(name, (0, 0, 0))  # reading it will tell what is wrong
+                    continue
+                if stat.S_ISREG(status.st_mode):
+                    found[name] = _signature(status)
+        return found, None
 
     def _node_info_path(self, node: str) -> Path:
         if not NODE_NAME.fullmatch(node):
             raise ConfigError(f"{node!r} is no node name (RFC 1123 subdomain)")
-        return self._folder / f"kmeshnodeinfo-{node}.yaml"
+        return self._folder / f"{NODE_INFO_PREFIX}{node}.yaml"
 
     def _write(self, path: Path, manifest: Mapping[str, Any], mode: int) -> None:
         """Write a file at once: readers see the old or the new one, never half of it."""
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
         try:
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-            with os.fdopen(descriptor, "w") as file:
-                yaml.safe_dump(dict(manifest), file, sort_keys=False)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.rename(path)
+            descriptor, draft = tempfile.mkstemp(prefix=DRAFT_PREFIX, dir=self._folder)
+            try:
+                with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                    yaml.safe_dump(dict(manifest), file, sort_keys=False)
+                    file.flush()
+                    os.fchmod(file.fileno(), mode)
+                    os.fsync(file.fileno())
+                Path(draft).rename(path)
+            except BaseException:
+                Path(draft).unlink(missing_ok=True)
+                raise
         except OSError as error:
-            raise ConfigError(f"cannot write {path}: {error.strerror}") from error
+            raise ClusterError(f"cannot write {path}: {error.strerror}") from error
+
+    @staticmethod
+    def _delete(path: Path) -> None:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise ClusterError(f"cannot delete {path}: {error.strerror}") from error
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
         try:
             descriptor = os.open(self._folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise ConfigError(f"cannot write below {self._folder}: {error.strerror}") from error
+            raise ClusterError(f"cannot write below {self._folder}: {error.strerror}") from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            except OSError as error:
+                raise ClusterError(f"cannot lock {self._folder}: {error.strerror}") from error
             yield
         finally:
             os.close(descriptor)
+
+
+def _signature(status: os.stat_result) -> Signature:
+    return status.st_mtime_ns, status.st_size, status.st_ino

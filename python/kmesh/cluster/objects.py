@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address, ip_network
 from typing import Any
 
+from kmesh.cluster.fields import Fields
 from kmesh_bpf import Address, ConfigError, Network
 
 NAMESPACE = "kmesh-system"
 SECRET_NAME = "kmesh-ipsec"  # noqa: S105 # the name of the object that holds it
+CORE_API = "v1"
 NODE_INFO_API = "kmesh.net/v1alpha1"
+REPLAY_ANNOTATION = "kmesh.net/ipsec-replay-window"
+"""Announces ESN with an anti-replay window of so many packets; Go nodes announce none."""
+LARGEST_WINDOW = 4096
+"""Packets: XFRMA_REPLAY_ESN_MAX of linux/xfrm.h."""
+LARGEST_SPI = (1 << 32) - 1
+
+Identity = tuple[str, str, str]
+"""(kind, namespace, name); the namespace is empty for what has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +43,7 @@ class NodeObject:
 
 @dataclass(frozen=True, slots=True)
 class PodObject:
-    """A Pod, as far as enrolment and addressing go."""
+    """A Pod, as far as enrolment and addressing go; ``containers`` holds the init containers' names too."""
 
     namespace: str
     name: str
@@ -57,6 +66,25 @@ class NodeInfo:
     pod_cidrs: tuple[str, ...]
     annotations: Mapping[str, str] = field(hash=False)
 
+    @property
+    def replay_window(self) -> int | None:
+        """The announced anti-replay window in packets, 0 without the annotation; None where it cannot be used."""
+        text = self.annotations.get(REPLAY_ANNOTATION, "0")
+        if not (text.isascii() and text.isdecimal() and len(text) <= len(str(LARGEST_WINDOW))):
+            return None
+        window = int(text)
+        return window if window <= LARGEST_WINDOW else None
+
+
+@dataclass(frozen=True, slots=True)
+class KeySecret:
+    """The Secret ``kmesh-ipsec``, whole; :mod:`kmesh.cluster.secret` reads it."""
+
+    manifest: Mapping[str, Any] = field(hash=False, repr=False)
+
+
+Object = Namespace | NodeObject | PodObject | NodeInfo | KeySecret
+
 
 @dataclass(frozen=True, slots=True)
 class ClusterObjects:
@@ -70,106 +98,142 @@ class ClusterObjects:
     problems: tuple[str, ...] = ()
 
 
-Object = Namespace | NodeObject | PodObject | NodeInfo
+def collect(objects: Iterable[Object], problems: Iterable[str] = ()) -> ClusterObjects:
+    """Sort the objects by kind and say which of them are odd, after the problems already known."""
+    found = tuple(objects)
+    node_infos = tuple(one for one in found if isinstance(one, NodeInfo))
+    odd = (
+        f"KmeshNodeInfo {NAMESPACE}/{info.name}: annotation {REPLAY_ANNOTATION} is no number from 0 to "
+        f"{LARGEST_WINDOW}; taken as 0, no ESN"
+        for info in node_infos
+        if info.replay_window is None
+    )
+    return ClusterObjects(
+        namespaces=tuple(one for one in found if isinstance(one, Namespace)),
+        nodes=tuple(one for one in found if isinstance(one, NodeObject)),
+        pods=tuple(one for one in found if isinstance(one, PodObject)),
+        node_infos=node_infos,
+        secret=next((one.manifest for one in found if isinstance(one, KeySecret)), None),
+        problems=(*problems, *odd),
+    )
 
 
-def identity(manifest: Mapping[str, Any]) -> tuple[str, str, str]:
-    """Give (kind, namespace, name).
+def identity(manifest: Mapping[str, Any]) -> Identity | None:
+    """Tell which object it is; None for kinds that do not concern us.
 
     Raises:
-        ConfigError: it is no object with a kind and a name.
+        ConfigError: it has no kind, or is of a kind that concerns us and has no name.
 
     """
+    kind = manifest.get("kind")
+    if not isinstance(kind, str):
+        raise ConfigError("an object without kind")
+    # Other API groups have a Node or a Pod of their own (Longhorn, metrics.k8s.io); a KmeshNodeInfo is always ours.
+    foreign = kind != "KmeshNodeInfo" and "/" in str(manifest.get("apiVersion"))
+    if kind not in READERS or foreign:
+        return None
     metadata = manifest.get("metadata")
-    kind, name = manifest.get("kind"), metadata.get("name") if isinstance(metadata, Mapping) else None
-    if not isinstance(kind, str) or not isinstance(name, str) or not isinstance(metadata, Mapping):
-        raise ConfigError("an object without kind or metadata.name")
-    return kind, str(metadata.get("namespace") or ""), name
+    name = metadata.get("name") if isinstance(metadata, Mapping) else None
+    if not isinstance(metadata, Mapping) or not isinstance(name, str) or not name:
+        raise ConfigError(f"a {kind} without metadata.name")
+    if kind in ("Namespace", "Node"):
+        return kind, "", name
+    return kind, str(metadata.get("namespace") or "default"), name
 
 
 def parse(manifest: Mapping[str, Any]) -> Object | None:
-    """Make the object; None for kinds that do not concern us.
+    """Make the object; None for those that do not concern us.
 
     Raises:
-        ConfigError: a field is missing or cannot be used; names the object and what is wrong.
+        ConfigError: a field is missing or cannot be used; names the object, the field and what is wrong.
 
     """
-    kind, namespace, name = identity(manifest)
-    readers: dict[str, Callable[[Mapping[str, Any]], Object]] = {
-        "Namespace": _namespace,
-        "Node": _node,
-        "Pod": _pod,
-        "KmeshNodeInfo": _node_info,
-    }
-    if kind not in readers:
+    who = identity(manifest)
+    if who is None or (who[0] == "Secret" and who != ("Secret", NAMESPACE, SECRET_NAME)):
         return None
+    kind = who[0]
+    wanted = NODE_INFO_API if kind == "KmeshNodeInfo" else CORE_API
     try:
-        return readers[kind](manifest)
+        if manifest.get("apiVersion") != wanted:
+            raise ConfigError(f"apiVersion {manifest.get('apiVersion')!r} is not {wanted}")
+        return READERS[kind](manifest, Fields(manifest))
     except ConfigError as error:
-        raise ConfigError(f"{_label(kind, namespace, name)}: {error}") from error
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        what = f"field {error} is missing" if isinstance(error, KeyError) else str(error)
-        raise ConfigError(f"{_label(kind, namespace, name)}: {what}") from error
+        raise ConfigError(f"{label(who)}: {error}") from error
 
 
-def _label(kind: str, namespace: str, name: str) -> str:
+def label(who: Identity) -> str:
+    """Give an object's name for people: ``Pod default/web``, ``Node n1``."""
+    kind, namespace, name = who
     return f"{kind} {namespace}/{name}" if namespace else f"{kind} {name}"
 
 
-def _labels(manifest: Mapping[str, Any], key: str = "labels") -> dict[str, str]:
-    return {str(name): str(value) for name, value in (manifest["metadata"].get(key) or {}).items()}
+def _namespace(_: Mapping[str, Any], top: Fields) -> Namespace:
+    metadata = top.part("metadata")
+    return Namespace(metadata.text("name"), metadata.labels("labels"))
 
 
-def _namespace(manifest: Mapping[str, Any]) -> Namespace:
-    return Namespace(manifest["metadata"]["name"], _labels(manifest))
-
-
-def _node(manifest: Mapping[str, Any]) -> NodeObject:
-    spec, status = manifest.get("spec") or {}, manifest.get("status") or {}
-    cidrs = spec.get("podCIDRs") or ([spec["podCIDR"]] if spec.get("podCIDR") else [])
-    internal = [one["address"] for one in status.get("addresses") or [] if one["type"] == "InternalIP"]
+def _node(_: Mapping[str, Any], top: Fields) -> NodeObject:
+    spec, status = top.part("spec"), top.part("status")
+    single = spec.text("podCIDR", "")
+    cidrs = spec.cidrs("podCIDRs") or (spec.cidrs_of([single], "podCIDR") if single else ())
+    internal = [one for one in status.parts("addresses") if one.text("type") == "InternalIP"]
     return NodeObject(
-        manifest["metadata"]["name"],
-        tuple(ip_address(text) for text in internal),
-        tuple(ip_network(text) for text in cidrs),
-        str((status.get("nodeInfo") or {}).get("bootID") or ""),
+        top.part("metadata").text("name"),
+        tuple(one.address("address") for one in internal),
+        cidrs,
+        status.part("nodeInfo").text("bootID", ""),
     )
 
 
-def _pod(manifest: Mapping[str, Any]) -> PodObject:
-    spec, status = manifest.get("spec") or {}, manifest.get("status") or {}
-    addresses = [one["ip"] for one in status.get("podIPs") or []]
-    if not addresses and status.get("podIP"):
-        addresses = [status["podIP"]]
-    containers = [*(spec.get("containers") or []), *(spec.get("initContainers") or [])]
+def _pod(_: Mapping[str, Any], top: Fields) -> PodObject:
+    metadata, spec, status = top.part("metadata"), top.part("spec"), top.part("status")
+    addresses = tuple(one.address("ip") for one in status.parts("podIPs"))
+    if not addresses and status.text("podIP", ""):
+        addresses = (status.address("podIP"),)
     return PodObject(
-        namespace=str(manifest["metadata"].get("namespace") or "default"),
-        name=manifest["metadata"]["name"],
-        labels=_labels(manifest),
-        node=str(spec.get("nodeName") or ""),
-        host_network=bool(spec.get("hostNetwork")),
-        phase=str(status.get("phase") or ""),
-        addresses=tuple(ip_address(text) for text in addresses),
-        containers=frozenset(str(one["name"]) for one in containers),
+        namespace=metadata.text("namespace", "default"),
+        name=metadata.text("name"),
+        labels=metadata.labels("labels"),
+        node=spec.text("nodeName", ""),
+        host_network=spec.flag("hostNetwork"),
+        phase=status.text("phase", ""),
+        addresses=addresses,
+        containers=frozenset(one.text("name") for one in (*spec.parts("containers"), *spec.parts("initContainers"))),
     )
 
 
-def _node_info(manifest: Mapping[str, Any]) -> NodeInfo:
-    if manifest.get("apiVersion") != NODE_INFO_API:
-        raise ConfigError(f"apiVersion {manifest.get('apiVersion')!r} is not {NODE_INFO_API}")
-    spec = manifest["spec"]
-    spi = spec["spi"]
-    if not isinstance(spi, int) or isinstance(spi, bool) or spi < 1:
-        raise ConfigError(f"spec.spi {spi!r} is no number above 0")
-    for text in spec["addresses"]:
-        ip_address(text)
-    for text in spec.get("podCIDRS") or []:
-        ip_network(text)
+def _node_info(_: Mapping[str, Any], top: Fields) -> NodeInfo:
+    metadata, spec = top.part("metadata"), top.part("spec")
+    if metadata.text("namespace", "") != NAMESPACE:
+        # Whoever may write into another namespace must not be able to speak for a node.
+        raise ConfigError(f"metadata.namespace is not {NAMESPACE}; it does not count")
+    addresses = spec.addresses("addresses")
+    texts = spec.texts("addresses")
+    if not addresses:
+        raise ConfigError("spec.addresses is empty")
+    for address, text in zip(addresses, texts, strict=True):
+        if str(address) != text:
+            # Both ends derive keys from the text: written in another way, they would never understand each other.
+            raise ConfigError(f"spec.addresses: {text!r} is not written as {str(address)!r}")
+    spec.cidrs("podCIDRS")
     return NodeInfo(
-        manifest["metadata"]["name"],
-        spi,
-        tuple(spec["addresses"]),
-        str(spec["bootID"]),
-        tuple(spec.get("podCIDRS") or []),
-        _labels(manifest, "annotations"),
+        metadata.text("name"),
+        spec.number("spi", 1, LARGEST_SPI),
+        texts,
+        spec.text("bootID"),
+        spec.texts("podCIDRS"),
+        metadata.labels("annotations"),
     )
+
+
+def _secret(manifest: Mapping[str, Any], _: Fields) -> KeySecret:
+    return KeySecret(manifest)
+
+
+READERS: dict[str, Callable[[Mapping[str, Any], Fields], Object]] = {
+    "Namespace": _namespace,
+    "Node": _node,
+    "Pod": _pod,
+    "KmeshNodeInfo": _node_info,
+    "Secret": _secret,
+}

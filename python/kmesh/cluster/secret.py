@@ -8,13 +8,12 @@ No error names key material.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kmesh.cluster.objects import NAMESPACE, SECRET_NAME
+from kmesh.cluster.objects import LARGEST_SPI, NAMESPACE, SECRET_NAME
 from kmesh_bpf import ConfigError, Key
 
 ALGORITHM = "rfc4106(gcm(aes))"
@@ -56,18 +55,21 @@ def parse_keys(secret: Mapping[str, Any]) -> Keyring:
     """Read the keys of a Secret object.
 
     Raises:
-        ConfigError: bad base64 or JSON, another algorithm, a wrong length, an SPI that is no number above 0.
+        ConfigError: bad base64 or JSON, another algorithm, a wrong length, an SPI that is no number above 0, or an
+            older key that is not older.
 
     """
     version, key = _entry(_json(secret, CURRENT), CURRENT)
     keys = {version: key}
-    if PREVIOUS in (secret.get("data") or {}) or PREVIOUS in (secret.get("stringData") or {}):
+    if any(PREVIOUS in _part(secret, part) for part in ("data", "stringData")):
         older = _json(secret, PREVIOUS)
         if not isinstance(older, list):
-            raise ConfigError(f"Secret {SECRET_NAME}: {PREVIOUS} is no list")
+            raise _unusable(PREVIOUS, "it is no list")
         for item in older:
             number, old = _entry(item, PREVIOUS)
-            keys.setdefault(number, old)
+            if number >= version or number in keys:
+                raise _unusable(PREVIOUS, f"SPI {number} does not belong there, the current one being {version}")
+            keys[number] = old
     return Keyring(version, keys)
 
 
@@ -75,23 +77,31 @@ def accept(held: Keyring | None, new: Keyring) -> Keyring:
     """Give the new keys if they may follow those held.
 
     Raises:
-        ConfigError: the SPI goes backwards, or is the same with another key.
+        ConfigError: the SPI goes backwards, or an SPI known already has another key now.
 
     """
     if held is None:
         return new
     if new.current < held.current:
         raise ConfigError(f"its SPI {new.current} goes backwards: {held.current} is in force")
-    if new.current == held.current and new.keys[new.current] != held.keys[held.current]:
-        raise ConfigError(f"it holds another key under the SPI {new.current} in force; a new key needs a new SPI")
+    for version in sorted(held.keys.keys() & new.keys.keys(), reverse=True):
+        if new.keys[version] != held.keys[version]:
+            raise ConfigError(f"it holds another key under the known SPI {version}; a new key needs a new SPI")
     return new
 
 
 def next_keys(held: Keyring | None, announced: Iterable[int], key: Key) -> Keyring:
-    """Give the keys after a replacement: the SPI is 1 at first, and above every version ever announced."""
-    above = max((held.current if held else 0, *announced), default=0)
+    """Give the keys after a replacement: the SPI is 1 at first, and above every version ever announced.
+
+    Raises:
+        ConfigError: there is no higher SPI any more.
+
+    """
+    version = max((held.current if held else 0, *announced)) + 1
+    if version > LARGEST_SPI:
+        raise ConfigError(f"SPI {LARGEST_SPI} is in use, and there is none above it")
     older = dict(sorted(held.keys.items(), reverse=True)[:KEPT]) if held else {}
-    return Keyring(above + 1, {above + 1: key, **older})
+    return Keyring(version, {version: key, **older})
 
 
 def render(keyring: Keyring) -> dict[str, Any]:
@@ -118,29 +128,45 @@ def _encode(value: Any) -> str:
     return base64.b64encode(json.dumps(value, separators=(",", ":")).encode()).decode()
 
 
+def _part(secret: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = secret.get(name)
+    return part if isinstance(part, Mapping) else {}
+
+
 def _json(secret: Mapping[str, Any], name: str) -> Any:
-    plain = (secret.get("stringData") or {}).get(name)
-    coded = (secret.get("data") or {}).get(name)
+    plain, coded = _part(secret, "stringData").get(name), _part(secret, "data").get(name)
     if plain is None and coded is None:
         raise ConfigError(f"Secret {SECRET_NAME} has no data key {name}")
     try:
-        return json.loads(plain if plain is not None else base64.b64decode(str(coded), validate=True))
-    except (binascii.Error, ValueError, TypeError):
-        # The cause's text would quote what it could not read: the key.
-        raise ConfigError(f"Secret {SECRET_NAME}: {name} is not JSON in base64") from None
+        text = plain if plain is not None else base64.b64decode(coded or "", validate=True)
+    except (ValueError, TypeError):
+        raise _unusable(name, "it is not base64") from None
+    try:
+        return json.loads(text)
+    except (ValueError, TypeError, RecursionError):
+        # The cause's text could quote what it could not read: the key.
+        raise _unusable(name, "it is not JSON") from None
 
 
 def _entry(value: Any, where: str) -> tuple[int, Key]:
-    start = f"Secret {SECRET_NAME}: {where}"
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{start} is no JSON object")
+        raise _unusable(where, "it is no JSON object")
     spi = value.get("spi")
-    if not isinstance(spi, int) or isinstance(spi, bool) or not 0 < spi < 1 << 32:
-        raise ConfigError(f"{start}: spi is no number above 0")
-    if value.get("aeadKeyName") != ALGORITHM or value.get("length") != ICV_BITS:
-        raise ConfigError(f"{start}: only {ALGORITHM} with an ICV of {ICV_BITS} bits is supported")
+    if not isinstance(spi, int) or isinstance(spi, bool) or not 1 <= spi <= LARGEST_SPI:
+        raise _unusable(where, f"spi is no number from 1 to {LARGEST_SPI}")
+    if value.get("aeadKeyName") != ALGORITHM:
+        raise _unusable(where, f"aeadKeyName is not {ALGORITHM}, the only algorithm supported")
+    if value.get("length") != ICV_BITS:
+        raise _unusable(where, f"length is not {ICV_BITS} (bits of the integrity check value)")
     try:
-        material = base64.b64decode(str(value.get("aeadKey")), validate=True)
-    except (binascii.Error, ValueError):
-        raise ConfigError(f"{start}: aeadKey is not base64") from None
-    return spi, Key(material)
+        material = base64.b64decode(value.get("aeadKey") or "", validate=True)
+    except (ValueError, TypeError):
+        raise _unusable(where, "aeadKey is not base64") from None
+    try:
+        return spi, Key(material)
+    except ConfigError as error:
+        raise _unusable(where, f"aeadKey: {error}") from error
+
+
+def _unusable(where: str, why: str) -> ConfigError:
+    return ConfigError(f"Secret {SECRET_NAME}: {where}: {why}")

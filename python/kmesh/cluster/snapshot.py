@@ -7,14 +7,22 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from kmesh.cluster.objects import NAMESPACE, NODE_INFO_API, ClusterObjects, Namespace, NodeInfo, NodeObject, PodObject
+from kmesh.cluster.objects import (
+    NAMESPACE,
+    NODE_INFO_API,
+    REPLAY_ANNOTATION,
+    ClusterObjects,
+    Namespace,
+    NodeInfo,
+    NodeObject,
+    PodObject,
+)
 from kmesh_bpf import ConfigError, Key, Network, Node, Peer, Pod, View
 
-MODE_LABEL = "istio.io/dataplane-mode"
+MODE_LABEL, KMESH = "istio.io/dataplane-mode", "kmesh"
+"""The label that enrols, and its value, in any case."""
 GATEWAY_LABEL, GATEWAY_CONTROLLER = "gateway.istio.io/managed", "istio.io-mesh-controller"
 SIDECAR = "istio-proxy"
-REPLAY_ANNOTATION = "kmesh.net/ipsec-replay-window"
-"""Announces ESN with an anti-replay window of so many packets; Go nodes announce none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +34,11 @@ class Enrolment:
 
 
 def enrolment(pod: PodObject, namespace: Namespace | None) -> Enrolment:
-    """Decide whether a pod is managed: its own label wins over its namespace's."""
+    """Decide whether a pod is managed: its own label wins over its namespace's.
+
+    A label of another value ("ambient") hands the pod to another data plane: not ours. A pod that is being deleted
+    stays managed as long as it is Running: it still sends.
+    """
     for excluded, reason in (
         (pod.host_network, "it shares its node's network (hostNetwork)"),
         (pod.phase != "Running", f"it is not Running ({pod.phase or 'no phase'})"),
@@ -38,12 +50,11 @@ def enrolment(pod: PodObject, namespace: Namespace | None) -> Enrolment:
             return Enrolment(False, reason)
     own = pod.labels.get(MODE_LABEL)
     if own is not None:
-        # Any other value, "none" included, hands the pod to nobody or to another data plane.
-        return Enrolment(own.lower() == "kmesh", f"its own label says {own}")
+        return Enrolment(own.lower() == KMESH, f"its own label says {own!r}")
     inherited = namespace.labels.get(MODE_LABEL) if namespace else None
-    if inherited is not None and inherited.lower() == "kmesh":
-        return Enrolment(True, f"the label of namespace {pod.namespace} says {inherited}")
-    return Enrolment(False, "neither it nor its namespace is labelled")
+    if inherited is not None and inherited.lower() == KMESH:
+        return Enrolment(True, f"the label of namespace {pod.namespace} says {inherited!r}")
+    return Enrolment(False, f"neither it nor its namespace carries the label {MODE_LABEL}=Kmesh")
 
 
 def local_node(objects: ClusterObjects, name: str) -> NodeObject:
@@ -78,7 +89,9 @@ def build_view(
 
     """
     node = local_node(objects, node_name)
-    peers = (_peer(info) for info in objects.node_infos if info.name != node_name)
+    others = (_peer(info) for info in objects.node_infos if info.name != node_name)
+    # Under another name but with an address of ours: this node before it was renamed. No tunnel to ourselves.
+    peers = (peer for peer in others if not set(peer.node.addresses) & set(node.addresses))
     return View(
         node=Node(node.name, node.addresses, boot_id, node.pod_cidrs),
         peers=tuple(sorted(peers, key=lambda peer: peer.node.name)),
@@ -91,9 +104,10 @@ def build_view(
 
 
 def managed_pods(objects: ClusterObjects) -> tuple[Pod, ...]:
-    """Give the managed pods by name; of two with the same address the later name yields."""
+    """Give the managed pods by name, without addresses that a node has; of two pods at one the later name yields."""
     namespaces = {namespace.name: namespace for namespace in objects.namespaces}
     taken = {address for node in objects.nodes for address in node.addresses}
+    taken.update(ip_address(text) for info in objects.node_infos for text in info.addresses)
     found = []
     for pod in sorted(objects.pods, key=lambda pod: (pod.namespace, pod.name)):
         if not enrolment(pod, namespaces.get(pod.namespace)).managed:
@@ -124,7 +138,6 @@ def kmesh_node_info(node: NodeObject, spi: int, replay_window: int, boot_id: str
 
 
 def _peer(info: NodeInfo) -> Peer:
-    text = info.annotations.get(REPLAY_ANNOTATION, "0")
     return Peer(
         Node(
             info.name,
@@ -133,5 +146,5 @@ def _peer(info: NodeInfo) -> Peer:
             tuple(ip_network(cidr) for cidr in info.pod_cidrs),
         ),
         info.spi,
-        int(text) if text.isdecimal() else 0,
+        info.replay_window or 0,
     )

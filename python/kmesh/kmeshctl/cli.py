@@ -7,77 +7,39 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import Any, TextIO
 
 from kmesh.cluster import secret
 from kmesh.cluster.manifests import FolderCluster
-from kmesh.cluster.objects import ClusterObjects
+from kmesh.cluster.objects import NAMESPACE, SECRET_NAME, ClusterObjects
 from kmesh.cluster.source import ClusterSource
+from kmesh.errors import ClusterError
+from kmesh.kmeshctl.arguments import HIDDEN, parser
 from kmesh_bpf import ConfigError, Key, KmeshBpfError, __version__
 
-EXIT_FAILED, EXIT_REFUSED = 1, 2
+EXIT_FAILED, EXIT_REFUSED, EXIT_INTERRUPTED = 1, 2, 130
 KEY_BYTES = secret.KEY_DIGITS // 2
-HIDDEN = "(hidden)"
-EPILOG = """\
-examples:
-  kmeshctl secret --key=$(dd if=/dev/urandom count=36 bs=1 2>/dev/null | xxd -p -c 64)
-  kmeshctl secret create --random          # the key never enters a command line
-  kmeshctl secret create --key-file=-      # 72 digits on standard input
-  kmeshctl secret get -o json
-  kmeshctl secret delete
-
-exit status: 0 done, 1 failed, 2 refused (nothing was written)
-"""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message} (see {self.prog} --help)")
-
-
-def _parser() -> argparse.ArgumentParser:
-    shared = _Parser(add_help=False)
-    shared.add_argument(
-        "--manifests",
-        type=Path,
-        default=argparse.SUPPRESS,
-        metavar="DIR",
-        help="the cluster: a folder of Kubernetes manifests",
-    )
-    look: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": EPILOG}
-    parser = _Parser(prog="kmeshctl", description="Manages Kmesh's IPsec key.", parents=[shared], **look)
-    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser)
-    commands.add_parser("version", help="print the version", parents=[shared])
-    one = commands.add_parser("secret", help="create, replace, show or delete the key", parents=[shared], **look)
-    one.add_argument(
-        "--key", metavar="HEX", help=f"{secret.KEY_DIGITS} hexadecimal digits: creates or replaces the key"
-    )
-    actions = one.add_subparsers(dest="action", parser_class=_Parser)
-    create = actions.add_parser("create", help="create or replace the key", parents=[shared])
-    origin = create.add_mutually_exclusive_group()
-    # SUPPRESS: a default here would undo `secret --key=… create`.
-    origin.add_argument("--key", metavar="HEX", default=argparse.SUPPRESS, help="the key (shows in the process list)")
-    origin.add_argument("--key-file", metavar="FILE", help="a file with the digits; - is standard input")
-    origin.add_argument("--random", action="store_true", help="make one (default)")
-    get = actions.add_parser("get", help="show the key's version and algorithm", parents=[shared])
-    get.add_argument("--show-key", action="store_true", help="show the key itself, too")
-    get.add_argument("-o", "--output", choices=("table", "json"), default="table")
-    actions.add_parser("delete", help="delete the key: nodes keep using what they hold", parents=[shared])
-    return parser
+KEY_FILE_LIMIT = 4096
+"""Characters read of a key file: enough to tell what is wrong with it, and an end for /dev/urandom."""
+DELETE_IT = "delete it first: kmeshctl secret delete"
 
 
 def main(argv: Sequence[str], stdin: TextIO, stdout: TextIO, stderr: TextIO) -> int:
     """Run a command; give the exit status."""
     try:
-        flags = _parser().parse_args(argv)
+        with redirect_stdout(stdout):  # argparse prints its help to sys.stdout
+            flags = parser().parse_args(argv)
         if flags.command == "version":
             print(f"kmeshctl {__version__}", file=stdout)
             return 0
         folder = getattr(flags, "manifests", None)
         if folder is None:
             raise ConfigError("kmeshctl needs a cluster: give --manifests DIR")
-        return _secret(flags, FolderCluster(folder), stdin, stdout)
+        return _secret(flags, FolderCluster(folder), stdin, stdout, stderr)
+    except SystemExit as done:  # argparse, behind --help
+        return int(done.code or 0)
     except ConfigError as error:
         print(f"kmeshctl: {error}", file=stderr)
         return EXIT_REFUSED
@@ -86,30 +48,43 @@ def main(argv: Sequence[str], stdin: TextIO, stdout: TextIO, stderr: TextIO) -> 
         return EXIT_FAILED
 
 
-def _secret(flags: argparse.Namespace, source: ClusterSource, stdin: TextIO, stdout: TextIO) -> int:
+def _secret(flags: argparse.Namespace, source: ClusterSource, stdin: TextIO, stdout: TextIO, stderr: TextIO) -> int:
+    if flags.action is None and flags.direct_key is None:
+        raise ConfigError("say what to do: secret --key=HEX, or secret create, get, delete")
+    if flags.action is not None and flags.direct_key is not None:
+        raise ConfigError(
+            f"--key does not go before {flags.action}; write: secret --key=HEX, or secret create --key=HEX"
+        )
     match flags.action:
         case "get":
-            return _get(flags, source, stdout)
+            return _get(flags, source, stdout, stderr)
         case "delete":
-            source.change_secret(lambda *_: None)
-            print("key deleted; nodes keep using what they hold, the next key gets a higher SPI", file=stdout)
-            return 0
-        case None if flags.key is None:
-            raise ConfigError("say what to do: secret --key=HEX, or secret create, get, delete")
+            return _delete(source, stdout)
         case _:
             return _replace(source, _new_key(flags, stdin), stdout)
 
 
 def _new_key(flags: argparse.Namespace, stdin: TextIO) -> Key:
+    if flags.action is None:
+        return secret.parse_key_text(flags.direct_key)
     if flags.key is not None:
         return secret.parse_key_text(flags.key)
     if flags.key_file is not None:
-        try:
-            text = stdin.read() if flags.key_file == "-" else Path(flags.key_file).read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"cannot read {flags.key_file}: {error}") from error
-        return secret.parse_key_text(text)
+        return secret.parse_key_text(_read(flags.key_file, stdin))
     return Key(os.urandom(KEY_BYTES))
+
+
+def _read(name: str, stdin: TextIO) -> str:
+    try:
+        if name == "-":
+            return stdin.read(KEY_FILE_LIMIT)
+        with Path(name).open(encoding="utf-8") as file:
+            return file.read(KEY_FILE_LIMIT)
+    except OSError as error:
+        raise ConfigError(f"cannot read {name}: {error.strerror}") from error
+    except UnicodeDecodeError:
+        # Not chained: its text quotes a byte of what may be a key.
+        raise ConfigError(f"{name} is no text; give {secret.KEY_DIGITS} hexadecimal digits") from None
 
 
 def _replace(source: ClusterSource, key: Key, stdout: TextIO) -> int:
@@ -117,8 +92,11 @@ def _replace(source: ClusterSource, key: Key, stdout: TextIO) -> int:
 
     def change(before: Mapping[str, Any] | None, objects: ClusterObjects) -> Mapping[str, Any]:
         nonlocal version
-        held = secret.parse_keys(before) if before is not None else None
-        new = secret.next_keys(held, (info.spi for info in objects.node_infos), key)
+        try:
+            held = secret.parse_keys(before) if before is not None else None
+            new = secret.next_keys(held, (info.spi for info in objects.node_infos), key)
+        except ConfigError as error:
+            raise ClusterError(f"the key in the cluster cannot be replaced: {error}; {DELETE_IT}") from error
         version = new.current
         return secret.render(new)
 
@@ -127,11 +105,26 @@ def _replace(source: ClusterSource, key: Key, stdout: TextIO) -> int:
     return 0
 
 
-def _get(flags: argparse.Namespace, source: ClusterSource, stdout: TextIO) -> int:
-    found = source.read().secret
-    if found is None:
-        raise ConfigError("the cluster holds no key; make one: kmeshctl secret create")
-    keyring = secret.parse_keys(found)
+def _delete(source: ClusterSource, stdout: TextIO) -> int:
+    def change(before: Mapping[str, Any] | None, _: ClusterObjects) -> None:
+        if before is None:
+            raise _no_key()
+
+    source.change_secret(change)
+    print("key deleted; nodes keep using what they hold, the next key gets a higher SPI", file=stdout)
+    return 0
+
+
+def _get(flags: argparse.Namespace, source: ClusterSource, stdout: TextIO, stderr: TextIO) -> int:
+    objects = source.read()
+    if objects.secret is None:
+        for problem in objects.problems:
+            print(f"kmeshctl: {problem}", file=stderr)  # it may be in there
+        raise _no_key()
+    try:
+        keyring = secret.parse_keys(objects.secret)
+    except ConfigError as error:
+        raise ClusterError(f"{error}; {DELETE_IT}") from error
     rows = [
         {
             "spi": version,
@@ -152,6 +145,19 @@ def _get(flags: argparse.Namespace, source: ClusterSource, stdout: TextIO) -> in
     return 0
 
 
+def _no_key() -> ClusterError:
+    return ClusterError(f"the cluster holds no Secret {NAMESPACE}/{SECRET_NAME}; make one: kmeshctl secret create")
+
+
 def entry() -> None:
     """Entry point of the console script."""
-    sys.exit(main(sys.argv[1:], sys.stdin, sys.stdout, sys.stderr))
+    try:
+        status = main(sys.argv[1:], sys.stdin, sys.stdout, sys.stderr)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        status = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone; nothing may be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = EXIT_FAILED
+    sys.exit(status)

@@ -49,7 +49,7 @@ def test_delete_then_get_says_what_to_do(tmp_path):
     ctl(*where, "secret", "create")
     assert ctl(*where, "secret", "delete")[0] == 0
     status, _, err = ctl(*where, "secret", "get")
-    assert status == 2
+    assert status == 1
     assert "kmeshctl secret create" in err
 
 

@@ -1,0 +1,114 @@
+"""Typed access to the fields of a manifest: whatever is of the wrong shape becomes an error that names the field."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+from kmesh_bpf import Address, ConfigError, Network
+
+
+class Fields:
+    """The fields of a mapping that stands at ``path`` of a manifest; null counts as absent, as in Kubernetes.
+
+    Every method raises ConfigError, naming the field, for a value it cannot use.
+    """
+
+    def __init__(self, values: Mapping[str, Any], path: str = "") -> None:
+        self._values = values
+        self._path = path
+
+    def part(self, name: str) -> Fields:
+        """Give a mapping below; an absent one is empty."""
+        return self._fields(self._values.get(name), self._at(name))
+
+    def parts(self, name: str) -> tuple[Fields, ...]:
+        """Give a list of mappings; an absent one is empty."""
+        return tuple(self._fields(one, f"{self._at(name)}[{i}]") for i, one in enumerate(self._list(name)))
+
+    def text(self, name: str, default: str | None = None) -> str:
+        """Give a string; without a default it must be there and not be empty."""
+        value = self._values.get(name)
+        if value is None or (value == "" and default is None):
+            if default is None:
+                raise ConfigError(f"{self._at(name)} is missing")
+            return default
+        return _text(value, self._at(name))
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """Give a list of strings; an absent one is empty."""
+        return tuple(_text(one, f"{self._at(name)}[{i}]") for i, one in enumerate(self._list(name)))
+
+    def flag(self, name: str) -> bool:
+        """Give a boolean; an absent one is false."""
+        value = self._values.get(name, False)
+        if not isinstance(value, bool | None):
+            raise ConfigError(f"{self._at(name)} is neither true nor false")
+        return bool(value)
+
+    def number(self, name: str, least: int, most: int) -> int:
+        """Give an integer within bounds, both included."""
+        value = self._values.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise ConfigError(f"{self._at(name)} is no number from {least} to {most}")
+        return value
+
+    def labels(self, name: str) -> dict[str, str]:
+        """Give labels or annotations; an absent mapping is empty."""
+        values = self.part(name)._values
+        return {str(key): str(value) for key, value in values.items()}
+
+    def address(self, name: str) -> Address:
+        """Give an address."""
+        return _address(self.text(name), self._at(name))
+
+    def addresses(self, name: str) -> tuple[Address, ...]:
+        """Give a list of addresses; an absent one is empty."""
+        return tuple(_address(one, f"{self._at(name)}[{i}]") for i, one in enumerate(self.texts(name)))
+
+    def cidrs(self, name: str) -> tuple[Network, ...]:
+        """Give a list of CIDRs; an absent one is empty."""
+        return self.cidrs_of(self.texts(name), name)
+
+    def cidrs_of(self, texts: Sequence[str], name: str) -> tuple[Network, ...]:
+        """Read CIDRs that stand in the field of this name."""
+        try:
+            return tuple(ip_network(text) for text in texts)
+        except ValueError as error:
+            raise ConfigError(f"{self._at(name)}: {error}") from error
+
+    def _at(self, name: str) -> str:
+        return f"{self._path}.{name}" if self._path else name
+
+    def _list(self, name: str) -> list[Any]:
+        value = self._values.get(name)
+        if value is None:
+            return []
+        if not isinstance(value, list):
+            raise ConfigError(f"{self._at(name)} is no list")
+        return value
+
+    @staticmethod
+    def _fields(value: Any, path: str) -> Fields:
+        if value is None:
+            return Fields({}, path)
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{path} is no mapping")
+        return Fields(value, path)
+
+
+def _text(value: Any, path: str) -> str:
+    if not isinstance(value, str):
+        raise ConfigError(f"{path} is no string")
+    return value
+
+
+def _address(text: str, path: str) -> Address:
+    try:
+        address = ip_address(text)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if "%" in text:
+        raise ConfigError(f"{path}: {text!r} has a zone, which means nothing on another node")
+    return address

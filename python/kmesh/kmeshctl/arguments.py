@@ -1,0 +1,72 @@
+"""kmeshctl's command line: what may be said, and its help. Errors are raised, never printed, and show no key."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import Any, NoReturn
+
+from kmesh.cluster.secret import KEY_DIGITS
+from kmesh_bpf import ConfigError
+
+HIDDEN = "(hidden)"
+EPILOG = """\
+examples:
+  kmeshctl secret --key=$(dd if=/dev/urandom count=36 bs=1 2>/dev/null | xxd -p -c 64)
+  kmeshctl secret create --random          # the key never enters a command line
+  kmeshctl secret create --key-file=-      # 72 digits on standard input
+  kmeshctl secret get -o json
+  kmeshctl secret delete
+
+--key shows in the machine's process list while kmeshctl runs; --key-file and --random do not.
+
+exit status: 0 done, 1 failed, 2 refused (nothing was written)
+"""
+KEY_LIKE = re.compile(r"[0-9A-Fa-f]{8,}")
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises ConfigError instead of exiting; a key that stands where it should not is hidden in the message."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the command line."""
+        raise ConfigError(f"{KEY_LIKE.sub(HIDDEN, message)} (see {self.prog} --help)")
+
+
+def parser() -> Parser:
+    """Make the parser.
+
+    ``command`` is ``version`` or ``secret``; ``action`` of the latter None, ``create``, ``get`` or ``delete``;
+    ``direct_key`` the key of the guide's form, ``secret --key=HEX``. ``manifests`` is there only if given.
+    """
+    shared = Parser(add_help=False)
+    # SUPPRESS: it may stand before or behind the command, and a default of the latter would undo the former.
+    shared.add_argument(
+        "--manifests",
+        type=Path,
+        default=argparse.SUPPRESS,
+        metavar="DIR",
+        help="the cluster: a folder of Kubernetes manifests",
+    )
+    look: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": EPILOG}
+    top = Parser(prog="kmeshctl", description="Manages Kmesh's IPsec key.", parents=[shared], **look)
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    commands.add_parser("version", help="print the version", parents=[shared])
+    secret = commands.add_parser("secret", help="create, replace, show or delete the key", parents=[shared], **look)
+    digits = f"{KEY_DIGITS} hexadecimal digits"
+    secret.add_argument("--key", dest="direct_key", metavar="HEX", help=f"{digits}: creates or replaces the key")
+    actions = secret.add_subparsers(dest="action", metavar="ACTION", parser_class=Parser)
+    create = actions.add_parser("create", help="create or replace the key", parents=[shared])
+    origin = create.add_mutually_exclusive_group()
+    origin.add_argument("--key", metavar="HEX", help=f"{digits} (show in the process list)")
+    origin.add_argument("--key-file", metavar="FILE", help=f"a file with the {digits}; - is standard input")
+    origin.add_argument("--random", action="store_true", help="make one (default)")
+    get = actions.add_parser("get", help="show the key's version and algorithm", parents=[shared])
+    get.add_argument("--show-key", action="store_true", help="show the key itself, too")
+    get.add_argument("-o", "--output", choices=("table", "json"), default="table", help="default: %(default)s")
+    actions.add_parser("delete", help="delete the key: nodes keep using what they hold", parents=[shared])
+    return top

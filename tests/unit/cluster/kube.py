@@ -1,0 +1,84 @@
+"""Manifests as ``kubectl get -o yaml`` prints them, fields that nobody reads among them."""
+
+import base64
+import json
+from typing import Any
+
+BOOT_ID = "6c8f8b1e-3a0a-4d52-9b7e-1f6a2c3d4e5f"
+
+
+def namespace(name: str = "default", **labels: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name, **labels}, "uid": "u"},
+        "spec": {"finalizers": ["kubernetes"]},
+        "status": {"phase": "Active"},
+    }
+
+
+def node(index: int = 1, **spec: Any) -> dict[str, Any]:
+    cidrs = [f"10.244.{index}.0/24", f"fd00:244:{index}::/64"]
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": f"n{index}", "annotations": {"node.alpha.kubernetes.io/ttl": "0"}},
+        "spec": spec or {"podCIDR": cidrs[0], "podCIDRs": cidrs},
+        "status": {
+            "addresses": [
+                {"address": f"10.10.0.{index}", "type": "InternalIP"},
+                {"address": f"fd00:10::{index}", "type": "InternalIP"},
+                {"address": f"192.0.2.{index}", "type": "ExternalIP"},
+                {"address": f"n{index}", "type": "Hostname"},
+            ],
+            "nodeInfo": {"bootID": BOOT_ID, "kernelVersion": "6.12.0"},
+        },
+    }
+
+
+def pod(name: str = "web", index: int = 1, number: int = 10, /, **changes: Any) -> dict[str, Any]:
+    """``changes``: labels, phase, hostNetwork, containers, initContainers, addresses, namespace."""
+    addresses = changes.get("addresses", [f"10.244.{index}.{number}", f"fd00:244:{index}::{number:x}"])
+    spec: dict[str, Any] = {
+        "nodeName": f"n{index}",
+        "containers": [{"name": one, "image": "i"} for one in changes.get("containers", ["app"])],
+    }
+    if "initContainers" in changes:
+        spec["initContainers"] = [{"name": one, "restartPolicy": "Always"} for one in changes["initContainers"]]
+    if "hostNetwork" in changes:
+        spec["hostNetwork"] = changes["hostNetwork"]
+    status = {"phase": changes.get("phase", "Running")}
+    if addresses:
+        status |= {"podIP": addresses[0], "podIPs": [{"ip": one} for one in addresses]}
+    metadata = {"name": name, "namespace": changes.get("namespace", "default"), "labels": changes.get("labels", {})}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec, "status": status}
+
+
+def node_info(index: int = 2, spi: int = 1, **annotations: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "kmesh.net/v1alpha1",
+        "kind": "KmeshNodeInfo",
+        "metadata": {"name": f"n{index}", "namespace": "kmesh-system", "annotations": annotations},
+        "spec": {
+            "spi": spi,
+            "addresses": [f"10.10.0.{index}", f"fd00:10::{index}"],
+            "bootID": BOOT_ID,
+            "podCIDRS": [f"10.244.{index}.0/24", f"fd00:244:{index}::/64"],
+        },
+    }
+
+
+def entry(spi: int = 1, material: bytes = bytes(range(36)), **changes: Any) -> dict[str, Any]:
+    coded = base64.b64encode(material).decode()
+    return {"spi": spi, "aeadKeyName": "rfc4106(gcm(aes))", "aeadKey": coded, "length": 128} | changes
+
+
+def secret(current: Any, previous: Any = None) -> dict[str, Any]:
+    """``current`` and ``previous``: what stands in ipSec and ipSecPrevious, as JSON unless bytes."""
+
+    def coded(value: Any) -> str:
+        return base64.b64encode(value if isinstance(value, bytes) else json.dumps(value).encode()).decode()
+
+    data = {"ipSec": coded(current)} | ({"ipSecPrevious": coded(previous)} if previous is not None else {})
+    metadata = {"name": "kmesh-ipsec", "namespace": "kmesh-system"}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "type": "Opaque", "data": data}

@@ -1,0 +1,356 @@
+import json
+import os
+import stat
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from kmesh.cluster.manifests import SECRET_FILE, FolderCluster
+from kmesh.errors import ClusterError, ConcurrentChangeError
+
+from kmesh_bpf import ConfigError
+from tests.unit.cluster import kube
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return tmp_path
+
+
+@pytest.fixture
+def cluster(folder) -> FolderCluster:
+    return FolderCluster(folder)
+
+
+def put(folder: Path, name: str, *manifests) -> Path:
+    """Write a file as a careful person does: at once."""
+    text = yaml.safe_dump_all(manifests) if not name.endswith(".json") else json.dumps(manifests[0])
+    draft = folder / f".{name}.draft"
+    draft.write_text(text)
+    return draft.rename(folder / name)
+
+
+def names(objects) -> list[str]:
+    return [pod.name for pod in objects.pods]
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def refuse(*_):
+    raise AssertionError("asked for a change that must not happen")
+
+
+def test_a_folder_that_is_none_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="nowhere is no folder"):
+        FolderCluster(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="file is no folder"):
+        FolderCluster(tmp_path / "file")
+
+
+def test_yaml_yml_and_json_are_read_and_nothing_else(folder, cluster):
+    for name in ("a.yaml", "b.yml", "c.json", "d.txt", ".e.yaml", "f.yaml~"):
+        put(folder, name, kube.pod(name[:1].replace(".", "e")))
+    (folder / "g.yaml").mkdir()
+    (folder / "h.yaml").symlink_to("nowhere")
+    os.mkfifo(folder / "i.yaml")
+    assert names(cluster.read()) == ["a", "b", "c"]
+    assert cluster.read().problems == ()
+
+
+def test_files_of_a_mounted_configmap_are_symbolic_links(folder, cluster):
+    (folder / "..data").mkdir()
+    put(folder / "..data", "pod.yaml", kube.pod("a"))
+    (folder / "pod.yaml").symlink_to("..data/pod.yaml")
+    assert names(cluster.read()) == ["a"]
+
+
+def test_several_documents_and_lists_are_read(folder, cluster):
+    put(folder, "all.yaml", kube.pod("a"), {"apiVersion": "v1", "kind": "List", "items": [kube.pod("b"), kube.node()]})
+    assert names(cluster.read()) == ["a", "b"]
+    assert len(cluster.read().nodes) == 1
+
+
+def test_changed_tells_of_files_that_come_change_and_go(folder, cluster):
+    assert not cluster.changed()
+    for act in (
+        lambda: put(folder, "a.yaml", kube.pod("a")),
+        lambda: put(folder, "a.yaml", kube.pod("b")),
+        lambda: put(folder, "a.yaml", kube.pod("b")),
+        lambda: (folder / "a.yaml").rename(folder / "b.yaml"),
+        (folder / "b.yaml").unlink,
+    ):
+        act()
+        assert cluster.changed()
+        cluster.read()
+        assert not cluster.changed()
+
+
+def test_only_what_changed_is_read_again(folder, cluster, monkeypatch):
+    for name in ("a", "b", "c"):
+        put(folder, f"{name}.yaml", kube.pod(name))
+    cluster.read()
+    put(folder, "b.yaml", kube.pod("d"))
+    opened = []
+    original = Path.open
+    monkeypatch.setattr(Path, "open", lambda path, *rest: opened.append(path.name) or original(path, *rest))
+    assert names(cluster.read()) == ["a", "d", "c"]
+    assert opened == ["b.yaml"]
+
+
+def test_a_broken_file_is_told_with_its_line_and_leaves_its_last_good_content(folder, cluster):
+    put(folder, "a.yaml", kube.pod("a"))
+    put(folder, "b.yaml", kube.pod("b"))
+    cluster.read()
+    (folder / "a.yaml").write_text("kind: Pod\nmetadata: name: a\n")
+    put(folder, "b.yaml", kube.pod("c"))
+    objects = cluster.read()
+    assert names(objects) == ["a", "c"]
+    assert objects.problems == (
+        "a.yaml: line 2: mapping values are not allowed in this context; its last good content stays in force",
+    )
+    assert cluster.read().problems == objects.problems  # as long as it lasts
+    put(folder, "a.yaml", kube.pod("a"))
+    assert cluster.read().problems == ()
+
+
+def test_a_broken_json_file_is_told_with_its_line(folder, cluster):
+    (folder / "a.json").write_text('{"kind": "Pod",\n "metadata": }')
+    assert cluster.read().problems == ("a.json: line 2: Expecting value",)
+
+
+def test_a_broken_object_is_told_by_file_and_name_and_leaves_its_last_good_version(folder, cluster):
+    put(folder, "a.yaml", kube.pod("a"), kube.pod("b", 1, 11))
+    cluster.read()
+    broken = kube.pod("a", addresses=["nonsense"])
+    put(folder, "a.yaml", broken, kube.pod("b", 1, 12), kube.pod("c", addresses=["nonsense"]))
+    objects = cluster.read()
+    assert [(pod.name, str(pod.addresses[0])) for pod in objects.pods] == [("a", "10.244.1.10"), ("b", "10.244.1.12")]
+    assert [problem.split(":")[:2] for problem in objects.problems] == [
+        ["a.yaml", " Pod default/a"],
+        ["a.yaml", " Pod default/c"],
+    ]
+
+
+def test_an_object_taken_out_of_a_file_is_gone_whatever_else_is_broken_in_it(folder, cluster):
+    put(folder, "a.yaml", kube.pod("a"), kube.pod("b"))
+    cluster.read()
+    put(folder, "a.yaml", kube.pod("a", addresses=["nonsense"]))
+    assert names(cluster.read()) == ["a"]
+
+
+def test_a_file_of_no_bytes_is_one_that_somebody_is_about_to_write(folder, cluster):
+    (folder / "b.yaml").touch()
+    put(folder, "a.yaml", kube.pod("a"))
+    assert cluster.read().problems == ()
+    (folder / "a.yaml").write_text("")
+    objects = cluster.read()
+    assert names(objects) == ["a"]
+    assert objects.problems == (
+        "a.yaml: it is empty; delete it to delete its objects; its last good content stays in force",
+    )
+    (folder / "a.yaml").write_text("# nothing left\n")
+    assert cluster.read() == FolderCluster(folder).read()
+
+
+def test_a_file_that_changes_while_it_is_read_is_read_again(folder, cluster, monkeypatch):
+    path = put(folder, "a.yaml", kube.pod("a"))
+    cluster.read()
+    put(folder, "a.yaml", kube.pod("b"))
+    original = os.fstat
+    looks = []
+
+    def fstat(descriptor):
+        status = original(descriptor)
+        looks.append(status)
+        if len(looks) == 1:
+            with path.open("a") as file:
+                file.write("---\n" + yaml.safe_dump(kube.pod("c")))
+        return status
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fstat", fstat)
+        objects = cluster.read()
+    assert names(objects) == ["a"]
+    assert objects.problems == ("a.yaml: it is being written; its last good content stays in force",)
+    assert cluster.changed()
+    assert names(cluster.read()) == ["b", "c"]
+
+
+def test_the_same_object_in_two_files_is_told_and_the_later_name_counts(folder, cluster):
+    put(folder, "b.yaml", kube.pod("web", 1, 20))
+    put(folder, "a.yaml", kube.pod("web", 1, 10))
+    objects = cluster.read()
+    assert [str(pod.addresses[0]) for pod in objects.pods] == ["10.244.1.20"]
+    assert objects.problems == ("b.yaml: Pod default/web stands in another file too; this one counts",)
+
+
+def test_the_same_object_twice_in_a_file_is_told_and_the_last_one_counts(folder, cluster):
+    put(folder, "a.yaml", kube.pod("web", 1, 10), kube.pod("web", 1, 20))
+    objects = cluster.read()
+    assert [str(pod.addresses[0]) for pod in objects.pods] == ["10.244.1.20"]
+    assert objects.problems == ("a.yaml: Pod default/web stands in it twice; the last one counts",)
+
+
+def test_when_the_folder_is_away_its_last_content_stays_in_force(folder, cluster):
+    put(folder, "a.yaml", kube.pod("a"))
+    cluster.read()
+    away = folder.rename(folder.with_name("away"))
+    assert cluster.changed()
+    objects = cluster.read()
+    assert names(objects) == ["a"]
+    assert objects.problems == (f"{folder} cannot be read: No such file or directory; its last content stays in force",)
+    assert not cluster.changed()
+    with pytest.raises(ClusterError, match="cannot"):
+        cluster.publish(kube.node_info())
+    with pytest.raises(ClusterError, match="cannot"):
+        cluster.change_secret(refuse)
+    put(away, "a.yaml", kube.pod("b"))
+    away.rename(folder)
+    assert cluster.changed()
+    assert names(cluster.read()) == ["b"]
+    assert cluster.read().problems == ()
+
+
+def test_what_a_daemon_publishes_is_a_file_of_its_own_readable_by_all(folder, cluster):
+    old = os.umask(0o077)
+    try:
+        cluster.publish(kube.node_info(2, 3))
+    finally:
+        os.umask(old)
+    path = folder / "kmeshnodeinfo-n2.yaml"
+    assert yaml.safe_load(path.read_text()) == kube.node_info(2, 3)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert listing(folder) == [path.name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        "a/b",
+        "../a",
+        "/etc/passwd",
+        "A",
+        "a_b",
+        "-a",
+        "a-",
+        "a..b",
+        ".a",
+        "a\n",
+        "a\x00b",
+        "ä",
+        "a" * 64,
+        "a." * 127 + "a",
+    ],
+)
+def test_a_name_that_no_node_can_have_never_becomes_a_file(folder, cluster, name):
+    manifest = kube.node_info()
+    manifest["metadata"]["name"] = name
+    with pytest.raises(ConfigError, match="is no node name"):
+        cluster.publish(manifest)
+    with pytest.raises(ConfigError, match="is no node name"):
+        cluster.withdraw(name)
+    assert listing(folder) == []
+
+
+@pytest.mark.parametrize("name", ["n1", "1", "ip-10-0-0-1.eu-central-1.compute.internal", "a" * 63])
+def test_every_name_that_a_node_can_have_becomes_one(folder, cluster, name):
+    manifest = kube.node_info()
+    manifest["metadata"]["name"] = name
+    cluster.publish(manifest)
+    assert listing(folder) == [f"kmeshnodeinfo-{name}.yaml"]
+    assert [info.name for info in cluster.read().node_infos] == [name]
+
+
+def test_a_write_that_fails_leaves_nothing_behind(folder, cluster):
+    (folder / "kmeshnodeinfo-n2.yaml").mkdir()
+    with pytest.raises(ClusterError, match=r"cannot write .*kmeshnodeinfo-n2.yaml: Is a directory"):
+        cluster.publish(kube.node_info(2))
+    with pytest.raises(ClusterError, match=r"cannot delete .*kmeshnodeinfo-n2.yaml"):
+        cluster.withdraw("n2")
+    assert listing(folder) == ["kmeshnodeinfo-n2.yaml"]
+
+
+def test_the_secret_is_a_file_for_its_owner_only_and_no_draft_stays(folder, cluster):
+    manifest = kube.secret(kube.entry())
+    for _ in range(2):
+        cluster.change_secret(lambda *_: manifest)
+        path = folder / SECRET_FILE
+        assert yaml.safe_load(path.read_text()) == manifest
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert listing(folder) == [".kmesh-lock", SECRET_FILE]
+        path.chmod(0o644)  # and the next write mends that
+
+
+def test_the_secret_in_somebody_else_s_file_is_read_and_never_changed(folder, cluster):
+    path = put(folder, "mine.yaml", kube.secret(kube.entry()))
+    before = path.read_text()
+    assert cluster.read().secret == kube.secret(kube.entry())
+    with pytest.raises(
+        ClusterError, match=r"Secret kmesh-system/kmesh-ipsec stands in mine.yaml, which kmeshctl did not"
+    ):
+        cluster.change_secret(refuse)
+    assert path.read_text() == before
+    assert not (folder / SECRET_FILE).exists()
+
+
+def test_objects_that_somebody_put_into_the_secret_s_file_are_not_lost(folder, cluster):
+    put(folder, SECRET_FILE, kube.secret(kube.entry()), kube.pod())
+    with pytest.raises(ClusterError, match="holds other objects too"):
+        cluster.change_secret(refuse)
+
+
+@pytest.mark.parametrize("name", [SECRET_FILE, "kmeshnodeinfo-n2.yaml"])
+def test_no_new_key_is_made_while_the_versions_in_use_cannot_be_read(folder, cluster, name):
+    (folder / name).write_text("a: b: c")
+    with pytest.raises(ClusterError, match=rf"{name}: line 1: .*repair or delete it first"):
+        cluster.change_secret(refuse)
+    (folder / name).rename(folder / "other.yaml")
+    cluster.change_secret(lambda *_: None)
+
+
+def test_who_changes_the_secret_behind_the_lock_wins_and_the_other_is_told(folder, cluster):
+    theirs = kube.secret(kube.entry(7))
+
+    def change(before, objects):
+        put(folder, SECRET_FILE, theirs)
+        return kube.secret(kube.entry(1))
+
+    with pytest.raises(ConcurrentChangeError, match="changed by somebody else at the same time; try again"):
+        cluster.change_secret(change)
+    assert cluster.read().secret == theirs
+
+
+def test_no_key_shows_in_what_is_told_about_a_broken_secret_file(folder, cluster):
+    material = bytes(range(200, 236))
+    good = yaml.safe_dump(kube.secret(kube.entry(1, material)))
+    coded = kube.secret(kube.entry(1, material))["data"]["ipSec"]
+    for broken in (
+        good.replace("ipSec: ", "ipSec: - "),
+        good.replace(coded, f"!!int {coded}"),
+        good.replace(coded, f'"{coded}'),
+    ):
+        assert broken != good
+        (folder / SECRET_FILE).write_text(broken)
+        problems = FolderCluster(folder).read().problems
+        assert len(problems) == 1
+        assert coded[:8] not in problems[0]
+
+
+def test_looking_for_changes_is_cheap_and_reading_again_parses_nothing(folder, cluster):
+    for number in range(500):
+        put(folder, f"pod-{number}.json", kube.pod(f"p{number}"))
+    cluster.read()
+    start = time.process_time()
+    for _ in range(10):
+        assert not cluster.changed()
+    assert (time.process_time() - start) / 10 < 0.05  # 3 ms where this was written
+    start = time.process_time()
+    cluster.read()
+    assert time.process_time() - start < 0.1

@@ -1,0 +1,263 @@
+import base64
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import yaml
+from kmesh.cluster.manifests import SECRET_FILE
+from kmesh.cluster.secret import parse_keys
+from kmesh.kmeshctl.cli import main
+
+from kmesh_bpf import Key, __version__
+from tests.unit.cluster import kube
+
+MATERIAL = bytes(range(200, 236))
+HEX = MATERIAL.hex()
+TRACES = (HEX, HEX.upper(), HEX[:8], HEX[-8:], base64.b64encode(MATERIAL).decode()[:8])
+
+
+@pytest.fixture
+def kmeshctl(tmp_path):
+    """Run a command on a cluster; give status, output and errors. Whatever it says, no key may be in it."""
+
+    def run(*argv, stdin="", cluster=True, show=False):
+        out, err = io.StringIO(), io.StringIO()
+        where = ["--manifests", str(tmp_path)] if cluster else []
+        status = main([*where, *argv], io.StringIO(stdin), out, err)
+        assert "Traceback" not in err.getvalue()
+        if status:
+            assert err.getvalue().count("\n") == 1
+            assert err.getvalue().startswith("kmeshctl: ")
+        else:
+            assert err.getvalue() == ""
+        if not show:
+            assert not any(trace in out.getvalue() + err.getvalue() for trace in TRACES)
+        return status, out.getvalue(), err.getvalue()
+
+    return run
+
+
+def stored(folder):
+    return parse_keys(yaml.safe_load((folder / SECRET_FILE).read_text()))
+
+
+def test_the_guide_s_form_stores_the_first_key_under_spi_1(kmeshctl, tmp_path):
+    assert kmeshctl("secret", f"--key={HEX}") == (0, "key stored: SPI 1, rfc4106(gcm(aes))\n", "")
+    assert stored(tmp_path).keys == {1: Key(MATERIAL)}
+
+
+def test_the_same_form_replaces_it_under_the_next_spi_and_keeps_the_old_one(kmeshctl, tmp_path):
+    kmeshctl("secret", "--key", HEX)
+    assert kmeshctl("secret", "--key=" + "5a" * 36)[1] == "key stored: SPI 2, rfc4106(gcm(aes))\n"
+    assert stored(tmp_path).keys == {2: Key(b"\x5a" * 36), 1: Key(MATERIAL)}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--key", HEX], [f"--key={HEX}\n"], ["--key-file=-"], ["--key-file", "-"]],
+)
+def test_a_key_may_be_given_in_several_ways(kmeshctl, tmp_path, arguments):
+    assert kmeshctl("secret", "create", *arguments, stdin=f"{HEX}\n")[0] == 0
+    assert stored(tmp_path).keys == {1: Key(MATERIAL)}
+
+
+def test_a_key_may_stand_in_a_file(kmeshctl, tmp_path):
+    (tmp_path / "key").write_text(f"{HEX}\n")
+    assert kmeshctl("secret", "create", "--key-file", str(tmp_path / "key"))[0] == 0
+    assert stored(tmp_path).keys == {1: Key(MATERIAL)}
+
+
+@pytest.mark.parametrize("arguments", [[], ["--random"]])
+def test_without_a_key_one_is_made_each_time_another(kmeshctl, tmp_path, arguments):
+    assert kmeshctl("secret", "create", *arguments)[0] == 0
+    assert kmeshctl("secret", "create", *arguments)[0] == 0
+    keyring = stored(tmp_path)
+    assert keyring.current == 2
+    assert len(set(keyring.keys.values())) == 2
+
+
+def test_the_folder_may_stand_before_or_behind_the_command(kmeshctl, tmp_path):
+    for argv in (
+        ["--manifests", str(tmp_path), "secret", f"--key={HEX}"],
+        ["secret", f"--manifests={tmp_path}", f"--key={HEX}"],
+        ["secret", f"--key={HEX}", "--manifests", str(tmp_path)],
+        ["secret", "create", "--manifests", str(tmp_path)],
+        ["--manifests", str(tmp_path), "secret", "create"],
+    ):
+        assert kmeshctl(*argv, cluster=False)[0] == 0
+    assert stored(tmp_path).current == 5
+
+
+REFUSED = [
+    ("", "the key is empty; give 72 hexadecimal digits"),
+    ("\n", "the key is empty; give 72 hexadecimal digits"),
+    ("xyz", "the key is not hexadecimal: it may hold 0-9, a-f, A-F and nothing else"),
+    (f"{HEX[:36]} {HEX[36:]}", "the key is not hexadecimal: it may hold 0-9, a-f, A-F and nothing else"),
+    (HEX[:-1], "the key has an odd number of digits (71); give 72"),
+    (HEX[:-2], "the key has 70 digits, not 72 (32 bytes of key and 4 of salt)"),
+    (HEX + "00", "the key has 74 digits, not 72 (32 bytes of key and 4 of salt)"),
+]
+
+
+@pytest.mark.parametrize(("text", "sentence"), REFUSED)
+@pytest.mark.parametrize("form", ["guide", "create", "file"])
+def test_a_key_that_cannot_be_used_is_refused_with_its_own_sentence_and_nothing_is_written(
+    kmeshctl, tmp_path, form, text, sentence
+):
+    arguments = {"guide": [f"--key={text}"], "create": ["create", f"--key={text}"], "file": ["create", "--key-file=-"]}
+    assert kmeshctl("secret", *arguments[form], stdin=text) == (2, "", f"kmeshctl: {sentence}\n")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["secret"], "say what to do: secret --key=HEX, or secret create, get, delete"),
+        (["secret", HEX], "invalid choice: '(hidden)'"),
+        (["secret", "create", HEX], "unrecognized arguments: (hidden)"),
+        (["secret", "create", f"--kye={HEX}"], "unrecognized arguments: --kye=(hidden)"),
+        (["secret", f"--key={HEX}", "get"], "--key does not go before get"),
+        (["secret", f"--key={HEX}", "create", "--random"], "--key does not go before create"),
+        (["secret", "create", f"--key={HEX}", "--random"], "not allowed with argument --key"),
+        (["secret", "create", f"--key={HEX}", "--key-file=-"], "not allowed with argument --key"),
+        (["secret", "create", "--key"], "argument --key: expected one argument"),
+        (["secret", "create", "--rand"], "unrecognized arguments: --rand"),
+        (["secret", "get", "-o", "xml"], "argument -o/--output: invalid choice: 'xml'"),
+        (["secret", "create", "--key-file", "/nowhere"], "cannot read /nowhere: No such file or directory"),
+        (["frobnicate"], "invalid choice: 'frobnicate'"),
+    ],
+)
+def test_a_command_line_that_means_nothing_is_refused_in_one_line(kmeshctl, tmp_path, arguments, sentence):
+    status, out, err = kmeshctl(*arguments)
+    assert (status, out) == (2, "")
+    assert sentence in err
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_key_file_that_is_no_text_is_refused_and_none_of_its_bytes_shown(kmeshctl, tmp_path):
+    path = tmp_path / "key"
+    path.write_bytes(MATERIAL)
+    assert kmeshctl("secret", "create", "--key-file", str(path)) == (
+        2,
+        "",
+        f"kmeshctl: {path} is no text; give 72 hexadecimal digits\n",
+    )
+
+
+def test_a_key_file_without_an_end_is_not_read_to_it(kmeshctl):
+    assert kmeshctl("secret", "create", "--key-file=/dev/zero")[2].startswith("kmeshctl: the key is not hexadecimal")
+
+
+def test_without_a_cluster_nothing_can_be_done(kmeshctl):
+    assert kmeshctl("secret", f"--key={HEX}", cluster=False) == (
+        2,
+        "",
+        "kmeshctl: kmeshctl needs a cluster: give --manifests DIR\n",
+    )
+    assert "is no folder" in kmeshctl("secret", "get", "--manifests", "/nowhere", cluster=False)[2]
+
+
+def test_get_shows_version_and_algorithm_and_hides_the_key(kmeshctl):
+    kmeshctl("secret", f"--key={HEX}")
+    kmeshctl("secret", "create")
+    assert kmeshctl("secret", "get")[1].splitlines() == [
+        "SPI   ALGORITHM           ICV   IN FORCE  KEY",
+        "2     rfc4106(gcm(aes))   128   yes       (hidden)",
+        "1     rfc4106(gcm(aes))   128   no        (hidden)",
+    ]
+
+
+def test_get_shows_the_key_only_when_asked_to(kmeshctl):
+    kmeshctl("secret", f"--key={HEX}")
+    assert kmeshctl("secret", "get", "--show-key", show=True)[1].splitlines()[1].endswith(f"yes       {HEX}")
+    assert json.loads(kmeshctl("secret", "get", "--show-key", "-o", "json", show=True)[1])[0]["key"] == HEX
+
+
+def test_get_has_a_form_for_programs(kmeshctl):
+    kmeshctl("secret", f"--key={HEX}")
+    assert json.loads(kmeshctl("secret", "get", "--output=json")[1]) == [
+        {"spi": 1, "algorithm": "rfc4106(gcm(aes))", "icvBits": 128, "inForce": True, "key": "(hidden)"}
+    ]
+
+
+@pytest.mark.parametrize("action", ["get", "delete"])
+def test_where_there_is_no_key_there_is_nothing_to_show_or_delete(kmeshctl, action):
+    assert kmeshctl("secret", action) == (
+        1,
+        "",
+        "kmeshctl: the cluster holds no Secret kmesh-system/kmesh-ipsec; make one: kmeshctl secret create\n",
+    )
+
+
+def test_delete_takes_the_key_away(kmeshctl, tmp_path):
+    kmeshctl("secret", f"--key={HEX}")
+    assert kmeshctl("secret", "delete")[0] == 0
+    assert not (tmp_path / SECRET_FILE).exists()
+
+
+def test_after_a_delete_the_spi_goes_on_above_every_announced_one(kmeshctl, tmp_path):
+    kmeshctl("secret", f"--key={HEX}")
+    for index, spi in ((2, 3), (3, 1)):
+        (tmp_path / f"kmeshnodeinfo-n{index}.yaml").write_text(yaml.safe_dump(kube.node_info(index, spi)))
+    kmeshctl("secret", "delete")
+    assert kmeshctl("secret", "create")[1] == "key stored: SPI 4, rfc4106(gcm(aes))\n"
+
+
+@pytest.mark.parametrize("arguments", [["get"], ["create"], [f"--key={HEX}"]])
+def test_a_secret_that_cannot_be_read_is_told_and_can_be_deleted(kmeshctl, tmp_path, arguments):
+    (tmp_path / SECRET_FILE).write_text(yaml.safe_dump(kube.secret(kube.entry(1, MATERIAL[:35]))))
+    status, _, err = kmeshctl("secret", *arguments)
+    assert status == 1
+    assert "Secret kmesh-ipsec: ipSec: aeadKey: a key is 36 bytes (32 key, 4 salt), not 35; delete it first" in err
+    assert kmeshctl("secret", "delete")[0] == 0
+    assert kmeshctl("secret", "create")[0] == 0
+
+
+def test_a_secret_in_somebody_else_s_file_is_shown_and_not_changed(kmeshctl, tmp_path):
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(kube.secret(kube.entry(4, MATERIAL))))
+    assert kmeshctl("secret", "get")[0] == 0
+    for arguments in (["create"], ["delete"]):
+        status, _, err = kmeshctl("secret", *arguments)
+        assert (status, "mine.yaml" in err) == (1, True)
+
+
+def test_the_version_needs_no_cluster(kmeshctl):
+    assert kmeshctl("version", cluster=False) == (0, f"kmeshctl {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["secret"], ["secret", "create"], ["secret", "get"], ["secret", "delete"], ["version"]]
+)
+def test_help_is_there_for_every_command_and_needs_no_cluster(kmeshctl, arguments):
+    status, out, _ = kmeshctl(*arguments, "--help", cluster=False)
+    assert (status, out.split()[0]) == (0, "usage:")
+
+
+def test_every_example_of_the_help_works(kmeshctl):
+    examples = re.findall(r"^  kmeshctl (.*?)(?:  +#.*)?$", kmeshctl("--help", cluster=False)[1], re.MULTILINE)
+    assert len(examples) == 5
+    for example in examples:
+        arguments = re.sub(r"\$\(.*\)", HEX, example).split()
+        assert kmeshctl(*arguments, stdin="5a" * 36)[0] == 0, example
+
+
+COMMAND = [sys.executable, "-c", "from kmesh.kmeshctl.cli import entry; entry()"]
+
+
+def test_the_console_script_gives_status_output_and_errors():
+    done = subprocess.run([*COMMAND, "secret", "get"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "kmeshctl: kmeshctl needs a cluster: give --manifests DIR\n"
+
+
+def test_a_reader_that_has_gone_is_no_reason_for_a_traceback():
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([*COMMAND, "version"], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
