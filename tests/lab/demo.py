@@ -149,7 +149,12 @@ def main() -> None:
     say("step 5: kmeshctl secret --key=<another>")
     say(run(f"{kmeshctl} {key}").strip())
     wait_for("every node announces SPI 2", lambda: all(cluster.spi(node.name) == 2 for node in network.nodes))
-    time.sleep(2)
+    for daemon in daemons:
+        # A node moves towards a peer when it has seen that peer's announcement.
+        wait_for(
+            f"{daemon.node} sends with SPI 2 only",
+            lambda d=daemon: "spi 0x00000001" not in run(f"ip -n {d.node} xfrm policy"),
+        )
     seen, total = traffic()
     report(seen, total)
     check(seen.spis() == {"0x00000002"}, "key replaced", f"SPIs on the wire: {seen.spis()}")
