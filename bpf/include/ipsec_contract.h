@@ -26,8 +26,11 @@
 /* Priority of our policies: smaller wins. Their selectors carry our mark, so they shadow nobody else's traffic. */
 #define KMESH_POLICY_PRIORITY 100
 
-/* Where a classic TC filter of ours sits, on kernels without TCX (before 6.6). */
-#define KMESH_TC_PRIORITY 11
+/*
+ * Where a classic TC filter of ours sits, on kernels without TCX (before 6.6): first. A filter of another CNI ahead of
+ * it that answers TC_ACT_OK would get round encryption and the guard.
+ */
+#define KMESH_TC_PRIORITY 1
 #define KMESH_TC_HANDLE 0x6b6d
 
 /* Capacities; the first is a load-time setting, this its default. */
