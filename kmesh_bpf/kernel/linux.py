@@ -13,7 +13,7 @@ from kmesh_bpf.core.diff import diff
 from kmesh_bpf.core.operations import Operation
 from kmesh_bpf.core.render import render
 from kmesh_bpf.core.state import KernelState, Observation
-from kmesh_bpf.errors import KmeshBpfError, UnsupportedError
+from kmesh_bpf.errors import ConfigError, KmeshBpfError, UnsupportedError
 from kmesh_bpf.kernel import links, nat, programs, xfrm
 from kmesh_bpf.kernel.interface import AttachMode, Failure
 from kmesh_bpf.kernel.maps import Maps
@@ -37,6 +37,8 @@ class LinuxKernel:
     def __init__(
         self, pin_root: Path, settings: Settings, *, load: bool = True, attach_mode: AttachMode = "auto"
     ) -> None:
+        if pin_root.is_mount():
+            raise ConfigError(f"pin root {pin_root} is where bpffs is mounted, and everybody's: name a folder below it")
         self.pin_root = pin_root
         self.settings = settings
         self._loaded: LoadedPrograms | None = programs.ensure_loaded(pin_root, settings) if load else None

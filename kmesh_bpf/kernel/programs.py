@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -27,6 +28,7 @@ DEFAULT_PIN_ROOT = Path("/sys/fs/bpf/kmesh-ipsec")
 SOURCES = ("lookups.c", *(f"{program.value}.c" for program in Program))
 # Run by its path, not as a module: it needs nothing of the package, and the package takes time to import.
 LOADER = Path(__file__).with_name("bcc_loader.py")
+OWN_FOLDERS = ("programs", "links", "clsact")
 DIGEST_DIGITS = 16
 LOAD_SECONDS = 300
 """Time limit of the child; it takes 0.4 s, and ten times that under emulation."""
@@ -107,8 +109,11 @@ def remove_stale(pin_root: Path, keep: LoadedPrograms) -> None:
 
 
 def remove_all(pin_root: Path) -> None:
-    """Unpin everything below a pin root, and the root."""
-    _remove(pin_root)
+    """Unpin what is ours below a pin root; the root goes too if nothing else is in it."""
+    for folder in (*pin_root.glob(f"maps-{contract.VERSION}-*"), *(pin_root / name for name in OWN_FOLDERS)):
+        _remove(folder)
+    with suppress(OSError):  # not there, or not empty: somebody else's pins stay
+        pin_root.rmdir()
 
 
 def _remove(folder: Path) -> None:

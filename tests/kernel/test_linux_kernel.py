@@ -19,7 +19,7 @@ from kmesh_bpf import LinkWatcher, LinuxKernel, Options, Settings, make_plan
 from kmesh_bpf.core import operations as ops
 from kmesh_bpf.core.diff import diff
 from kmesh_bpf.core.state import KernelState, Program
-from kmesh_bpf.errors import ConflictError
+from kmesh_bpf.errors import ConfigError, ConflictError
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWNET = 0x40000000
@@ -209,3 +209,16 @@ def test_packets_cut_short_on_a_real_device_are_counted_and_do_no_harm(kernel, n
     after = kernel.counters()
     assert after["parse_failure"] - before["parse_failure"] == 19 + 39
     assert after["marked"] == before["marked"]
+
+
+def test_pins_of_others_in_our_pin_root_stay(node, pins):
+    kernel = LinuxKernel(pins / "mixed", Settings())
+    (pins / "mixed/theirs").mkdir()
+    assert kernel.remove_everything() == ()
+    kernel.close()
+    assert [path.name for path in (pins / "mixed").iterdir()] == ["theirs"]
+
+
+def test_the_mount_point_of_bpffs_is_refused_as_a_pin_root(node):
+    with pytest.raises(ConfigError, match="name a folder below it"):
+        LinuxKernel(Path("/sys/fs/bpf"), Settings(), load=False)
