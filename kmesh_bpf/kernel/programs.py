@@ -110,7 +110,7 @@ def remove_stale(pin_root: Path, keep: LoadedPrograms) -> None:
 
 def remove_all(pin_root: Path) -> None:
     """Unpin what is ours below a pin root; the root goes too if nothing else is in it."""
-    for folder in (*pin_root.glob(f"maps-{contract.VERSION}-*"), *(pin_root / name for name in OWN_FOLDERS)):
+    for folder in (*pin_root.glob("maps-[0-9]*-[0-9]*"), *(pin_root / name for name in OWN_FOLDERS)):
         _remove(folder)
     with suppress(OSError):  # not there, or not empty: somebody else's pins stay
         pin_root.rmdir()
