@@ -73,7 +73,10 @@ def make_plan(view: View, observed: Observation, options: Options, now: float) -
     peers: dict[Address, PeerEntry] = {}
     ready: set[str] = set()
     lost: list[SaId] = []
-    problems: list[str] = []
+    problems = [
+        f"uplink {name}: there is no such device, so nothing guards or decrypts there"
+        for name in devices.missing_uplinks(observed.links, options.uplinks)
+    ]
     waiting = False
     for peer in view.peers:
         tunnels = _tunnels(view.node, peer.node)

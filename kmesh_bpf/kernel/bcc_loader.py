@@ -69,11 +69,12 @@ def main() -> int:
     try:
         load(job)
     except ModuleNotFoundError as error:
-        print(json.dumps({"missing": error.name}))  # noqa: T201 # the protocol with the parent
+        answer = {"missing": str(error.name)}
     except Exception as error:  # noqa: BLE001 # bcc raises bare Exceptions; the parent makes LoadErrors of them
-        print(json.dumps({"error": str(error) or type(error).__name__}))  # noqa: T201
+        answer = {"error": str(error) or type(error).__name__}
     else:
-        print("{}")  # noqa: T201
+        answer = {}
+    sys.stdout.write(json.dumps(answer) + "\n")
     return 0
 
 

@@ -182,7 +182,7 @@ class Maps:
         """Give the Service CIDRs."""
         found = set()
         for name in ("kmesh_svcs4", "kmesh_svcs6"):
-            for key in self._maps[name].keys():  # noqa: SIM118 # not a dict
+            for key in self._maps[name].keys():  # noqa: SIM118 # a method of ours: _Map is no dict
                 address = ip_address(bytes(ffi.buffer(ffi.addressof(key[0], "address"))))
                 found.add(ip_network((address.packed, key.prefix_length)))
         return frozenset(found)

@@ -50,7 +50,7 @@ class Lab:
             maps.close()
 
     def counters(self, node):
-        from kmesh_bpf import open_maps  # noqa: PLC0415
+        from kmesh_bpf import open_maps  # noqa: PLC0415 # as above
 
         maps = open_maps(self.daemons[node].pin_root)
         try:

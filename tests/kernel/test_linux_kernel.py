@@ -32,7 +32,7 @@ def sh(command):
 
 @contextmanager
 def inside(name):
-    home, target = Path("/proc/thread-self/ns/net").open(), Path(f"/run/netns/{name}").open()  # noqa: SIM115
+    home, target = Path("/proc/thread-self/ns/net").open(), Path(f"/run/netns/{name}").open()  # noqa: SIM115 # closed below, after the way home
     try:
         assert LIBC.setns(target.fileno(), CLONE_NEWNET) == 0
         yield

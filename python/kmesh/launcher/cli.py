@@ -104,7 +104,9 @@ def _dry_run(config: Config, source: ClusterSource) -> int:
 
 
 def _wait_for_signal() -> None:
-    signal.sigwait({signal.SIGTERM, signal.SIGINT})
+    waited_for = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, waited_for)  # else their default action ends the process
+    signal.sigwait(waited_for)
 
 
 def entry() -> None:

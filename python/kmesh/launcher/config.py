@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
+from typing import NoReturn
 
 from kmesh_bpf import DEFAULT_PIN_ROOT, AttachMode, ConfigError, Network, Options, Settings, check_node_mark_mask
 from kmesh_bpf.contract import NODE_MARK_MASK
@@ -43,7 +44,7 @@ class Config:
 
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]
+    def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message} (see --help)")
 
 

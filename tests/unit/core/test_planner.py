@@ -138,3 +138,8 @@ def test_programs_go_on_uplinks_and_pod_devices(uplinks):
         ("eth0", "tc_leak_guard"),
         ("pod0", "tc_mark_encrypt"),
     }
+
+
+def test_an_uplink_asked_for_that_is_not_there_is_reported():
+    assert "uplink eth7" in plan(mesh.view(), options=Options(uplinks=("eth0", "eth7"))).problems[0]
+    assert plan(mesh.view(), options=Options(uplinks=("eth0",))).problems == ()
