@@ -6,8 +6,10 @@
 #include <stdint.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 #include <linux/bpf.h>
+#include <linux/magic.h>
 
 /* linux/bpf.h knows TCX since 6.6 only; the numbers are fixed (enum bpf_attach_type, BPF_F_BEFORE). */
 #define KMESH_BPF_TCX_INGRESS 46
@@ -27,7 +29,8 @@ struct kmesh_test_run {
 	uint32_t packet_size;
 	void *packet_out;
 	uint32_t packet_out_size;
-	uint32_t mark, repeat, verdict, duration_ns;
+	/* gso_size: bytes of payload a segment, 0: not a packet to be segmented. */
+	uint32_t mark, gso_size, gso_segs, repeat, verdict, duration_ns;
 };
 
 static long call(int command, union bpf_attr *attr)
@@ -92,6 +95,17 @@ static long kmesh_map_lookup_batch(int fd, const void *in, void *out, void *keys
 	return answer;
 }
 
+/* *count: in, how many to write; out, how many were. */
+static long kmesh_map_update_batch(int fd, const void *keys, const void *values, uint32_t *count)
+{
+	union bpf_attr attr = { .batch = { .keys = pointer(keys), .values = pointer(values), .count = *count,
+					   .map_fd = fd } };
+	long answer = call(BPF_MAP_UPDATE_BATCH, &attr);
+
+	*count = attr.batch.count;
+	return answer;
+}
+
 static long kmesh_map_info(int fd, struct kmesh_map_info *found)
 {
 	struct bpf_map_info info = {};
@@ -145,7 +159,7 @@ static long kmesh_link_info(int fd, struct kmesh_link_info *found)
 
 static long kmesh_prog_test_run(int fd, struct kmesh_test_run *run)
 {
-	struct __sk_buff in = { .mark = run->mark }, out = {};
+	struct __sk_buff in = { .mark = run->mark, .gso_size = run->gso_size, .gso_segs = run->gso_segs }, out = {};
 	union bpf_attr attr = { .test = { .prog_fd = fd, .data_in = pointer(run->packet), .data_size_in = run->packet_size,
 					  .data_out = pointer(run->packet_out), .data_size_out = run->packet_out_size,
 					  .repeat = run->repeat, .ctx_in = pointer(&in), .ctx_size_in = sizeof(in),
@@ -157,4 +171,15 @@ static long kmesh_prog_test_run(int fd, struct kmesh_test_run *run)
 	run->packet_out_size = attr.test.data_size_out;
 	run->mark = out.mark;
 	return answer;
+}
+
+/* 1: the path lies in bpffs, 0: in another file system. */
+static long kmesh_is_bpffs(const char *path)
+{
+	struct statfs found;
+
+	if (statfs(path, &found) < 0)
+		return -(long)errno;
+	/* f_type is signed and as wide as a word; the magic number has its top bit set. */
+	return (uint32_t)found.f_type == BPF_FS_MAGIC;
 }

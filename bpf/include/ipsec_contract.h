@@ -90,7 +90,11 @@ struct kmesh_identity {
 	char incarnation[40];
 };
 
-/* Index of kmesh_counters. Each packet that passes a program raises at most one counter of that program. */
+/*
+ * Index of kmesh_counters. Each packet that passes a program raises at most one counter of that program; where several
+ * would fit, in tc_mark_decrypt, the first of: decrypted, esp_known_peer, dropped or allowed_clear_text,
+ * esp_unknown_peer, parse_failure, stale_mark_cleared.
+ */
 enum kmesh_counter {
 	KMESH_COUNT_MARKED,
 	KMESH_COUNT_ESP_KNOWN_PEER,

@@ -6,7 +6,18 @@
 
 /* Extension headers of IPv6 walked in search of ESP (RFC 8200 section 4.1 allows about as many in all). */
 #define MAX_EXTENSION_HEADERS 6
-#define IPV6_FRAGMENT_HEADER_BYTES 8
+#define EXTENSION_HEADER_UNIT 8
+#define FRAGMENT_OFFSET_BITS 0xfff8
+
+/* The first 8 bytes of the extension headers walked; none is shorter (RFC 8200 sections 4.3 to 4.6). */
+struct extension_header {
+	__u8 next;
+	/* In units of 8 bytes, without the first; reserved in a fragment header. */
+	__u8 length;
+	/* Of a fragment header only; 0 in the upper 13 bits: the first fragment. */
+	__be16 fragment_offset;
+	__be32 rest;
+};
 
 enum family { NOT_IP, IS_IPV4, IS_IPV6, MALFORMED };
 
@@ -53,7 +64,10 @@ static __always_inline void read_packet(struct __sk_buff *skb, struct packet *pa
 	}
 }
 
-/* Whether it is ESP, or a fragment of it: the fragment header names ESP in every fragment, not just the first. */
+/*
+ * Whether it is ESP, or a fragment of it: IPv4 fragments carry the protocol, and the IPv6 fragment header names ESP in
+ * every fragment, not just the first. Behind the fragment header of a later one lies payload, so the walk ends there.
+ */
 static __always_inline bool is_esp(struct __sk_buff *skb, const struct packet *packet)
 {
 	__u8 next = packet->protocol;
@@ -63,15 +77,20 @@ static __always_inline bool is_esp(struct __sk_buff *skb, const struct packet *p
 		return next == IPPROTO_ESP;
 #pragma unroll
 	for (int i = 0; i < MAX_EXTENSION_HEADERS; i++) {
-		struct ipv6_opt_hdr header;
+		struct extension_header header;
 
 		if (next != IPPROTO_HOPOPTS && next != IPPROTO_ROUTING && next != IPPROTO_DSTOPTS &&
 		    next != IPPROTO_FRAGMENT)
 			break;
 		if (bpf_skb_load_bytes_relative(skb, offset, &header, sizeof(header), BPF_HDR_START_NET) < 0)
 			return false;
-		offset += next == IPPROTO_FRAGMENT ? IPV6_FRAGMENT_HEADER_BYTES : (header.hdrlen + 1) * 8;
-		next = header.nexthdr;
+		if (next == IPPROTO_FRAGMENT) {
+			if (header.fragment_offset & __constant_htons(FRAGMENT_OFFSET_BITS))
+				return header.next == IPPROTO_ESP;
+			header.length = 0;
+		}
+		offset += (header.length + 1) * EXTENSION_HEADER_UNIT;
+		next = header.next;
 	}
 	return next == IPPROTO_ESP;
 }

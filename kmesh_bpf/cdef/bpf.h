@@ -3,6 +3,12 @@
 #define KMESH_BPF_TCX_EGRESS ...
 #define KMESH_BPF_F_BEFORE ...
 
+/* linux/bpf.h, enum bpf_map_type */
+#define BPF_MAP_TYPE_HASH ...
+#define BPF_MAP_TYPE_ARRAY ...
+#define BPF_MAP_TYPE_PERCPU_ARRAY ...
+#define BPF_MAP_TYPE_LPM_TRIE ...
+
 struct kmesh_map_info {
 	uint32_t type, key_size, value_size, max_entries;
 };
@@ -14,7 +20,7 @@ struct kmesh_test_run {
 	uint32_t packet_size;
 	void *packet_out;
 	uint32_t packet_out_size;
-	uint32_t mark, repeat, verdict, duration_ns;
+	uint32_t mark, gso_size, gso_segs, repeat, verdict, duration_ns;
 };
 
 long kmesh_obj_get(const char *path);
@@ -24,9 +30,11 @@ long kmesh_map_update(int fd, const void *key, const void *value);
 long kmesh_map_delete(int fd, const void *key);
 long kmesh_map_next_key(int fd, const void *key, void *next);
 long kmesh_map_lookup_batch(int fd, const void *in, void *out, void *keys, void *values, uint32_t *count);
+long kmesh_map_update_batch(int fd, const void *keys, const void *values, uint32_t *count);
 long kmesh_map_info(int fd, struct kmesh_map_info *found);
 long kmesh_prog_id(int fd);
 long kmesh_link_create(int prog_fd, int ifindex, int attach_type, uint32_t flags);
 long kmesh_link_update(int link_fd, int prog_fd);
 long kmesh_link_info(int fd, struct kmesh_link_info *found);
 long kmesh_prog_test_run(int fd, struct kmesh_test_run *run);
+long kmesh_is_bpffs(const char *path);

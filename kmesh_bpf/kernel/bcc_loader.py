@@ -1,19 +1,29 @@
-"""The child process that compiles, loads and pins: run by its path, a job as JSON on stdin.
+"""The child process that compiles, loads and pins: run by its path, a job as JSON on stdin, an answer on stdout.
 
 The only module that imports bcc. BCC brings LLVM, over 100 MB, so it never enters the daemon: this process does its
-job, answers one line of JSON on stdout and is gone; what is pinned stays.
+job, answers one line of JSON and is gone; what is pinned stays. It imports nothing of kmesh_bpf, which would take as
+long again as the compilation.
+
+The job: ``text`` and ``cflags`` for the compiler, ``programs`` (name -> path of the pin), ``kernel_source`` (a folder
+to be made). The answer: ``{}``, ``{"error": …}``, or ``{"unsupported": [feature, remedy]}``. On stderr, the log.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-PROGRAMS = ("tc_mark_encrypt", "tc_mark_decrypt", "tc_leak_guard")
 HEADERS = Path("/usr/include")
+ARCH_OF_MACHINE = {"x86_64": "x86", "aarch64": "arm64"}
+NO_BCC = (
+    "BCC for Python",
+    "install Debian's python3-bpfcc and make the virtual environment with --system-site-packages",
+)
+NO_HEADERS = ("the kernel's UAPI headers", "install Debian's linux-libc-dev")
 TYPES = """\
 #define CONFIG_BPF_SYSCALL 1
 #include <uapi/linux/types.h>
@@ -26,57 +36,73 @@ typedef _Bool bool; typedef unsigned long size_t; typedef unsigned long uintptr_
 """
 
 
-def kernel_source(folder: Path, machine: str) -> None:
-    """Write what BCC takes for a kernel source tree: the UAPI headers of linux-libc-dev and a few stubs.
+class MissingError(Exception):
+    """Something that has to be installed; its arguments are feature and remedy."""
+
+
+def make_kernel_source(folder: Path, machine: str, headers: Path) -> None:
+    """Write what BCC takes for a kernel source tree: links to the UAPI headers of linux-libc-dev, and a few stubs.
 
     Programs on TC need UAPI only, so they compile on any kernel without its headers. ``uapi/linux/bpf.h`` is empty
     on purpose: BCC brings a copy of its own, and a second one redefines every enumerator.
+
+    Raises:
+        MissingError: the headers are not installed.
+
     """
-    arch = "x86" if machine == "x86_64" else {"aarch64": "arm64"}.get(machine, machine)
-    uapi = folder / "include/uapi/linux"
-    generated = folder / f"arch/{arch}/include/generated"
-    for made in (uapi, generated, folder / f"arch/{arch}/include/asm", folder / "include/linux"):
+    # Debian keeps them apart by architecture, others do not.
+    of_machine = next((one for one in (headers / f"{machine}-linux-gnu/asm", headers / "asm") if one.is_dir()), None)
+    if of_machine is None or not (headers / "linux/pkt_cls.h").is_file():
+        raise MissingError(*NO_HEADERS)
+    arch = ARCH_OF_MACHINE.get(machine, machine)
+    uapi, include = folder / "include/uapi/linux", folder / "include/linux"
+    generated, asm = folder / f"arch/{arch}/include/generated", folder / f"arch/{arch}/include/asm"
+    for made in (uapi, include, generated, asm):
         made.mkdir(parents=True)
-    for header in (HEADERS / "linux").iterdir():
+    for header in (headers / "linux").iterdir():
         if header.name != "bpf.h":
             (uapi / header.name).symlink_to(header)
-    (uapi / "bpf.h").touch()
-    (generated / "asm").symlink_to(HEADERS / f"{machine}-linux-gnu/asm")
-    (folder / "include/asm-generic").symlink_to(HEADERS / "asm-generic")
-    (folder / "include/linux/version.h").symlink_to(HEADERS / "linux/version.h")
-    (folder / "include/linux/kconfig.h").write_text(TYPES)
-    for stub in ("include/linux/log2.h", f"arch/{arch}/include/asm/page.h"):
-        (folder / stub).touch()
+    (generated / "asm").symlink_to(of_machine)
+    (folder / "include/asm-generic").symlink_to(headers / "asm-generic")
+    (include / "version.h").symlink_to(headers / "linux/version.h")
+    (include / "kconfig.h").write_text(TYPES)
+    for stub in (uapi / "bpf.h", include / "log2.h", asm / "page.h"):
+        stub.touch()
 
 
 def load(job: dict[str, Any]) -> None:
-    """Compile the text of the job, load its programs, pin them into the folder of the job."""
+    """Compile the text of the job, load its programs, pin each.
+
+    Raises:
+        MissingError: BCC or the headers are not installed.
+        Exception: whatever BCC raises; the reason is in what it wrote to stderr.
+
+    """
+    make_kernel_source(Path(job["kernel_source"]), os.uname().machine, HEADERS)
     os.environ["BCC_KERNEL_SOURCE"] = job["kernel_source"]
-    kernel_source(Path(job["kernel_source"]), os.uname().machine)
-    import bcc  # noqa: PLC0415 # here, and not at the head: it loads LLVM, and its absence is reported by main()
+    try:
+        import bcc  # noqa: PLC0415 # here, and not at the head: it loads LLVM, and its absence is an answer too
+    except ModuleNotFoundError as error:
+        raise MissingError(*NO_BCC) from error
+    built = bcc.BPF(text=job["text"].encode(), cflags=job["cflags"])
+    for name, path in job["programs"].items():
+        function = built.load_func(name.encode(), bcc.BPF.SCHED_CLS)
+        if bcc.lib.bpf_obj_pin(function.fd, os.fsencode(path)) != 0:
+            raise OSError(f"cannot pin {path}: {os.strerror(ctypes.get_errno())}")
 
-    built = bcc.BPF(text=job["text"], cflags=job["cflags"])
-    for name in PROGRAMS:
-        function = built.load_func(name, bcc.BPF.SCHED_CLS)
-        path = f"{job['programs']}/{name}".encode()
-        if bcc.lib.bpf_obj_pin(function.fd, path) != 0:
-            raise OSError(f"cannot pin {path.decode()}")
 
-
-def main() -> int:
-    """Do the job on stdin; the answer is ``{}``, ``{"error": …}`` or ``{"missing": …}``."""
+def main() -> None:
+    """Do the job on stdin and answer on stdout."""
     job = json.load(sys.stdin)
+    answer: dict[str, Any] = {}
     try:
         load(job)
-    except ModuleNotFoundError as error:
-        answer = {"missing": str(error.name)}
-    except Exception as error:  # noqa: BLE001 # bcc raises bare Exceptions; the parent makes LoadErrors of them
+    except MissingError as error:
+        answer = {"unsupported": error.args}
+    except Exception as error:  # noqa: BLE001 # BCC raises bare Exceptions; the parent makes LoadErrors of them
         answer = {"error": str(error) or type(error).__name__}
-    else:
-        answer = {}
     sys.stdout.write(json.dumps(answer) + "\n")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

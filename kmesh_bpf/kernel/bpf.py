@@ -16,6 +16,8 @@ TCX_INGRESS: int = lib.KMESH_BPF_TCX_INGRESS
 TCX_EGRESS: int = lib.KMESH_BPF_TCX_EGRESS
 BEFORE: int = lib.KMESH_BPF_F_BEFORE
 PACKET_ROOM = 1 << 16
+ENOTSUPP = 524
+"""Of linux/errno.h, which user space is not meant to see, and bpf(2) answers all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +88,51 @@ def program_id(path: Path) -> int:
         return check(lib.kmesh_prog_id(fd), "ask about program", path)
 
 
+def is_bpffs(path: Path) -> bool:
+    """Tell whether a path lies in a bpffs: nothing can be pinned elsewhere."""
+    return bool(check(lib.kmesh_is_bpffs(os.fsencode(path)), "ask about file system of", path))
+
+
 def map_info(fd: int, path: Path) -> MapInfo:
     """Give the layout of a map."""
     found = ffi.new("struct kmesh_map_info *")
     check(lib.kmesh_map_info(fd, found), "ask about map", path)
     return MapInfo(found.type, found.key_size, found.value_size, found.max_entries)
+
+
+def map_lookup(fd: int, key: Any, value: Any) -> int:
+    """Copy the value of a key; give 0 or -errno, as the other map functions do: which errors are errors varies."""
+    return int(lib.kmesh_map_lookup(fd, key, value))
+
+
+def map_update(fd: int, key: Any, value: Any) -> int:
+    """Write an entry; give 0 or -errno."""
+    return int(lib.kmesh_map_update(fd, key, value))
+
+
+def map_update_batch(fd: int, keys: Any, values: Any, count: int) -> int:
+    """Write many entries, arrays of keys and of values; give 0 or -errno."""
+    return int(lib.kmesh_map_update_batch(fd, keys, values, ffi.new("uint32_t *", count)))
+
+
+def map_delete(fd: int, key: Any) -> int:
+    """Remove an entry; give 0 or -errno."""
+    return int(lib.kmesh_map_delete(fd, key))
+
+
+def map_next_key(fd: int, key: Any, following: Any) -> int:
+    """Copy the key behind a key (NULL: the first); give 0, -ENOENT after the last, or -errno."""
+    return int(lib.kmesh_map_next_key(fd, key, following))
+
+
+def map_lookup_batch(fd: int, place: Any, following: Any, keys: Any, values: Any, room: int) -> tuple[int, int]:
+    """Copy entries from a place on (NULL: the start) and the place behind them; give the answer and how many.
+
+    The answer is 0, -ENOENT with the last of them, or -errno.
+    """
+    count = ffi.new("uint32_t *", room)
+    answer = lib.kmesh_map_lookup_batch(fd, place, following, keys, values, count)
+    return int(answer), int(count[0])
 
 
 def create_link(program: int, ifindex: int, attach_type: int) -> int:
@@ -111,13 +153,17 @@ def link_info(path: Path) -> LinkInfo:
     return LinkInfo(found.id, found.prog_id, found.ifindex, found.attach_type)
 
 
-def test_run(program: Path, packet: bytes, mark: int = 0, repeat: int = 1) -> TestRun:
-    """Run a pinned program on a packet (Ethernet header included, 14 bytes at least)."""
+def test_run(program: Path, packet: bytes, mark: int = 0, repeat: int = 1, segment: int = 0) -> TestRun:
+    """Run a pinned program on a packet with its Ethernet header; newer kernels refuse one whose IP header is cut.
+
+    ``segment``: payload bytes of each segment of a packet that is yet to be cut up (GSO); 0: it is whole.
+    """
     run: Any = ffi.new("struct kmesh_test_run *")
     data, room = ffi.from_buffer(packet), ffi.new("char[]", PACKET_ROOM)
     run.packet, run.packet_size = data, len(packet)
     run.packet_out, run.packet_out_size = room, PACKET_ROOM
     run.mark, run.repeat = mark, repeat
+    run.gso_size, run.gso_segs = segment, len(packet) // segment if segment else 0
     with opened(program) as fd:
         check(lib.kmesh_prog_test_run(fd, run), "test-run", program)
     return TestRun(run.verdict, run.mark, bytes(ffi.buffer(room, run.packet_out_size)), run.duration_ns)

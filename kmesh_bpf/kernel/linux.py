@@ -16,7 +16,7 @@ from kmesh_bpf.core.state import KernelState, Observation
 from kmesh_bpf.errors import ConfigError, KmeshBpfError, UnsupportedError
 from kmesh_bpf.kernel import links, nat, programs, xfrm
 from kmesh_bpf.kernel.interface import AttachMode, Failure
-from kmesh_bpf.kernel.maps import Maps
+from kmesh_bpf.kernel.maps import Maps, find_maps
 from kmesh_bpf.kernel.netlink import NetlinkSocket
 from kmesh_bpf.kernel.programs import LoadedPrograms, Settings
 from kmesh_bpf.kernel.tc import TcAttacher
@@ -42,7 +42,7 @@ class LinuxKernel:
         self.pin_root = pin_root
         self.settings = settings
         self._loaded: LoadedPrograms | None = programs.ensure_loaded(pin_root, settings) if load else None
-        folder = self._loaded.maps if self._loaded else programs.find_maps(pin_root)
+        folder = self._loaded.maps if self._loaded else find_maps(pin_root)
         self._maps = Maps(folder) if folder else None
         self._socket = NetlinkSocket()
         self._events: NetlinkSocket | None = None

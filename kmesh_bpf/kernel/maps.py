@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from functools import cache
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -13,128 +15,133 @@ from kmesh_bpf import contract
 from kmesh_bpf._abi import ffi, lib
 from kmesh_bpf.core.state import PeerEntry, PodFlags
 from kmesh_bpf.core.view import Address, Network
-from kmesh_bpf.errors import KernelError, LayoutError, MapFullError, UnsupportedError
-from kmesh_bpf.kernel import bpf
-from kmesh_bpf.kernel.programs import find_maps
+from kmesh_bpf.errors import KernelError, LayoutError, UnsupportedError
+from kmesh_bpf.kernel.pinned_map import PinnedMap
 
-NAMES = (
-    "kmesh_pods4",
-    "kmesh_pods6",
-    "kmesh_peers4",
-    "kmesh_peers6",
-    "kmesh_svcs4",
-    "kmesh_svcs6",
-    "kmesh_counters",
-    "kmesh_self",
-)
-BATCH_ENTRIES = 65536
+TYPES = {
+    "kmesh_pods4": lib.BPF_MAP_TYPE_HASH,
+    "kmesh_pods6": lib.BPF_MAP_TYPE_HASH,
+    "kmesh_peers4": lib.BPF_MAP_TYPE_HASH,
+    "kmesh_peers6": lib.BPF_MAP_TYPE_HASH,
+    "kmesh_svcs4": lib.BPF_MAP_TYPE_LPM_TRIE,
+    "kmesh_svcs6": lib.BPF_MAP_TYPE_LPM_TRIE,
+    "kmesh_counters": lib.BPF_MAP_TYPE_PERCPU_ARRAY,
+    "kmesh_self": lib.BPF_MAP_TYPE_ARRAY,
+}
+NAMES = tuple(TYPES)
+START_THE_DAEMON = "is the daemon running there, and is this its pin root?"
 CPUS = Path("/sys/devices/system/cpu/possible")
+
+
+def maps_folder(pin_root: Path, max_pods: int) -> Path:
+    """Give the folder of the maps of this version's layout and of a capacity."""
+    return pin_root / f"maps-{contract.VERSION}-{max_pods}"
+
+
+def map_folders(pin_root: Path) -> list[Path]:
+    """Give the folders of all maps below a pin root, of whatever version."""
+    return sorted(pin_root.glob("maps-[0-9]*-[0-9]*"))
+
+
+def is_complete(folder: Path) -> bool:
+    """Tell whether all maps are pinned there."""
+    return all((folder / name).exists() for name in NAMES)
+
+
+def find_maps(pin_root: Path) -> Path | None:
+    """Give the newest complete maps folder of this version's layout below a pin root; None: there is none."""
+    found = [folder for folder in pin_root.glob(f"maps-{contract.VERSION}-*") if is_complete(folder)]
+    return max(found, key=lambda folder: folder.stat().st_mtime_ns, default=None)
 
 
 def open_maps(pin_root: Path) -> Maps:
     """Open the maps below a pin root.
 
     Raises:
-        UnsupportedError: nothing is pinned there.
+        UnsupportedError: nothing is pinned there, or not all of it.
         LayoutError: what is pinned is another version's.
 
     """
     folder = find_maps(pin_root)
-    if folder is None:
-        others = sorted(path.name for path in pin_root.glob("maps-*"))
-        if others:
-            raise LayoutError(f"{pin_root} holds {others[0]}; this version reads maps-{contract.VERSION}-*")
-        raise UnsupportedError(
-            f"a pinned map below {pin_root}", "is the daemon running there, and is this its pin root?"
-        )
-    return Maps(folder)
+    if folder:
+        return Maps(folder)
+    names = [folder.name for folder in map_folders(pin_root)]
+    others = [name for name in names if not name.startswith(f"maps-{contract.VERSION}-")]
+    if others and others == names:
+        raise LayoutError(f"{pin_root} holds {others[0]}; this version reads maps-{contract.VERSION}-*")
+    what = f"some of the maps in {pin_root / names[-1]}" if names else f"a pinned map below {pin_root}"
+    raise UnsupportedError(what, START_THE_DAEMON)
+
+
+def carry_over(pin_root: Path, folder: Path) -> None:
+    """Fill new maps from the complete ones, of another capacity, that were in use below a pin root; counters restart.
+
+    Goes by the identity, which is written last: where it stands, the maps are filled.
+
+    Raises:
+        MapFullError: the new maps have not enough room.
+
+    """
+    others = [one for one in map_folders(pin_root) if one != folder and is_complete(one)]
+    sources = [one for one in others if one.name.startswith(f"maps-{contract.VERSION}-")]
+    if not sources:
+        return
+    newest = max(sources, key=lambda one: one.stat().st_mtime_ns)
+    with closing(Maps(newest)) as old, closing(Maps(folder)) as new:
+        incarnation = old.identity()
+        if new.identity() or incarnation is None:
+            return
+        new.set_pods(old.pods())
+        for address, entry in old.peers().items():
+            new.set_peer(address, entry)
+        for cidr in old.services():
+            new.add_service(cidr)
+        new.set_identity(incarnation, old.node_mark_mask())
 
 
 def possible_cpus() -> int:
-    """Give how many values a per-CPU map has for a key."""
-    return int(CPUS.read_text().strip().split("-")[-1].split(",")[-1]) + 1
-
-
-class _Map:
-    """One pinned map; its key and value types are the members of the contract's struct of the same name."""
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self.path = folder / name
-        members = dict(ffi.typeof(f"struct {name}").fields)
-        self.key_type, self.value_type = members["key"].type, members["value"].type
-        self.fd = bpf.open_pinned(self.path)
-        self.info = bpf.map_info(self.fd, self.path)
-        wanted = (ffi.sizeof(self.key_type), ffi.sizeof(self.value_type))
-        if (self.info.key_size, self.info.value_size) != wanted:
-            os.close(self.fd)
-            raise LayoutError(
-                f"{self.path}: key and value of {self.info.key_size} and {self.info.value_size} bytes, "
-                f"this version's have {wanted[0]} and {wanted[1]}"
-            )
-
-    def set(self, key: Any, value: Any) -> None:
-        answer = lib.kmesh_map_update(self.fd, key, value)
-        if answer in (-errno.E2BIG, -errno.ENOSPC):
-            raise MapFullError("write", str(self.path), self.path.name, self.info.max_entries)
-        bpf.check(answer, "write", self.path)
-
-    def delete(self, key: Any) -> None:
-        answer = lib.kmesh_map_delete(self.fd, key)
-        if answer != -errno.ENOENT:
-            bpf.check(answer, "delete from", self.path)
-
-    def get(self, key: Any) -> Any:
-        value = ffi.new(ffi.getctype(self.value_type, "*"))
-        bpf.check(lib.kmesh_map_lookup(self.fd, key, value), "read", self.path)
-        return value
-
-    def new_key(self) -> Any:
-        return ffi.new(ffi.getctype(self.key_type, "*"))
-
-    def new_value(self) -> Any:
-        return ffi.new(ffi.getctype(self.value_type, "*"))
-
-    def entries(self) -> Iterator[tuple[Any, Any]]:
-        """Give (key, value) of all entries, in batches: 200,000 take a fraction of a second."""
-        room = min(self.info.max_entries, BATCH_ENTRIES)
-        keys = ffi.new(ffi.getctype(self.key_type, "[]"), room)
-        values = ffi.new(ffi.getctype(self.value_type, "[]"), room)
-        token, count = ffi.new("char[]", max(8, self.info.key_size)), ffi.new("uint32_t *")
-        start = ffi.NULL
-        while True:
-            count[0] = room
-            answer = lib.kmesh_map_lookup_batch(self.fd, start, token, keys, values, count)
-            if answer < 0 and answer != -errno.ENOENT:
-                raise KernelError("dump", str(self.path), -answer)
-            for index in range(count[0]):
-                yield keys[index], values[index]
-            if answer == -errno.ENOENT:
-                return
-            start = token
-
-    def keys(self) -> Iterator[Any]:
-        """Give all keys one by one, for tries: their batch operations came late (6.0)."""
-        key, following = ffi.NULL, self.new_key()
-        while lib.kmesh_map_next_key(self.fd, key, following) == 0:
-            yield following
-            key, following = following, self.new_key()
+    """Give how many values a per-CPU map has for a key: CPUs in a list like ``0-3,8-11``."""
+    ends = (part.split("-") for part in CPUS.read_text().strip().split(","))
+    return sum(int(part[-1]) - int(part[0]) + 1 for part in ends)
 
 
 class Maps:
-    """All maps of one pin root."""
+    """All maps of one folder.
+
+    Raises:
+        KernelError, UnsupportedError: a map cannot be opened.
+        LayoutError: a map has another type or other sizes than the contract header says; all that differ are named.
+
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._maps = {name: _Map(folder, name) for name in NAMES}
+        self._maps: dict[str, PinnedMap] = {}
+        try:
+            for name in NAMES:
+                self._maps[name] = PinnedMap(folder / name)
+            differences = [one for name in NAMES for one in self._maps[name].differences(TYPES[name])]
+            if differences:
+                raise LayoutError(f"maps in {folder} differ from this version's: {'; '.join(differences)}")
+        except KernelError as error:
+            self.close()
+            if error.errno == errno.ENOENT:
+                raise UnsupportedError(f"the pinned map {error.target}", START_THE_DAEMON) from error
+            raise
+        except LayoutError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Close the descriptors."""
         for one in self._maps.values():
             os.close(one.fd)
+        self._maps.clear()
 
     def pods(self) -> dict[Address, PodFlags]:
         """Give who is managed."""
-        return {address: PodFlags(value.flags) for address, value in self._by_address("kmesh_pods")}
+        flags = cache(PodFlags)
+        return {address: flags(value.flags) for address, value in self._by_address("kmesh_pods")}
 
     def set_pod(self, address: Address, flags: PodFlags) -> None:
         """Write an entry.
@@ -143,15 +150,22 @@ class Maps:
             MapFullError: there is no room.
 
         """
-        one, key = self._at("kmesh_pods", address)
-        value = one.new_value()
-        value.flags = int(flags)
-        one.set(key, value)
+        self._of("kmesh_pods", address).set(address.packed, [int(flags)])
+
+    def set_pods(self, pods: Mapping[Address, PodFlags]) -> None:
+        """Write many entries with few system calls.
+
+        Raises:
+            MapFullError: there is no room; some were written, and which ones is unknown.
+
+        """
+        for version in (4, 6):
+            own = {address.packed: [int(flags)] for address, flags in pods.items() if address.version == version}
+            self._maps[f"kmesh_pods{version}"].set_many(own)
 
     def delete_pod(self, address: Address) -> None:
         """Remove an entry, if there."""
-        one, key = self._at("kmesh_pods", address)
-        one.delete(key)
+        self._of("kmesh_pods", address).delete(address.packed)
 
     def peers(self) -> dict[Address, PeerEntry]:
         """Give the peers by outer address."""
@@ -167,24 +181,25 @@ class Maps:
             MapFullError: there is no room.
 
         """
-        one, key = self._at("kmesh_peers", address)
-        value = one.new_value()
-        value.node_id, value.node_mark, value.spi = entry.node_id, entry.node_mark, entry.spi
-        value.incarnations = entry.incarnations
-        one.set(key, value)
+        value = {
+            "node_id": entry.node_id,
+            "node_mark": entry.node_mark,
+            "spi": entry.spi,
+            "incarnations": entry.incarnations,
+        }
+        self._of("kmesh_peers", address).set(address.packed, value)
 
     def delete_peer(self, address: Address) -> None:
         """Remove an entry, if there."""
-        one, key = self._at("kmesh_peers", address)
-        one.delete(key)
+        self._of("kmesh_peers", address).delete(address.packed)
 
     def services(self) -> frozenset[Network]:
         """Give the Service CIDRs."""
-        found = set()
-        for name in ("kmesh_svcs4", "kmesh_svcs6"):
-            for key in self._maps[name].keys():  # noqa: SIM118 # a method of ours: _Map is no dict
-                address = ip_address(bytes(ffi.buffer(ffi.addressof(key[0], "address"))))
-                found.add(ip_network((address.packed, key.prefix_length)))
+        found: set[Network] = set()
+        for version in (4, 6):
+            for key in self._maps[f"kmesh_svcs{version}"].each_key():
+                cidr = ffi.from_buffer(f"struct kmesh_cidr{version} *", key)
+                found.add(ip_network((bytes(ffi.buffer(ffi.addressof(cidr, "address"))), cidr.prefix_length)))
         return frozenset(found)
 
     def add_service(self, cidr: Network) -> None:
@@ -194,59 +209,62 @@ class Maps:
             MapFullError: there is no room.
 
         """
-        one, key = self._trie_at(cidr)
-        one.set(key, one.new_value())
+        self._of("kmesh_svcs", cidr).set(_trie_key(cidr), [0])
 
     def delete_service(self, cidr: Network) -> None:
         """Remove a prefix, if there."""
-        one, key = self._trie_at(cidr)
-        one.delete(key)
+        self._of("kmesh_svcs", cidr).delete(_trie_key(cidr))
 
     def counters(self) -> dict[str, int]:
         """Give the counters by name, summed over the CPUs."""
-        one = self._maps["kmesh_counters"]
-        values = ffi.new("uint64_t[]", possible_cpus())
-        found = {}
-        for index, name in enumerate(contract.COUNTERS):
-            key = ffi.new("uint32_t *", index)
-            bpf.check(lib.kmesh_map_lookup(one.fd, key, values), "read", one.path)
-            found[name] = sum(values)
-        return found
+        return {name: sum(values) for name, values in self.counters_per_cpu().items()}
+
+    def counters_per_cpu(self) -> dict[str, tuple[int, ...]]:
+        """Give the counters by name, a number for each possible CPU."""
+        one, cpus = self._maps["kmesh_counters"], possible_cpus()
+        return {name: one.get_per_cpu(_index(number), cpus) for number, name in enumerate(contract.COUNTERS)}
 
     def identity(self) -> str | None:
         """Give the incarnation remembered; None: none yet."""
-        one = self._maps["kmesh_self"]
-        text = bytes(ffi.buffer(one.get(ffi.new("uint32_t *", 0)).incarnation)).rstrip(b"\0").decode()
-        return text or None
+        return ffi.string(self._maps["kmesh_self"].get(_index(0)).incarnation).decode() or None
+
+    def node_mark_mask(self) -> int:
+        """Give the node mark mask that was remembered with the incarnation; 0: none yet."""
+        return int(self._maps["kmesh_self"].get(_index(0)).node_mark_mask)
 
     def set_identity(self, incarnation: str, node_mark_mask: int) -> None:
-        """Remember an incarnation."""
-        one = self._maps["kmesh_self"]
-        value = one.new_value()
-        value.contract_version, value.node_mark_mask = contract.VERSION, node_mark_mask
-        text = incarnation.encode()[: ffi.sizeof(value.incarnation) - 1]
-        ffi.memmove(value.incarnation, text, len(text))
-        one.set(ffi.new("uint32_t *", 0), value)
+        """Remember an incarnation: up to 39 characters of ASCII."""
+        value = {
+            "contract_version": contract.VERSION,
+            "node_mark_mask": node_mark_mask,
+            "incarnation": incarnation.encode(),
+        }
+        self._maps["kmesh_self"].set(_index(0), value)
 
     def capacity(self, name: str) -> int:
         """Give how many entries a map has room for."""
         return self._maps[name].info.max_entries
 
-    def _at(self, family: str, address: Address) -> tuple[_Map, Any]:
-        one = self._maps[f"{family}{address.version}"]
-        key = one.new_key()
-        ffi.memmove(key, address.packed, len(address.packed))
-        return one, key
+    def count(self, name: str) -> int:
+        """Give how many entries a hash has."""
+        return sum(1 for _ in self._maps[name].entries())
 
-    def _trie_at(self, cidr: Network) -> tuple[_Map, Any]:
-        one = self._maps[f"kmesh_svcs{cidr.version}"]
-        key = one.new_key()
-        key.prefix_length = cidr.prefixlen
-        ffi.memmove(ffi.addressof(key[0], "address"), cidr.network_address.packed, len(cidr.network_address.packed))
-        return one, key
+    def _of(self, family: str, address: Address | Network) -> PinnedMap:
+        return self._maps[f"{family}{address.version}"]
 
     def _by_address(self, family: str) -> Iterator[tuple[Address, Any]]:
         for key, value in self._maps[f"{family}4"].entries():
-            yield IPv4Address(bytes(ffi.buffer(ffi.addressof(key)))), value
+            yield IPv4Address(key), value
         for key, value in self._maps[f"{family}6"].entries():
-            yield IPv6Address(bytes(ffi.buffer(ffi.addressof(key)))), value
+            yield IPv6Address(key), value
+
+
+def _index(number: int) -> bytes:
+    return bytes(ffi.buffer(ffi.new("__u32 *", number)))
+
+
+def _trie_key(cidr: Network) -> bytes:
+    key = ffi.new(f"struct kmesh_cidr{cidr.version} *")
+    key.prefix_length = cidr.prefixlen
+    ffi.buffer(ffi.addressof(key, "address"))[:] = cidr.network_address.packed
+    return bytes(ffi.buffer(key))

@@ -2,34 +2,39 @@
 
 Below the pin root (a folder in bpffs)::
 
-    maps-<contract version>-<capacity>/<map>     shared by all builds of one layout
+    maps-<contract version>-<capacity>/<map>     shared by all builds of one layout: kmesh_bpf.kernel.maps
     programs/<digest of sources and settings>/<program>
-    links/…                                      kmesh_bpf.kernel.tc
+    links/…, clsact/…                            kmesh_bpf.kernel.tc
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
-import shutil
+import os
 import subprocess
 import sys
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib import resources
+from importlib import metadata, resources
 from pathlib import Path
 
 from kmesh_bpf import contract
 from kmesh_bpf.core.state import Program
 from kmesh_bpf.errors import LoadError, UnsupportedError
+from kmesh_bpf.kernel import bpf, maps
 
 DEFAULT_PIN_ROOT = Path("/sys/fs/bpf/kmesh-ipsec")
-SOURCES = ("lookups.c", *(f"{program.value}.c" for program in Program))
+PROGRAM_NAMES = tuple(program.value for program in Program)
+SOURCES = ("lookups.c", *(f"{name}.c" for name in PROGRAM_NAMES))
 # Run by its path, not as a module: it needs nothing of the package, and the package takes time to import.
 LOADER = Path(__file__).with_name("bcc_loader.py")
 OWN_FOLDERS = ("programs", "links", "clsact")
 DIGEST_DIGITS = 16
+UNFINISHED = "unfinished-"
 LOAD_SECONDS = 300
 """Time limit of the child; it takes 0.4 s, and ten times that under emulation."""
 
@@ -64,84 +69,132 @@ def source_folder() -> Path:
 def ensure_loaded(pin_root: Path, settings: Settings, sources: Path | None = None) -> LoadedPrograms:
     """Find the programs pinned for these sources and settings, or compile, load and pin them.
 
+    New maps, of another capacity than before, get the entries of the old ones. Of two processes that call this for
+    one pin root the second waits, and finds what the first has made.
+
     Raises:
         LoadError: BCC failed; ``log`` holds all it said.
+        MapFullError: the new maps have not enough room for the entries of the old ones.
         UnsupportedError: BCC, the UAPI headers or bpffs are missing.
 
     """
     sources = sources or source_folder()
     _need_bpffs(pin_root)
-    maps = pin_root / f"maps-{contract.VERSION}-{settings.max_pods}"
-    flags = [
-        f"-DKMESH_SETTING_STRICT={int(settings.strict)}",
-        f"-DKMESH_SETTING_NODE_MARK_MASK={settings.node_mark_mask:#x}",
-        f"-DKMESH_SETTING_MAX_PODS={settings.max_pods}",
-        f'-DKMESH_PIN(name)="{maps}/" #name',
-    ]
-    digest = hashlib.sha256("\0".join(flags).encode())
-    for path in sorted(sources.rglob("*.[ch]")):
-        digest.update(path.relative_to(sources).as_posix().encode() + b"\0" + path.read_bytes())
-    programs = pin_root / "programs" / digest.hexdigest()[:DIGEST_DIGITS]
-    if programs.is_dir() and maps.is_dir():
-        return LoadedPrograms(programs, maps, compiled=False)
-    # Under a name that is never looked for, then renamed: a crash half way leaves nothing that looks complete.
-    unfinished = programs.with_name("unfinished")
-    _remove(unfinished)
-    for folder in (unfinished, maps):
-        folder.mkdir(parents=True, exist_ok=True)
-    text = "\n".join(f'#line 1 "{name}"\n{(sources / name).read_text()}' for name in SOURCES)
-    _run_child(text, [*flags, f"-I{sources / 'include'}"], unfinished)
-    unfinished.rename(programs)
-    return LoadedPrograms(programs, maps, compiled=True)
-
-
-def find_maps(pin_root: Path) -> Path | None:
-    """Give the maps folder of the present layout below a pin root, whatever its capacity; None: nothing pinned."""
-    found = sorted(pin_root.glob(f"maps-{contract.VERSION}-*"))
-    return found[-1] if found else None
+    folder = maps.maps_folder(pin_root, settings.max_pods)
+    flags = _compiler_flags(settings, folder)
+    programs = pin_root / "programs" / _digest(flags, sources)
+    with _locked(pin_root):
+        if _is_complete(programs) and maps.is_complete(folder):
+            return LoadedPrograms(programs, folder, compiled=False)
+        # Under a name that is never looked for, then renamed: a crash half way leaves nothing that looks complete.
+        for left_over in programs.parent.glob(f"{UNFINISHED}*"):
+            _remove(left_over, PROGRAM_NAMES)
+        for made in (programs.parent, folder):
+            made.mkdir(exist_ok=True)
+        unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=programs.parent))
+        try:
+            _compile(sources, flags, unfinished)
+            maps.carry_over(pin_root, folder)
+            _remove(programs, PROGRAM_NAMES)
+            unfinished.rename(programs)
+        finally:
+            _remove(unfinished, PROGRAM_NAMES)
+    return LoadedPrograms(programs, folder, compiled=True)
 
 
 def remove_stale(pin_root: Path, keep: LoadedPrograms) -> None:
     """Unpin the programs and maps of other builds; called when no device runs them any more."""
-    for folder in (*pin_root.glob("programs/*"), *pin_root.glob("maps-*")):
-        if folder not in (keep.programs, keep.maps):
-            _remove(folder)
+    for folder in pin_root.glob("programs/*"):
+        if folder != keep.programs:
+            _remove(folder, PROGRAM_NAMES)
+    for folder in maps.map_folders(pin_root):
+        if folder != keep.maps:
+            _remove(folder, maps.NAMES)
 
 
 def remove_all(pin_root: Path) -> None:
-    """Unpin what is ours below a pin root; the root goes too if nothing else is in it."""
-    for folder in (*pin_root.glob("maps-[0-9]*-[0-9]*"), *(pin_root / name for name in OWN_FOLDERS)):
-        _remove(folder)
-    with suppress(OSError):  # not there, or not empty: somebody else's pins stay
-        pin_root.rmdir()
+    """Unpin all programs and maps of ours, and remove the folders that are empty then, the root among them.
+
+    By our names only: a pin root may be a folder that others pin into as well. Maps of former versions may have had
+    other names; their folder's name is ours.
+    """
+    for folder in pin_root.glob("programs/*"):
+        _remove(folder, PROGRAM_NAMES)
+    for folder in maps.map_folders(pin_root):
+        _remove(folder, [pin.name for pin in folder.iterdir()])
+    for folder in (*(pin_root / name for name in OWN_FOLDERS), pin_root):
+        _remove(folder, ())
 
 
-def _remove(folder: Path) -> None:
-    if folder.is_dir():
-        shutil.rmtree(folder)
+def _remove(folder: Path, names: Iterable[str]) -> None:
+    """Remove the pins of these names, and the folder if nothing else is in it."""
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _is_complete(programs: Path) -> bool:
+    return all((programs / name).exists() for name in PROGRAM_NAMES)
 
 
 def _need_bpffs(pin_root: Path) -> None:
     try:
         pin_root.mkdir(parents=True, exist_ok=True)
-        kind = subprocess.run(["stat", "-f", "-c", "%T", pin_root], capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        raise UnsupportedError(f"the pin root {pin_root}", "run as root, with bpffs mounted there") from error
-    if kind.stdout.strip() != "bpf_fs":
+    except OSError as error:
+        remedy = f"run as root, with bpffs mounted there ({error.strerror})"
+        raise UnsupportedError(f"the pin root {pin_root}", remedy) from error
+    if not bpf.is_bpffs(pin_root):
+        with suppress(OSError):
+            pin_root.rmdir()
         raise UnsupportedError(f"bpffs at {pin_root}", "mount it: mount -t bpf bpf /sys/fs/bpf")
 
 
-def _run_child(text: str, cflags: list[str], programs: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="kmesh-bcc-") as folder:
-        job = {"text": text, "cflags": cflags, "programs": str(programs), "kernel_source": f"{folder}/linux"}
+@contextmanager
+def _locked(pin_root: Path) -> Iterator[None]:
+    folder = os.open(pin_root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _compiler_flags(settings: Settings, folder: Path) -> list[str]:
+    return [
+        f"-DKMESH_SETTING_STRICT={int(settings.strict)}",
+        f"-DKMESH_SETTING_NODE_MARK_MASK={settings.node_mark_mask:#x}",
+        f"-DKMESH_SETTING_MAX_PODS={settings.max_pods}",
+        f'-DKMESH_PIN(name)="{folder}/" #name',
+    ]
+
+
+def _digest(flags: list[str], sources: Path) -> str:
+    """Fingerprint of everything that a build depends on, BCC's version (its package's, without importing it) too."""
+    try:
+        compiler = metadata.version("bcc")
+    except metadata.PackageNotFoundError:
+        compiler = "unknown"
+    digest = hashlib.sha256("\0".join([compiler, *flags]).encode())
+    for path in sorted(sources.rglob("*.[ch]")):
+        digest.update(f"\0{path.relative_to(sources)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:DIGEST_DIGITS]
+
+
+def _compile(sources: Path, flags: list[str], programs: Path) -> None:
+    """Have the child compile all programs as one text, in which BCC rewrites map accesses, and pin them."""
+    job = {
+        "text": "\n".join(f'#line 1 "{name}"\n{(sources / name).read_text()}' for name in SOURCES),
+        "cflags": [*flags, f"-I{sources / 'include'}"],
+        "programs": {name: str(programs / name) for name in PROGRAM_NAMES},
+    }
+    # -P: the script's folder holds modules of common names, which must not hide those that BCC imports.
+    command = [sys.executable, "-P", str(LOADER)]
+    with tempfile.TemporaryDirectory(prefix="kmesh-bcc-") as scratch:
+        text = json.dumps(job | {"kernel_source": f"{scratch}/linux"})
         try:
             child = subprocess.run(
-                [sys.executable, str(LOADER)],
-                input=json.dumps(job),
-                capture_output=True,
-                text=True,
-                timeout=LOAD_SECONDS,
-                check=False,
+                command, input=text, capture_output=True, text=True, errors="replace", timeout=LOAD_SECONDS, check=False
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             raise LoadError(f"the compiler process failed: {error}") from error
@@ -149,14 +202,15 @@ def _run_child(text: str, cflags: list[str], programs: Path) -> None:
         answer = json.loads(child.stdout.splitlines()[-1])
     except (IndexError, ValueError) as error:
         raise LoadError(f"the compiler process died with status {child.returncode}", child.stderr) from error
-    if "missing" in answer:
-        remedy = "install Debian's python3-bpfcc and make the virtual environment with --system-site-packages"
-        raise UnsupportedError(f"BCC for Python (module {answer['missing']})", remedy)
+    if "unsupported" in answer:
+        raise UnsupportedError(*answer["unsupported"])
     if "error" in answer:
-        raise LoadError(f"BCC: {answer['error']}{_first_error(child.stderr)}", child.stderr)
+        raise LoadError(f"BCC: {answer['error']}{_reason(child.stderr)}", child.stderr)
 
 
-def _first_error(log: str) -> str:
-    """Give the line that tells why, of a log that may have thousands."""
-    found = next((line for line in log.splitlines() if "error:" in line or "invalid" in line), "")
-    return f" ({found.strip()})" if found else ""
+def _reason(log: str) -> str:
+    """Give the line that tells why: the compiler's first error, else the verifier's last word before its statistics."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    errors = [line for line in lines if "error:" in line]
+    last_words = [line for line in lines if not line.startswith(("processed ", "HINT:"))][-1:]
+    return "".join(f" ({line})" for line in (errors or last_words)[:1])

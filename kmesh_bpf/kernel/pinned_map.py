@@ -1,0 +1,132 @@
+"""One pinned map as keys and values of bytes and C structs; what they mean is kmesh_bpf.kernel.maps' business."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from kmesh_bpf._abi import ffi
+from kmesh_bpf.errors import KernelError, MapFullError
+from kmesh_bpf.kernel import bpf
+
+BATCH_ENTRIES = 65536
+NO_ROOM = (errno.E2BIG, errno.ENOSPC)
+"""What a hash and a trie say when they are full."""
+NO_BATCH = (errno.EINVAL, bpf.ENOTSUPP)
+"""What kernels before 5.6, and maps of a type without them, say to batch operations."""
+
+
+class PinnedMap:
+    """A map; the types of key and value are those of the members of the contract's struct of the same name.
+
+    ``fd`` is the owner's to close. A value is written as cffi takes it for an initializer: a dict or a list.
+
+    Raises:
+        KernelError: it cannot be opened.
+
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        members = dict(ffi.typeof(f"struct {path.name}").fields)
+        self._key, self._value = members["key"].type, members["value"].type
+        self.fd = bpf.open_pinned(path)
+        self.info = bpf.map_info(self.fd, path)
+
+    def differences(self, wanted_type: int) -> Iterator[str]:
+        """Tell in what the map is not as the contract has it."""
+        for field, found, wanted in (
+            ("type", self.info.type, wanted_type),
+            ("bytes of key", self.info.key_size, ffi.sizeof(self._key)),
+            ("bytes of value", self.info.value_size, ffi.sizeof(self._value)),
+        ):
+            if found != wanted:
+                yield f"{self.path.name}: {field} {found}, not {wanted}"
+
+    def set(self, key: bytes, value: Any) -> None:
+        """Write an entry.
+
+        Raises:
+            MapFullError: there is no room.
+
+        """
+        held = ffi.new(ffi.getctype(self._value, "*"), value)
+        self._check_room(bpf.map_update(self.fd, ffi.from_buffer(key), held), "write")
+
+    def set_many(self, entries: Mapping[bytes, Any]) -> None:
+        """Write many entries.
+
+        Raises:
+            MapFullError: there is no room.
+
+        """
+        left = iter(entries.items())
+        while chunk := list(islice(left, BATCH_ENTRIES)):
+            keys = b"".join(key for key, _ in chunk)
+            values = ffi.new(ffi.getctype(self._value, "[]"), [value for _, value in chunk])
+            answer = bpf.map_update_batch(self.fd, ffi.from_buffer(keys), values, len(chunk))
+            if -answer in NO_BATCH:
+                for key, value in chunk:
+                    self.set(key, value)
+            else:
+                self._check_room(answer, "write")
+
+    def delete(self, key: bytes) -> None:
+        """Remove an entry, if there."""
+        answer = bpf.map_delete(self.fd, ffi.from_buffer(key))
+        if answer != -errno.ENOENT:
+            bpf.check(answer, "delete from", self.path)
+
+    def get(self, key: bytes) -> Any:
+        """Give a pointer to a copy of a value."""
+        value = ffi.new(ffi.getctype(self._value, "*"))
+        bpf.check(bpf.map_lookup(self.fd, ffi.from_buffer(key), value), "read", self.path)
+        return value
+
+    def get_per_cpu(self, key: bytes, cpus: int) -> tuple[int, ...]:
+        """Give the value of each CPU, of a per-CPU map of 64-bit numbers."""
+        values = ffi.new("__u64[]", cpus)
+        bpf.check(bpf.map_lookup(self.fd, ffi.from_buffer(key), values), "read", self.path)
+        return tuple(values)
+
+    def each_key(self) -> Iterator[bytes]:
+        """Give all keys one by one: the way of tries, whose batch operations came late (6.0)."""
+        key, following = ffi.NULL, ffi.new(ffi.getctype(self._key, "*"))
+        while (answer := bpf.map_next_key(self.fd, key, following)) == 0:
+            yield bytes(ffi.buffer(following))
+            key = following
+        if answer != -errno.ENOENT:
+            bpf.check(answer, "dump", self.path)
+
+    def entries(self) -> Iterator[tuple[bytes, Any]]:
+        """Give (key, value) of all entries of a hash, in batches; a value is good until the next step.
+
+        Raises:
+            KernelError: the dump broke off; what came is not the whole.
+
+        """
+        room, size = min(self.info.max_entries, BATCH_ENTRIES), self.info.key_size
+        keys = ffi.new(ffi.getctype(self._key, "[]"), room)
+        values = ffi.new(ffi.getctype(self._value, "[]"), room)
+        place, following, last = ffi.NULL, ffi.new("char[]", max(8, size)), False
+        while not last:
+            answer, count = bpf.map_lookup_batch(self.fd, place, following, keys, values, room)
+            if place == ffi.NULL and -answer in NO_BATCH:
+                yield from ((key, self.get(key)) for key in self.each_key())
+                return
+            last = answer == -errno.ENOENT
+            if not last:
+                bpf.check(answer, "dump", self.path)
+            raw = bytes(ffi.buffer(keys, count * size))
+            for index in range(count):
+                yield raw[index * size : index * size + size], values[index]
+            place = following
+
+    def _check_room(self, answer: int, operation: str) -> None:
+        if -answer in NO_ROOM:
+            raise MapFullError(operation, str(self.path), self.path.name, self.info.max_entries)
+        if answer < 0:
+            raise KernelError(operation, str(self.path), -answer)
