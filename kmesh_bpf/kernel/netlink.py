@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -20,6 +21,7 @@ from kmesh_bpf.errors import DecodeError, EncodeError, KernelError
 HEADER = ffi.sizeof("struct nlmsghdr")
 ATTRIBUTE_HEADER = ffi.sizeof("struct nlattr")
 ERROR_HEADER = ffi.sizeof("struct nlmsgerr")
+DONE_BYTES = ffi.sizeof("int")
 BATCH_MESSAGES = 100
 """Messages a send: their acknowledgements fit the receive buffer many times over."""
 RECEIVE_BYTES = 1 << 20
@@ -27,6 +29,7 @@ BUFFER_BYTES = 4 << 20
 TIMEOUT = 30.0
 DUMP_TRIES = 5
 NLA_TYPE_MASK = 0x3FFF
+MAX_SEQUENCE = 0xFFFFFFFF
 SO_RCVBUFFORCE, SO_SNDBUFFORCE = 33, 32  # asm-generic/socket.h; the socket module does not name them
 
 
@@ -118,7 +121,9 @@ class NetlinkSocket:
     def __init__(self, protocol: int = lib.NETLINK_XFRM, groups: int = 0, sock: socket.socket | None = None) -> None:
         if sock is None:
             sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
-            sock.setsockopt(lib.SOL_NETLINK, lib.NETLINK_EXT_ACK, 1)
+            # CAP_ACK: a refusal does not bring the request back, which may hold a key.
+            for wish in (lib.NETLINK_EXT_ACK, lib.NETLINK_CAP_ACK):
+                sock.setsockopt(lib.SOL_NETLINK, wish, 1)
             for option in (SO_RCVBUFFORCE, SO_SNDBUFFORCE):
                 sock.setsockopt(socket.SOL_SOCKET, option, BUFFER_BYTES)
             sock.bind((0, groups))
@@ -187,7 +192,7 @@ class NetlinkSocket:
             self._socket.settimeout(TIMEOUT)
 
     def _next(self, request: bytes, flags: int) -> bytes:
-        self._sequence = (self._sequence + 1) & 0xFFFFFFFF
+        self._sequence = (self._sequence + 1) & MAX_SEQUENCE
         copy = bytearray(request)
         header = ffi.from_buffer("struct nlmsghdr *", copy, require_writable=True)
         header.nlmsg_seq = self._sequence
@@ -213,13 +218,13 @@ class NetlinkSocket:
 
     def _execute_batch(self, requests: Sequence[bytes]) -> list[Ack]:
         numbered = [self._next(request, lib.NLM_F_ACK) for request in requests]
-        first = self._sequence - len(requests) + 1
+        first = self._sequence - len(requests) + 1  # below 1 where the numbers have wrapped
         acks: dict[int, Ack] = {}
         self._send(b"".join(numbered))
         while len(acks) < len(requests):
             for header, body in self._receive():
-                index = header.nlmsg_seq - first
-                if header.nlmsg_type == lib.NLMSG_ERROR and 0 <= index < len(requests):
+                index = (header.nlmsg_seq - first) & MAX_SEQUENCE
+                if header.nlmsg_type == lib.NLMSG_ERROR and index < len(requests):
                     acks[index] = _ack(header, body)
         return [acks[index] for index in range(len(requests))]
 
@@ -236,5 +241,9 @@ class NetlinkSocket:
                     ack = _ack(header, body)
                     raise KernelError("dump", "netlink objects", ack.errno, ack.detail)
                 if header.nlmsg_type == lib.NLMSG_DONE:
+                    # A dump that broke off says so in here, as a negative errno; older kernels send no number.
+                    number = -int.from_bytes(body[:DONE_BYTES], sys.byteorder, signed=True)
+                    if number > 0:
+                        raise KernelError("dump", "netlink objects", number)
                     return None if torn else found
                 found.append((int(header.nlmsg_type), body))

@@ -18,8 +18,8 @@ XfrmOperation = ops.AddSa | ops.ReplaceSa | ops.DeleteSa | ops.SetPolicy | ops.D
 
 GROUPS: int = lib.XFRMGRP_SA | lib.XFRMGRP_POLICY
 """Multicast groups that tell of every change of an SA or policy."""
-NO_ESP = frozenset({errno.EPROTONOSUPPORT, errno.ENOSYS, errno.ENOENT, errno.EINVAL})
-"""What the kernel answers to an SA of ours where it lacks ESP (the type) or GCM (the algorithm)."""
+NO_ESP = frozenset({errno.EPROTONOSUPPORT, errno.ENOSYS, errno.ENOENT})
+"""What the kernel answers to an SA of ours where it lacks ESP (the type) or GCM (the algorithm; seen: ENOSYS)."""
 
 
 class Xfrm:
@@ -56,7 +56,8 @@ class Xfrm:
                 owners.append((operation, verb, target))
         for ack, (operation, verb, target) in zip(self._socket.execute(requests), owners, strict=True):
             refusal = _error(ack, verb, target)
-            if refusal is not None:
+            # Of an operation of two messages the first refusal is the one that tells why.
+            if refusal is not None and not (failures and failures[-1].operation is operation):
                 failures.append(Failure(operation, refusal))
         return tuple(failures)
 

@@ -174,7 +174,7 @@ def decode_sa(body: bytes) -> DecodedSa | None:
         last_used=max(last_used, info.curlft.use_time),
         packets=info.curlft.packets,
         bytes=info.curlft.bytes,
-        sequence=max(esn.oseq_hi << WORD_BITS | esn.oseq, esn.seq_hi << WORD_BITS | esn.seq) if esn else 0,
+        sequence=_sequence(found, esn),
         replays=info.stats.replay,
         integrity_failures=info.stats.integrity_failed,
     )
@@ -214,8 +214,7 @@ def decode_policy(body: bytes) -> DecodedPolicy:
         return DecodedPolicy(None)
     template = _take("struct xfrm_user_tmpl", templates)[0]
     direction = BY_NUMBER[info.dir]
-    wanted = contract.MARK_ENCRYPT if direction is Direction.OUT else contract.MARK_DECRYPTED
-    if template.reqid != contract.REQID or mark != Mark(wanted, contract.MARK_MASK):
+    if template.reqid != contract.REQID or mark != _policy_mark(direction):
         return DecodedPolicy(None)
     policy = Policy(
         direction=direction,
@@ -231,6 +230,16 @@ def decode_policy(body: bytes) -> DecodedPolicy:
     if shape != (lib.XFRM_POLICY_ALLOW, lib.XFRM_MODE_TUNNEL, socket.IPPROTO_ESP, 0):
         raise DecodeError(f"policy {policy.id}: ours by reqid, but it does not require ESP in tunnel mode")
     return DecodedPolicy(policy)
+
+
+def _sequence(found: dict[int, bytes], esn: Any) -> int:
+    """Give the highest sequence number sent or received over an SA, with or without ESN."""
+    if esn:
+        return int(max(esn.oseq_hi << WORD_BITS | esn.oseq, esn.seq_hi << WORD_BITS | esn.seq))
+    if lib.XFRMA_REPLAY_VAL not in found:
+        return 0
+    state = _take("struct xfrm_replay_state", found[lib.XFRMA_REPLAY_VAL])[0]
+    return max(int(state.oseq), int(state.seq))
 
 
 def _our_marks(mark: Mark | None, output: Mark | None) -> bool:
@@ -249,6 +258,10 @@ def _check_sa(sa: Sa) -> None:
         raise EncodeError(f"SA {sa.src} -> {sa.dst}: replay window {sa.replay_window} is not within 0..4096 packets")
     for mark in (sa.mark, sa.output_mark):
         _check_mark(mark)
+    if not _our_marks(sa.mark, sa.output_mark):
+        # It would not be taken for ours when read back, and stay for ever.
+        raise EncodeError(f"SA {sa.src} -> {sa.dst}: marks {sa.mark} and {sa.output_mark} are not ours")
+    _check_addresses(sa.src, sa.dst)
 
 
 def _check_policy(policy: Policy) -> None:
@@ -259,6 +272,22 @@ def _check_policy(policy: Policy) -> None:
     if not 0 <= policy.spi <= MAX32 or not 0 <= policy.priority <= MAX32:
         raise EncodeError(f"policy {policy.src} -> {policy.dst}: SPI or priority is no 32-bit number")
     _check_mark(policy.mark)
+    if policy.mark != _policy_mark(policy.direction):
+        raise EncodeError(
+            f"policy {policy.src} -> {policy.dst} {policy.direction.value}: mark {policy.mark} is not ours"
+        )
+    _check_addresses(policy.tunnel_src, policy.tunnel_dst)
+
+
+def _check_addresses(*addresses: Address) -> None:
+    for address in addresses:
+        if isinstance(address, IPv6Address) and address.scope_id:
+            raise EncodeError(f"tunnel end {address}: an SA has no room for a scope")
+
+
+def _policy_mark(direction: Direction) -> Mark:
+    value = contract.MARK_ENCRYPT if direction is Direction.OUT else contract.MARK_DECRYPTED
+    return Mark(value, contract.MARK_MASK)
 
 
 def _check_mark(mark: Mark | None) -> None:

@@ -1,5 +1,6 @@
 import errno
 import socket
+import sys
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
@@ -84,11 +85,43 @@ SA = Sa(
         {"replay_window": -1},
         {"dst": ip_address("::1")},
         {"mark": Mark(2, 1)},
+        {"mark": Mark(0x1000E0, 0xFFF01FFF)},
+        {"output_mark": None},
+        {"output_mark": Mark(0xD0, 0xFF)},
+        {"mark": None},
+        {"src": ip_address("fe80::1%eth0"), "dst": ip_address("fe80::2")},
     ],
 )
 def test_an_sa_that_cannot_be_encoded_raises(change):
     with pytest.raises(EncodeError):
         wire.encode_new_sa(replace(SA, **change))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mark": Mark(0xD0, 0xFF)},
+        {"mark": Mark(0xE0, 0xFFFF)},
+        {"dst": ip_network("fd00::/64")},
+        {"tunnel_dst": ip_address("::1")},
+        {"tunnel_dst": ip_address("fe80::1%eth0"), "tunnel_src": ip_address("fe80::2")},
+        {"spi": 1 << 32},
+        {"priority": -1},
+    ],
+)
+def test_a_policy_that_cannot_be_encoded_or_would_not_be_known_again_raises(change):
+    policy = Policy(
+        Direction.OUT,
+        ip_network("10.1.0.0/24"),
+        ip_network("10.2.0.0/24"),
+        Mark(0xE0, 0xFF),
+        ip_address("10.0.0.1"),
+        ip_address("10.0.0.2"),
+        1,
+    )
+    wire.encode_set_policy(policy, replace=False)
+    with pytest.raises(EncodeError):
+        wire.encode_set_policy(replace(policy, **change), replace=False)
 
 
 def test_somebody_else_s_sa_is_not_ours():
@@ -164,6 +197,21 @@ def test_a_refused_dump_is_an_error_and_a_torn_one_is_not_believed(pair):
         kernel.send(bytes(ffi.buffer(header)))
     with pytest.raises(DecodeError, match="changed during each"):
         netlink.dump(message(16, 0, b""))
+
+
+def test_a_dump_that_broke_off_is_an_error(pair):
+    netlink, kernel = pair
+    header = ffi.new("struct nlmsghdr *", (HEADER + 4, lib.NLMSG_DONE, lib.NLM_F_MULTI, 1, 0))
+    kernel.send(bytes(ffi.buffer(header)) + (-errno.ENOMEM).to_bytes(4, sys.byteorder, signed=True))
+    with pytest.raises(KernelError, match="ENOMEM"):
+        netlink.dump(message(16, 0, b""))
+
+
+def test_answers_find_their_requests_where_the_sequence_numbers_wrap(pair):
+    netlink, kernel = pair
+    netlink._sequence = 0xFFFFFFFE
+    kernel.send(answer(0, errno.EEXIST) + answer(0xFFFFFFFF, 0))
+    assert [ack.errno for ack in netlink.execute([message(16, 0, b""), message(16, 0, b"")])] == [0, errno.EEXIST]
 
 
 def test_a_message_of_impossible_length_is_refused(pair):
