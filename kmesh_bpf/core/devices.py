@@ -7,8 +7,11 @@ from collections.abc import Collection, Iterable
 from kmesh_bpf.core.state import Attachment, Link, Program
 from kmesh_bpf.core.view import Address
 
-OVERLAY_KINDS = frozenset({"vxlan", "geneve", "ipip"})
-"""Devices (IFLA_INFO_KIND) that carry pod traffic to other nodes inside packets between nodes."""
+OVERLAY_KINDS = frozenset({"vxlan", "geneve", "gretap", "ipip", "ip6tnl"})
+"""Devices (IFLA_INFO_KIND) that carry pod traffic to other nodes inside packets between nodes.
+
+Flannel, Calico, Cilium: vxlan, geneve, ipip; Antrea may use gretap, kube-router ip6tnl for IPv6.
+"""
 
 
 def attachments(

@@ -16,10 +16,11 @@ from kmesh_bpf.errors import KernelError
 from kmesh_bpf.kernel.netlink import NetlinkSocket
 
 GROUPS: int = lib.RTMGRP_LINK | lib.RTMGRP_IPV4_IFADDR | lib.RTMGRP_IPV6_IFADDR
+RT_SCOPE_UNIVERSE = 0  # linux/rtnetlink.h
 
 
 def list_links(ip: IPRoute) -> tuple[Link, ...]:
-    """Give all devices with their addresses.
+    """Give all devices with their addresses of global scope.
 
     Raises:
         KernelError: the kernel did not answer, or the dump was interrupted.
@@ -31,6 +32,8 @@ def list_links(ip: IPRoute) -> tuple[Link, ...]:
         raise KernelError("list", "network devices", error.code or 0, str(error)) from error
     by_index: dict[int, list[Address]] = {}
     for found in addresses:
+        if found["scope"] != RT_SCOPE_UNIVERSE:
+            continue
         text = found.get_attr("IFA_LOCAL") or found.get_attr("IFA_ADDRESS")
         if text:
             by_index.setdefault(found["index"], []).append(ip_address(text))
@@ -39,12 +42,14 @@ def list_links(ip: IPRoute) -> tuple[Link, ...]:
 
 def _link(found: Any, addresses: tuple[Address, ...]) -> Link:
     info = found.get_attr("IFLA_LINKINFO")
+    kind = (info.get_attr("IFLA_INFO_KIND") if info else None) or ""
     return Link(
         ifindex=found["index"],
         name=found.get_attr("IFLA_IFNAME"),
-        kind=(info.get_attr("IFLA_INFO_KIND") if info else None) or "",
-        # The kernel names the namespace of a veth's other end only where it is another one.
-        peer_elsewhere=found.get_attr("IFLA_LINK_NETNSID") is not None,
+        kind=kind,
+        # The kernel names the namespace of a veth's other end only where it is another one. Vlans and tunnels have the
+        # attribute too, for the namespace of the device below.
+        peer_elsewhere=kind == "veth" and found.get_attr("IFLA_LINK_NETNSID") is not None,
         addresses=addresses,
     )
 

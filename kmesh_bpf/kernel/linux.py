@@ -48,7 +48,7 @@ class LinuxKernel:
         self._events: NetlinkSocket | None = None
         self._xfrm = Xfrm(self._socket)
         self._ip = IPRoute()
-        self._tc = TcAttacher(self._ip, pin_root, attach_mode)
+        self._tc = TcAttacher(pin_root, attach_mode)
 
     @property
     def compiled(self) -> bool:

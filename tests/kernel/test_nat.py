@@ -1,0 +1,148 @@
+"""Our nft tables among other people's; what they do to packets is shown in tests/esp/test_nat_exemption.py."""
+
+import json
+import subprocess
+
+import pytest
+
+from kmesh_bpf.errors import KernelError, UnsupportedError
+from kmesh_bpf.kernel import nat
+from tests.lab.network import run
+
+FOREIGN = """
+table ip cni {
+	chain post {
+		type nat hook postrouting priority srcnat; policy accept;
+		oifname "eth0" masquerade
+	}
+}
+table inet kmesh_ipsec {
+	chain other {
+		meta mark 7 counter
+	}
+}
+"""
+
+
+def listed() -> str:
+    return run("nft -s list ruleset")
+
+
+def test_installed_is_what_install_writes_and_remove_takes_away(netns: str) -> None:
+    assert not nat.installed()
+    nat.install()
+    assert nat.installed()
+    text = listed()
+    nat.install()
+    assert listed() == text
+    nat.remove()
+    assert not nat.installed()
+    assert listed() == ""
+    nat.remove()
+
+
+def test_the_rules_say_what_the_design_says(netns: str) -> None:
+    nat.install()
+    for family in ("ip", "ip6"):
+        lines = [line.strip() for line in run(f"nft -s list table {family} kmesh_ipsec").splitlines()]
+        assert lines[2:5] == [
+            "type nat hook postrouting priority srcnat - 10; policy accept;",
+            f"meta mark & 0x000000ff == 0x000000e0 rt ipsec exists snat to {family} saddr",
+            f"meta l4proto esp meta mark & 0x000000ff == 0x000000e0 snat to {family} saddr",
+        ]
+
+
+def test_other_peoples_tables_stay(netns: str) -> None:
+    run("nft -f -", FOREIGN)
+    before = listed()
+    nat.install()
+    assert nat.installed()
+    nat.remove()
+    assert listed() == before
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "nft delete table ip kmesh_ipsec",
+        "nft flush chain ip6 kmesh_ipsec postrouting",
+        "nft add rule ip kmesh_ipsec postrouting accept",
+        "nft insert rule ip6 kmesh_ipsec postrouting meta mark 5 return",
+        "nft add chain ip kmesh_ipsec more",
+        "nft add set ip kmesh_ipsec some '{ type ipv4_addr; }'",
+        "nft flush ruleset",
+        "nft add chain ip kmesh_ipsec postrouting '{ policy drop; }'",
+    ],
+)
+def test_any_change_to_our_tables_is_noticed_and_put_right(netns: str, damage: str) -> None:
+    nat.install()
+    text = listed()
+    run(damage)
+    assert not nat.installed()
+    nat.install()
+    assert nat.installed()
+    assert listed() == text
+
+
+def test_a_change_of_one_mark_is_noticed(netns: str) -> None:
+    nat.install()
+    handle = run("nft -a list chain ip kmesh_ipsec postrouting | sed -n 's/.*rt ipsec.*# handle //p'").strip()
+    run(
+        f"nft replace rule ip kmesh_ipsec postrouting handle {handle}"
+        " meta mark and 0xff == 0xe1 rt ipsec exists snat to ip saddr"
+    )
+    assert not nat.installed()
+
+
+def test_a_missing_nft_is_named_with_the_way_out(netns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert not nat.installed()
+    with pytest.raises(UnsupportedError, match="install Debian's nftables"):
+        nat.install()
+
+
+@pytest.mark.parametrize(
+    ("message", "error"),
+    [
+        ("netlink: Error: cache initialization failed: Protocol not supported", UnsupportedError),
+        ("internal:0:0-0: Error: Could not process rule: No such file or directory", UnsupportedError),
+        ("internal:0:0-0: Error: Could not process rule: Operation not supported", UnsupportedError),
+        ("internal:0:0-0: Error: Could not process rule: Operation not permitted", KernelError),
+        ("internal:0:0-0: Error: something new", KernelError),
+    ],
+)
+def test_what_nft_says_becomes_an_error_of_ours(
+    monkeypatch: pytest.MonkeyPatch, message: str, error: type[Exception]
+) -> None:
+    refused = subprocess.CompletedProcess([], 1, "", message + "\n")
+    monkeypatch.setattr(subprocess, "run", lambda *arguments, **options: refused)
+    with pytest.raises(error, match=message.rpartition(": ")[2]) as caught:
+        nat.install()
+    assert type(caught.value) is error
+
+
+def test_a_listing_in_another_form_than_written_is_an_error_not_an_endless_repetition(
+    netns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = subprocess.run
+
+    def altered(command: list[str], **options: object) -> "subprocess.CompletedProcess[str]":
+        done = real(command, **options)
+        return subprocess.CompletedProcess(command, done.returncode, done.stdout.replace("255", "256"), done.stderr)
+
+    monkeypatch.setattr(subprocess, "run", altered)
+    with pytest.raises(KernelError, match="lists other rules than were written"):
+        nat.install()
+
+
+def test_a_protocol_printed_as_a_number_is_the_same(netns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = subprocess.run
+
+    def numbers(command: list[str], **options: object) -> "subprocess.CompletedProcess[str]":
+        done = real(command, **options)
+        return subprocess.CompletedProcess(command, done.returncode, done.stdout.replace('"esp"', "50"), done.stderr)
+
+    nat.install()
+    assert '"esp"' in json.dumps(json.loads(run("nft -j list table ip kmesh_ipsec")))
+    monkeypatch.setattr(subprocess, "run", numbers)
+    assert nat.installed()
