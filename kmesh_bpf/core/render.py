@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
+
 from kmesh_bpf import contract
+from kmesh_bpf.core import masquerade
 from kmesh_bpf.core import operations as ops
 from kmesh_bpf.core.operations import Operation
 from kmesh_bpf.core.state import ICV_BITS, Attachment, Mark, Policy, Sa
 from kmesh_bpf.core.view import Address, Network
 
-KEY_TEXT = "0x(hidden)"
-NFT_FAMILIES = ("ip", "ip6")
+KEY_TEXT = "0x$KEY"
 
 
-def render(operation: Operation, pin_root: str, maps: str) -> str:
-    """Give the command line of an operation; a key shows as ``0x(hidden)``.
+def render(operation: Operation, programs: str, maps: str) -> str:
+    """Give the command line of an operation, for a shell that has the key of each SA in ``KEY``: keys are not shown.
 
-    ``maps`` is the folder of the pinned maps, ``pin_root`` where programs and links are pinned.
+    ``maps`` and ``programs`` are the folders in which maps and programs are pinned. Programs are attached by TC
+    filters, the way that ``tc`` of every age knows; the product takes TCX links where the kernel has them.
     """
     match operation:
         case ops.AddSa(sa):
@@ -51,15 +54,15 @@ def render(operation: Operation, pin_root: str, maps: str) -> str:
         case ops.DeleteService(cidr):
             return f"bpftool map delete pinned {maps}/kmesh_svcs{cidr.version} key {_trie_key(cidr)}"
         case ops.Attach(attachment):
-            return (
-                f"tc filter replace {_filter(attachment)} bpf da pinned {pin_root}/programs/{attachment.program.value}"
-            )
+            qdisc = f"tc qdisc add dev {attachment.device} clsact 2>/dev/null || :"
+            pinned = f"bpf da pinned {programs}/{attachment.program.value}"
+            return f"{qdisc}; tc filter replace {_filter(attachment)} {pinned}"
         case ops.Detach(attachment):
             return f"tc filter delete {_filter(attachment)} bpf"
         case ops.InstallNatExemption():
-            return "; ".join(f"nft add table {family} kmesh_ipsec" for family in NFT_FAMILIES)
+            return f"nft -j -f - <<< {shlex.quote(masquerade.installation())}"
         case ops.RemoveNatExemption():
-            return "; ".join(f"nft delete table {family} kmesh_ipsec" for family in NFT_FAMILIES)
+            return f"nft -j -f - <<< {shlex.quote(masquerade.removal())}"
 
 
 def _mark(mark: Mark) -> str:

@@ -39,14 +39,15 @@ class Filter:
     program_id: int
 
     @property
+    def program_name(self) -> str:
+        """The program's name: tc, attaching a pinned program, adds ``:[*fsobj]`` to it."""
+        return self.name.partition(":")[0]
+
+    @property
     def is_ours(self) -> bool:
         """Whether it sits at our place under a name of ours."""
-        return (self.kind, self.chain, self.info, self.handle) == (
-            "bpf",
-            0,
-            OUR_INFO,
-            contract.TC_HANDLE,
-        ) and self.name in OUR_NAMES
+        place = (self.kind, self.chain, self.info, self.handle)
+        return place == ("bpf", 0, OUR_INFO, contract.TC_HANDLE) and self.program_name in OUR_NAMES
 
     @property
     def is_in_our_way(self) -> bool:
@@ -106,7 +107,7 @@ class Clsact:
             for ifindex in devices:
                 for program in Program:
                     for one in _filters(sock, ifindex, program):
-                        if one.is_ours and one.name == program.value:
+                        if one.is_ours and one.program_name == program.value:
                             found[ifindex, program] = one.program_id
         for mark in self._made.iterdir() if self._made.is_dir() else ():
             if mark.name not in map(str, devices):
@@ -125,7 +126,7 @@ class Clsact:
         with NetlinkSocket(lib.NETLINK_ROUTE) as sock:
             if _qdiscs(sock).get(ifindex) != "clsact":
                 return
-            if any(one.is_ours and one.name == program.value for one in _filters(sock, ifindex, program)):
+            if any(one.is_ours and one.program_name == program.value for one in _filters(sock, ifindex, program)):
                 _do(sock, message(lib.RTM_DELTFILTER, 0, _our_filter(ifindex, program)), "detach", target)
             self._remove_qdisc_if_unused(sock, ifindex)
 

@@ -134,8 +134,8 @@ class LinuxKernel:
 
     def render(self, operation: Operation) -> str:
         """Give an operation as a command line."""
-        folder = self._maps.folder if self._maps else self.pin_root / "maps"
-        return render(operation, str(self.pin_root), str(folder))
+        build = self._loaded or programs.expected(self.pin_root, self.settings)
+        return render(operation, str(build.programs), str(build.maps))
 
     def _need_maps(self) -> Maps:
         if self._maps is None:

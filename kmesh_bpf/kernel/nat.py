@@ -1,12 +1,4 @@
-"""Keeps address masquerading away from packets on their way to encryption, by two tables of nft.
-
-A masquerade rule gives a marked packet the node's address; then no policy selects it any more. An identity source NAT
-ahead of it settles the connection's NAT first. Only packets that the route look-up gave an IPsec transformation are
-meant: a Service address may stand for something that is no peer's pod, and then masquerading is right. Our own ESP is
-meant too: its outer source must stay the address that the peer knows.
-
-The tables are written and read back in nft's JSON (libnftables-json(5)): its text differs from version to version.
-"""
+"""The nft tables of kmesh_bpf.core.masquerade: installed, compared with what nft lists, removed."""
 
 from __future__ import annotations
 
@@ -15,16 +7,11 @@ import json
 import os
 import socket
 import subprocess
-from typing import Any
 
-from kmesh_bpf import contract
+from kmesh_bpf.core import masquerade
+from kmesh_bpf.core.masquerade import FAMILIES, TABLE, Json
 from kmesh_bpf.errors import DecodeError, KernelError, UnsupportedError
 
-TABLE = "kmesh_ipsec"
-FAMILIES = ("ip", "ip6")
-CHAIN = "postrouting"
-PRIORITY = 90
-"""Ten ahead of srcnat (100, NF_IP_PRI_NAT_SRC), where masquerade rules are."""
 TIMEOUT = 60
 UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.ENOENT})
 """What a kernel without nf_tables, its NAT chains or its route expression answers.
@@ -32,8 +19,6 @@ UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUP
 ENOENT among them: the transaction makes the table itself, so what can be missing is a module only.
 """
 ERRNO_BY_TEXT = {os.strerror(number): number for number in errno.errorcode}
-
-Json = dict[str, Any]
 
 
 def install() -> None:
@@ -44,12 +29,8 @@ def install() -> None:
         KernelError: the kernel refused, or lists something else than was written.
 
     """
-    commands: list[Json] = []
-    for family in FAMILIES:
-        commands += [*_removal(family), {"add": _table(family)}]
-        commands += [{"add": item} for item in _contents(family)]
     try:
-        _transact("install", commands)
+        _transact("install", masquerade.installation())
     except KernelError as error:
         if error.errno in UNSUPPORTED:
             remedy = "it needs nf_tables, nft_chain_nat, nft_nat and nft_rt: masquerade rules would undo encryption"
@@ -68,7 +49,7 @@ def remove() -> None:
         KernelError: the kernel refused.
 
     """
-    _transact("remove", [command for family in FAMILIES for command in _removal(family)])
+    _transact("remove", masquerade.removal())
 
 
 def installed() -> bool:
@@ -82,37 +63,9 @@ def installed() -> bool:
 
     """
     try:
-        return all(_listed(family) == _contents(family) for family in FAMILIES)
+        return all(_listed(family) == masquerade.contents(family) for family in FAMILIES)
     except UnsupportedError:
         return False
-
-
-def _contents(family: str) -> list[Json]:
-    marked = _match({"&": [{"meta": {"key": "mark"}}, contract.MARK_MASK]}, contract.MARK_ENCRYPT)
-    # The route look-up has been done, and for a packet that a policy selects it ends in a transformation.
-    transformed = _match({"rt": {"key": "ipsec"}}, True)
-    esp = _match({"meta": {"key": "l4proto"}}, socket.IPPROTO_ESP)
-    keep_source = {"snat": {"addr": {"payload": {"protocol": family, "field": "saddr"}}}}
-    chain = {"type": "nat", "hook": "postrouting", "prio": PRIORITY, "policy": "accept"}
-    place = {"family": family, "table": TABLE}
-    return [
-        {"chain": {**place, "name": CHAIN, **chain}},
-        {"rule": {**place, "chain": CHAIN, "expr": [marked, transformed, keep_source]}},
-        {"rule": {**place, "chain": CHAIN, "expr": [esp, marked, keep_source]}},
-    ]
-
-
-def _match(left: Json, right: object) -> Json:
-    return {"match": {"op": "==", "left": left, "right": right}}
-
-
-def _table(family: str) -> Json:
-    return {"table": {"family": family, "name": TABLE}}
-
-
-def _removal(family: str) -> list[Json]:
-    # Deleting what is not there would fail the transaction: hence the addition, which changes nothing if it is.
-    return [{"add": _table(family)}, {"delete": _table(family)}]
 
 
 def _target() -> str:
@@ -144,8 +97,8 @@ def _canonical(item: Json) -> Json:
     return {kind: {key: value for key, value in body.items() if key != "handle"}}
 
 
-def _transact(operation: str, commands: list[Json]) -> None:
-    _nft(operation, ["-f", "-"], json.dumps({"nftables": commands}))
+def _transact(operation: str, transaction: str) -> None:
+    _nft(operation, ["-f", "-"], transaction)
 
 
 def _nft(operation: str, arguments: list[str], script: str = "") -> str:

@@ -66,6 +66,15 @@ def source_folder() -> Path:
     return Path(str(resources.files("kmesh_bpf.csrc")))
 
 
+def expected(pin_root: Path, settings: Settings, sources: Path | None = None) -> LoadedPrograms:
+    """Give where the programs and maps for these sources and settings belong, be they there or not."""
+    sources = sources or source_folder()
+    folder = maps.maps_folder(pin_root, settings.max_pods)
+    return LoadedPrograms(
+        pin_root / "programs" / _digest(_compiler_flags(settings, folder), sources), folder, compiled=False
+    )
+
+
 def ensure_loaded(pin_root: Path, settings: Settings, sources: Path | None = None) -> LoadedPrograms:
     """Find the programs pinned for these sources and settings, or compile, load and pin them.
 
@@ -80,12 +89,11 @@ def ensure_loaded(pin_root: Path, settings: Settings, sources: Path | None = Non
     """
     sources = sources or source_folder()
     _need_bpffs(pin_root)
-    folder = maps.maps_folder(pin_root, settings.max_pods)
-    flags = _compiler_flags(settings, folder)
-    programs = pin_root / "programs" / _digest(flags, sources)
+    wanted = expected(pin_root, settings, sources)
+    programs, folder = wanted.programs, wanted.maps
     with _locked(pin_root):
         if _is_complete(programs) and maps.is_complete(folder):
-            return LoadedPrograms(programs, folder, compiled=False)
+            return wanted
         # Under a name that is never looked for, then renamed: a crash half way leaves nothing that looks complete.
         for left_over in programs.parent.glob(f"{UNFINISHED}*"):
             _remove(left_over, PROGRAM_NAMES)
@@ -93,7 +101,7 @@ def ensure_loaded(pin_root: Path, settings: Settings, sources: Path | None = Non
             made.mkdir(exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=programs.parent))
         try:
-            _compile(sources, flags, unfinished)
+            _compile(sources, _compiler_flags(settings, folder), unfinished)
             maps.carry_over(pin_root, folder)
             _remove(programs, PROGRAM_NAMES)
             unfinished.rename(programs)

@@ -127,6 +127,17 @@ def test_removal_takes_ours_and_nothing_else(kernel, node):
     assert sh("ip xfrm policy").count("reqid 7") == 1
 
 
+@pytest.mark.parametrize("kernel", ["clsact"], indirect=True)
+def test_the_lines_that_are_shown_do_the_same_when_a_person_runs_them_there_and_back(kernel):
+    observed = kernel.observe()
+    wanted = make_plan(mesh.view(services=(mesh.node(9).pod_cidrs[0],)), observed, Options(), 0.0).state
+    wanted = replace(wanted, sas={})
+    for before, after in ((observed.state, wanted), (wanted, replace(observed.state, sas={}))):
+        for operation in without_sas(diff(after, before)):
+            sh(kernel.render(operation))
+        assert kernel.observe().state == after
+
+
 def test_a_foreign_policy_in_our_place_is_a_conflict_and_stays(kernel):
     wanted = make_plan(mesh.view(), kernel.observe(), Options(), 0.0).state
     policy = next(iter(wanted.policies.values()))

@@ -97,6 +97,7 @@ def _run(config: Config) -> int:
 def _dry_run(config: Config, source: ClusterSource) -> int:
     kernel = LinuxKernel(config.pin_root, config.settings, load=False)
     daemon = Daemon(config, source, kernel)
+    print("# KEY: each SA's own key, not shown. Programs and maps are pinned by the daemon's first start.")
     for operation in preview(kernel, daemon.view(source.read()), config.options, time.time()):
         print(kernel.render(operation))
     kernel.close()

@@ -1,0 +1,69 @@
+"""What keeps address masquerading away from packets on their way to encryption: two tables of nft.
+
+A masquerade rule gives a marked packet the node's address; then no policy selects it any more. An identity source NAT
+ahead of it settles the connection's NAT first. Only packets that the route look-up gave an IPsec transformation are
+meant: a Service address may stand for something that is no peer's pod, and then masquerading is right. Our own ESP is
+meant too: its outer source must stay the address that the peer knows.
+
+In nft's JSON (libnftables-json(5)), for it is read back too: nft's text differs from version to version.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from kmesh_bpf import contract
+
+TABLE = "kmesh_ipsec"
+FAMILIES = ("ip", "ip6")
+CHAIN = "postrouting"
+PRIORITY = 90
+"""Ten ahead of srcnat (100, NF_IP_PRI_NAT_SRC), where masquerade rules are."""
+ESP = 50
+"""IP protocol number (RFC 4303 section 2)."""
+
+Json = dict[str, Any]
+
+
+def installation() -> str:
+    """Give the transaction, nft's JSON, that puts the tables in place of whatever is called like them."""
+    commands: list[Json] = []
+    for family in FAMILIES:
+        commands += [*_removal(family), {"add": _table(family)}]
+        commands += [{"add": item} for item in contents(family)]
+    return json.dumps({"nftables": commands})
+
+
+def removal() -> str:
+    """Give the transaction, nft's JSON, that removes the tables, if there."""
+    return json.dumps({"nftables": [command for family in FAMILIES for command in _removal(family)]})
+
+
+def contents(family: str) -> list[Json]:
+    """Give the chain and the rules of a family's table, in nft's order and in the form in which it lists them."""
+    marked = _match({"&": [{"meta": {"key": "mark"}}, contract.MARK_MASK]}, contract.MARK_ENCRYPT)
+    # The route look-up has been done, and for a packet that a policy selects it ends in a transformation.
+    transformed = _match({"rt": {"key": "ipsec"}}, True)
+    esp = _match({"meta": {"key": "l4proto"}}, ESP)
+    keep_source = {"snat": {"addr": {"payload": {"protocol": family, "field": "saddr"}}}}
+    chain = {"type": "nat", "hook": "postrouting", "prio": PRIORITY, "policy": "accept"}
+    place = {"family": family, "table": TABLE}
+    return [
+        {"chain": {**place, "name": CHAIN, **chain}},
+        {"rule": {**place, "chain": CHAIN, "expr": [marked, transformed, keep_source]}},
+        {"rule": {**place, "chain": CHAIN, "expr": [esp, marked, keep_source]}},
+    ]
+
+
+def _match(left: Json, right: object) -> Json:
+    return {"match": {"op": "==", "left": left, "right": right}}
+
+
+def _table(family: str) -> Json:
+    return {"table": {"family": family, "name": TABLE}}
+
+
+def _removal(family: str) -> list[Json]:
+    # Deleting what is not there would fail the transaction: hence the addition, which changes nothing if it is.
+    return [{"add": _table(family)}, {"delete": _table(family)}]
