@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 from itertools import product
@@ -65,7 +65,9 @@ def make_plan(view: View, observed: Observation, options: Options, now: float) -
 
     ``now`` is in the clock of ``view.announced_at`` and of the kernel's use times (seconds since the epoch).
     """
-    fingerprints = {peer.node.name: marks.incarnations(view.node, peer.node) for peer in view.peers}
+    everybody = {peer.node.name: marks.incarnations(view.node, peer.node) for peer in view.peers}
+    accepted, problems = _without_double_claims(view.peers, everybody, observed)
+    fingerprints = {peer.node.name: everybody[peer.node.name] for peer in accepted}
     ids = _node_ids(fingerprints.values(), observed, options.node_mark_mask)
     by_node = _pods_by_node(view)
     sas: dict[SaId, Sa] = {}
@@ -73,12 +75,12 @@ def make_plan(view: View, observed: Observation, options: Options, now: float) -
     peers: dict[Address, PeerEntry] = {}
     ready: set[str] = set()
     lost: list[SaId] = []
-    problems = [
+    problems += [
         f"uplink {name}: there is no such device, so nothing guards or decrypts there"
         for name in devices.missing_uplinks(observed.links, options.uplinks)
     ]
     waiting = False
-    for peer in view.peers:
+    for peer in accepted:
         tunnels = _tunnels(view.node, peer.node)
         version = keys.outbound_version(view.keys, peer.spi)
         fingerprint = fingerprints[peer.node.name]
@@ -122,6 +124,27 @@ def make_plan(view: View, observed: Observation, options: Options, now: float) -
         tuple(lost),
         tuple(dict.fromkeys(problems)),
     )
+
+
+def _without_double_claims(
+    peers: Iterable[Peer], fingerprints: Mapping[str, int], observed: Observation
+) -> tuple[list[Peer], list[str]]:
+    """Give the peers whose addresses are theirs alone, and a sentence for each that is quarantined.
+
+    Two KmeshNodeInfos with one address would take turns in one SA. The peer that the kernel knows stays, so that
+    whoever claims its address later cannot push it out; among new ones the first by name.
+    """
+    known = {entry.incarnations for entry in observed.state.peers.values()}
+    owners: dict[Address, str] = {}
+    accepted, problems = [], []
+    for peer in sorted(peers, key=lambda one: (fingerprints[one.node.name] not in known, one.node.name)):
+        taken = next((address for address in peer.node.addresses if address in owners), None)
+        if taken is not None:
+            problems.append(f"peer {peer.node.name}: its address {taken} is {owners[taken]}'s; quarantined, not ready")
+            continue
+        owners.update(dict.fromkeys(peer.node.addresses, peer.node.name))
+        accepted.append(peer)
+    return sorted(accepted, key=lambda one: one.node.name), problems
 
 
 def _node_ids(fingerprints: Iterable[int], observed: Observation, mask: int) -> dict[int, int]:

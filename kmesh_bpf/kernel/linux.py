@@ -13,7 +13,7 @@ from kmesh_bpf.core.diff import diff
 from kmesh_bpf.core.operations import Operation
 from kmesh_bpf.core.render import render
 from kmesh_bpf.core.state import KernelState, Observation
-from kmesh_bpf.errors import ConfigError, KmeshBpfError, UnsupportedError
+from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError, UnsupportedError
 from kmesh_bpf.kernel import links, nat, programs, xfrm
 from kmesh_bpf.kernel.interface import AttachMode, Failure
 from kmesh_bpf.kernel.maps import Maps, find_maps
@@ -21,6 +21,11 @@ from kmesh_bpf.kernel.netlink import NetlinkSocket
 from kmesh_bpf.kernel.programs import LoadedPrograms, Settings
 from kmesh_bpf.kernel.tc import TcAttacher
 from kmesh_bpf.kernel.xfrm import Xfrm, XfrmOperation
+
+
+def _batch(operation: Operation) -> object:
+    """Give what an operation may go out together with."""
+    return XfrmOperation if isinstance(operation, XfrmOperation) else type(operation)
 
 
 class LinuxKernel:
@@ -109,15 +114,12 @@ class LinuxKernel:
     def apply(self, operations: Sequence[Operation]) -> tuple[Failure, ...]:
         """See :class:`kmesh_bpf.kernel.interface.Kernel`; runs of XFRM operations go out as batches."""
         failures: list[Failure] = []
-        for is_xfrm, run in groupby(operations, key=lambda one: isinstance(one, XfrmOperation)):
-            if is_xfrm:
-                failures.extend(self._xfrm.apply([one for one in run if isinstance(one, XfrmOperation)]))
-                continue
-            for operation in run:
-                try:
-                    self._apply_one(operation)
-                except KmeshBpfError as error:
-                    failures.append(Failure(operation, error))
+        for kind, run in groupby(operations, key=_batch):
+            together = list(run)
+            if kind is XfrmOperation:
+                failures.extend(self._xfrm.apply([one for one in together if isinstance(one, XfrmOperation)]))
+            elif kind is not ops.SetPod or not self._set_pods(together):
+                failures.extend(self._apply_each(together))
         return tuple(failures)
 
     def remove_stale(self) -> None:
@@ -136,6 +138,24 @@ class LinuxKernel:
         """Give an operation as a command line."""
         build = self._loaded or programs.expected(self.pin_root, self.settings)
         return render(operation, str(build.programs), str(build.maps))
+
+    def _set_pods(self, operations: Sequence[Operation]) -> bool:
+        """Write pods with few system calls; False: not all of them, and one by one will tell which."""
+        pods = {one.address: one.flags for one in operations if isinstance(one, ops.SetPod)}
+        try:
+            self._need_maps().set_pods(pods)
+        except KernelError:
+            return False
+        return True
+
+    def _apply_each(self, operations: Sequence[Operation]) -> list[Failure]:
+        failures = []
+        for operation in operations:
+            try:
+                self._apply_one(operation)
+            except KmeshBpfError as error:
+                failures.append(Failure(operation, error))
+        return failures
 
     def _need_maps(self) -> Maps:
         if self._maps is None:

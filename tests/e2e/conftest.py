@@ -2,6 +2,7 @@
 
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,31 @@ class Lab:
         for node in self.network.nodes:
             for number, letter in ((10, "a"), (11, "b")):
                 self.add_pod(f"p{node.index}{letter}", node.index, number, bridge="cni0" if node.index == 3 else None)
-        self.daemons = {node.name: Daemon(node.name, self.cluster, work, *flags) for node in self.network.nodes}
+        self._work, self._flags = work, flags
+        # One node attaches its programs as kernels without TCX have to.
+        own = {"n2": ("--tc-attach=clsact",)}
+        self.daemons = {
+            node.name: Daemon(node.name, self.cluster, work, *flags, *own.get(node.name, ()))
+            for node in self.network.nodes
+        }
+
+    def join(self):
+        """Let one more node join: its network, its Node object, its daemon; give the node when it is ready."""
+        node = self.network.add_node()
+        self.cluster.node(node)
+        daemon = self.daemons[node.name] = Daemon(node.name, self.cluster, self._work, *self._flags)
+        daemon.start()
+        daemon.wait_ready()
+        return node
+
+    def leave(self, node):
+        """Let a node leave for good."""
+        daemon = self.daemons.pop(node.name)
+        daemon.stop()
+        done = daemon.uninstall()
+        assert done.returncode == 0, done.stderr
+        self.cluster.delete_node(node.name)
+        self.network.delete_node(node)
 
     def add_pod(self, name, node, number, bridge=None, labels=None):
         pod = self.network.add_pod(name, self.network.nodes[node - 1], number, bridge)
@@ -71,6 +96,14 @@ class Lab:
     def wait_spi(self, spi):
         names = self.daemons
         wait_for(f"all announce SPI {spi}", lambda: all(self.cluster.spi(name) == spi for name in names))
+
+
+@pytest.fixture
+def enrolled(lab):
+    """The lab with its namespace labelled."""
+    lab.label("Kmesh")
+    time.sleep(1)  # pod maps are written before devices get their programs
+    return lab
 
 
 @pytest.fixture(scope="session")

@@ -99,11 +99,16 @@ def test_a_megabyte_by_tcp_arrives_whole_and_encrypted(lab, version):
     assert seen.pods_in_clear() == 0
 
 
-def test_a_megabyte_arrives_over_a_path_whose_mtu_shrank(lab):
-    run("ip -n n2 link set eth0 mtu 1400; ip -n n1 link set eth0 mtu 1400")
+def test_a_megabyte_arrives_over_a_path_whose_mtu_shrinks_on_the_way(lab):
     try:
         with Capture(lab.network) as seen:
-            assert transfer(lab.pod("p1a"), lab.pod("p2a"), 4, port=10)
+            assert transfer(
+                lab.pod("p1a"),
+                lab.pod("p2a"),
+                4,
+                port=10,
+                halfway=lambda: run("ip -n n2 link set eth0 mtu 1400; ip -n n1 link set eth0 mtu 1400"),
+            )
         assert seen.pods_in_clear() == 0
     finally:
         run("ip -n n2 link set eth0 mtu 1500; ip -n n1 link set eth0 mtu 1500")

@@ -8,6 +8,7 @@ import sys
 import uuid
 from contextlib import contextmanager
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,8 @@ import mesh
 from kmesh_bpf import LinkWatcher, LinuxKernel, Options, Settings, make_plan
 from kmesh_bpf.core import operations as ops
 from kmesh_bpf.core.diff import diff
-from kmesh_bpf.core.state import KernelState, Program
-from kmesh_bpf.errors import ConfigError, ConflictError
+from kmesh_bpf.core.state import KernelState, PodFlags, Program
+from kmesh_bpf.errors import ConfigError, ConflictError, MapFullError
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWNET = 0x40000000
@@ -174,6 +175,18 @@ def test_another_build_takes_the_place_of_the_old_one_on_every_device(node, pins
     assert not root.exists()
     first.close()
     second.close()
+
+
+def test_a_full_pod_map_refuses_what_does_not_fit_by_name_and_takes_the_rest(node, pins):
+    kernel = LinuxKernel(pins / "tiny", Settings(max_pods=2))
+    addresses = [ip_address(f"10.244.9.{number}") for number in range(1, 5)]
+    failures = kernel.apply([ops.SetPod(address, PodFlags.LOCAL) for address in addresses])
+    assert [(type(one.error), one.error.map_name, one.error.capacity) for one in failures] == [
+        (MapFullError, "kmesh_pods4", 2)
+    ] * 2
+    assert len(kernel.observe().state.pods) == 2
+    assert kernel.remove_everything() == ()
+    kernel.close()
 
 
 def test_a_device_that_vanished_is_forgotten_and_a_new_one_gets_its_program(kernel, node):

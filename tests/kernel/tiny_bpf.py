@@ -9,7 +9,9 @@ import struct
 from pathlib import Path
 
 SYS_BPF = {"x86_64": 321, "aarch64": 280}[os.uname().machine]
-PROG_LOAD, OBJ_PIN, PROG_QUERY = 5, 6, 16
+PROG_LOAD, OBJ_PIN, PROG_QUERY, LINK_CREATE = 5, 6, 16, 28
+TCX_INGRESS, TCX_EGRESS = 46, 47
+F_BEFORE = 1 << 3
 SCHED_CLS = 3
 MARK_OFFSET = 8  # __sk_buff.mark
 TC_ACT_UNSPEC, TC_ACT_OK = -1, 0
@@ -28,15 +30,15 @@ def instruction(code: int, dst: int = 0, src: int = 0, offset: int = 0, immediat
     return struct.pack("<BBhi", code, src << 4 | dst, offset, immediate)
 
 
-def load(digit: int, verdict: int = TC_ACT_UNSPEC) -> int:
+def load(digit: int, verdict: int = TC_ACT_UNSPEC, shift: int = 4) -> int:
     """Load a program that appends a hexadecimal digit to the packet's mark; give its descriptor.
 
-    The mark of a packet that passed programs 1, 2, 3 in this order is 0x123.
+    The mark of a packet that passed programs 1, 2, 3 in this order is 0x123. With a shift of 0 it only sets bits.
     """
     code = b"".join(
         [
             instruction(0x61, dst=2, src=1, offset=MARK_OFFSET),  # r2 = skb->mark
-            instruction(0x67, dst=2, immediate=4),  # r2 <<= 4
+            instruction(0x67, dst=2, immediate=shift),  # r2 <<= 4
             instruction(0x47, dst=2, immediate=digit),  # r2 |= digit
             instruction(0x63, dst=1, src=2, offset=MARK_OFFSET),  # skb->mark = r2
             instruction(0xB7, dst=0, immediate=verdict),
@@ -52,6 +54,14 @@ def load(digit: int, verdict: int = TC_ACT_UNSPEC) -> int:
 def pin(fd: int, path: Path) -> None:
     name = ctypes.create_string_buffer(os.fsencode(path))
     bpf(OBJ_PIN, struct.pack("<QII", ctypes.addressof(name), fd, 0))
+
+
+def attach(fd: int, ifindex: int, attach_type: int, first: bool) -> int:
+    """Attach by a TCX link, at the head or the end of the chain; give the link's descriptor."""
+    link, _ = bpf(
+        LINK_CREATE, struct.pack("<IIII", fd, ifindex, attach_type, F_BEFORE if first else 0).ljust(64, b"\0")
+    )
+    return link
 
 
 def running(ifindex: int, attach_type: int) -> list[int]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import struct
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -15,6 +17,8 @@ from lab.network import WIRE, Network, inside
 ETH_P_ALL = 3
 ESP = 50
 PACKET_OUTGOING = 4
+LAST = 0.5
+"""Seconds that frames already under way are given at the end."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class Capture:
                 listener.bind((f"u{node.index}", ETH_P_ALL))
                 listener.settimeout(0.1)
                 self._sockets.append(listener)
-        self._stop = threading.Event()
+        self._end = math.inf
         self._threads = [threading.Thread(target=self._listen, args=(one,)) for one in self._sockets]
 
     def __enter__(self) -> Capture:
@@ -64,7 +68,7 @@ class Capture:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._stop.set()
+        self._end = time.monotonic() + LAST  # others may go on talking: what is under way, not silence, is waited for
         for thread in self._threads:
             thread.join()
         for one in self._sockets:
@@ -72,10 +76,12 @@ class Capture:
 
     def _listen(self, listener: socket.socket) -> None:
         while True:
+            if time.monotonic() > self._end:
+                return
             try:
                 data, address = listener.recvfrom(128)
             except TimeoutError:
-                if self._stop.is_set():
+                if self._end < math.inf:
                     return
                 continue
             if address[2] != PACKET_OUTGOING and (frame := classify(data)):

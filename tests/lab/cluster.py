@@ -60,6 +60,16 @@ class Cluster:
             {"apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": spec, "status": status},
         )
 
+    def delete_node(self, name: str) -> None:
+        (self.folder / f"node-{name}.yaml").unlink()
+
+    def publish(self, info: dict[str, Any]) -> None:
+        """Write a KmeshNodeInfo as the daemon of another make would."""
+        self._write(f"kmeshnodeinfo-{info['metadata']['name']}", info)
+
+    def withdraw(self, node: str) -> None:
+        (self.folder / f"kmeshnodeinfo-{node}.yaml").unlink()
+
     def pod(self, pod: Pod, labels: dict[str, str] | None = None, **spec: Any) -> None:
         containers = spec.pop("containers", ["app"])
         manifest = {

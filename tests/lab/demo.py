@@ -111,7 +111,7 @@ def main() -> None:
         say(f"sent {total.sent}, received {total.received}; tcpdump on the uplinks:")
         seen.show()
 
-    key = "--key=$(dd if=/dev/urandom count=36 bs=1 2>/dev/null | od -An -vtx1 | tr -d ' \\n')"
+    key = "--key=$(dd if=/dev/urandom count=36 bs=1 2>/dev/null | xxd -p -c 64)"
     kmeshctl = f"{Path(sys.executable).parent}/kmeshctl --manifests {cluster.folder} secret"
 
     say("step 1: kmeshctl secret --key=<72 hex digits>")

@@ -98,16 +98,30 @@ class Network:
             f"ip netns add {WIRE}; ip -n {WIRE} link add br0 type bridge mcast_snooping 0; ip -n {WIRE} link set br0 up"
         )
         for node in self.nodes:
-            self.add_node(node)
+            self._make_node(node)
         self._route_between_nodes()
 
-    def add_node(self, node: Node) -> None:
+    def add_node(self) -> Node:
+        """Make one more node on the wire."""
+        node = Node(self.nodes[-1].index + 1)
+        self.nodes.append(node)
+        self._make_node(node)
+        self._route_between_nodes()
+        return node
+
+    def delete_node(self, node: Node) -> None:
+        self.nodes.remove(node)
+        run(f"ip netns del {node.name}")
+
+    def _make_node(self, node: Node) -> None:
         v4, v6 = node.addresses
         run(
             f"ip netns add {node.name}; nsenter --net=/run/netns/{node.name} sysctl -qp -",
             SYSCTLS,
         )
-        run(f"ip -n {WIRE} link add u{node.index} type veth peer name eth0 netns {node.name}")
+        # An address of its own that stays: a node that comes back is found by neighbours that remember it.
+        mac = f"02:00:00:00:00:{node.index:02x}"
+        run(f"ip -n {WIRE} link add u{node.index} type veth peer name eth0 address {mac} netns {node.name}")
         run(f"ip -n {WIRE} -b -", f"link set u{node.index} master br0\nlink set u{node.index} up")
         run(
             f"ip -n {node.name} -b -",

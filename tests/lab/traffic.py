@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
@@ -15,6 +16,8 @@ from lab.network import Pod, socket_in
 
 FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 PORT = 7
+Option = tuple[int, int, bytes] | None
+"""Level, name and value of a socket option."""
 
 
 @dataclass
@@ -48,7 +51,7 @@ class Echo:
     def _serve(self, server: socket.socket) -> None:
         while not self._stop:
             try:
-                data, peer = server.recvfrom(2048)
+                data, peer = server.recvfrom(65536)
                 server.sendto(data, peer)
             except (TimeoutError, OSError):
                 continue
@@ -64,12 +67,14 @@ class Echo:
 class Flow:
     """Sends numbered datagrams at a rate from one pod to an address, in the background, until the block ends."""
 
-    def __init__(self, source: Pod, target: str, rate: float = 100.0, size: int = 64) -> None:
+    def __init__(self, source: Pod, target: str, rate: float = 100.0, size: int = 64, options: Option = None) -> None:
         version = 6 if ":" in target else 4
         self.count = Count()
         self._socket = socket_in(source.name, FAMILY[version], socket.SOCK_DGRAM)
         self._socket.bind((source.address(version), 0))
         self._socket.settimeout(0.1)
+        if options:
+            self._socket.setsockopt(*options)
         self._target, self._interval, self._size = (target, PORT), 1 / rate, size
         self._stop = threading.Event()
         self._done = threading.Event()
@@ -101,7 +106,7 @@ class Flow:
         seen = set()
         while not self._done.is_set():
             try:
-                number = int.from_bytes(self._socket.recv(2048)[:8], "big")
+                number = int.from_bytes(self._socket.recv(65536)[:8], "big")
             except (TimeoutError, OSError):
                 continue
             if number not in seen:
@@ -109,16 +114,25 @@ class Flow:
                 self.count.received += 1
 
 
-def exchange(source: Pod, target: str, packets: int = 20, rate: float = 100.0, size: int = 64) -> Count:
+def exchange(
+    source: Pod, target: str, packets: int = 20, rate: float = 100.0, size: int = 64, options: Option = None
+) -> Count:
     """Send so many datagrams and count the answers."""
-    with Flow(source, target, rate, size) as count:
+    with Flow(source, target, rate, size, options) as count:
         while count.sent < packets:
             time.sleep(0.01)
     return count
 
 
-def transfer(source: Pod, target: Pod, version: int, size: int = 1 << 20, port: int = 9) -> bool:
-    """Send bytes by TCP; tell whether they arrived whole."""
+def transfer(
+    source: Pod,
+    target: Pod,
+    version: int,
+    size: int = 1 << 20,
+    port: int = 9,
+    halfway: Callable[[], object] = lambda: None,
+) -> bool:
+    """Send bytes by TCP, calling ``halfway`` in the middle; tell whether they arrived whole."""
     listener = socket_in(target.name, FAMILY[version], socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((target.address(version), port))
@@ -142,7 +156,9 @@ def transfer(source: Pod, target: Pod, version: int, size: int = 1 << 20, port: 
     client.bind((source.address(version), 0))
     client.settimeout(20)
     client.connect((target.address(version), port))
-    client.sendall(payload)
+    client.sendall(payload[: size // 2])
+    halfway()
+    client.sendall(payload[size // 2 :])
     client.close()
     thread.join(30)
     listener.close()

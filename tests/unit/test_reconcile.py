@@ -218,7 +218,10 @@ def test_whatever_object_disappears_is_put_back(view, data):
 def test_every_operation_renders_as_a_command_without_key_bytes():
     world = World()
     full = make_plan(mesh.view(services=(mesh.node(1).pod_cidrs[0],)), world.kernel.observe(), Options(), 0.0).state
-    lines = [render(op, "/pins/programs/build", "/pins/maps") for op in (*diff(full, KernelState()), *diff(KernelState(), full))]
+    lines = [
+        render(op, "/pins/programs/build", "/pins/maps")
+        for op in (*diff(full, KernelState()), *diff(KernelState(), full))
+    ]
     assert len(lines) > 40
     assert any(
         line.startswith("ip xfrm state add src 10.10.0.1 dst 10.10.0.2 proto esp spi 0x00000001") for line in lines

@@ -143,3 +143,22 @@ def test_programs_go_on_uplinks_and_pod_devices(uplinks):
 def test_an_uplink_asked_for_that_is_not_there_is_reported():
     assert "uplink eth7" in plan(mesh.view(), options=Options(uplinks=("eth0", "eth7"))).problems[0]
     assert plan(mesh.view(), options=Options(uplinks=("eth0",))).problems == ()
+
+
+def test_a_peer_that_claims_another_s_address_is_quarantined_and_the_one_in_place_stays():
+    honest, claimant = (
+        mesh.view().peers[0],
+        Peer(replace(mesh.node(2), name="a-thief", boot_id="t" * 36), 1, mesh.WINDOW),
+    )
+    alone = plan(mesh.view(peers=(honest,)))
+    observed = replace(EMPTY, state=alone.state)
+    both = plan(mesh.view(peers=(claimant, honest)), observed)
+    assert both.state.sas == alone.state.sas
+    assert both.state.policies == alone.state.policies
+    assert both.ready_peers == {"n2"}
+    assert both.problems == ("peer a-thief: its address 10.10.0.2 is n2's; quarantined, not ready",)
+
+
+def test_of_two_new_peers_with_one_address_the_first_by_name_is_taken():
+    peers = tuple(Peer(replace(mesh.node(2), name=name), 1, mesh.WINDOW) for name in ("n2", "n2-again"))
+    assert plan(mesh.view(peers=peers)).ready_peers == plan(mesh.view(peers=peers[::-1])).ready_peers == {"n2"}

@@ -1,0 +1,252 @@
+"""Our nodes beside what others bring: a peer of another make, other people's programs, packets that hurt."""
+
+import hashlib
+import os
+import socket
+import time
+from contextlib import contextmanager
+
+import pytest
+from lab.capture import Capture
+from lab.cluster import wait_for
+from lab.network import WIRE, inside, run
+from lab.traffic import Echo, exchange
+
+from tests.kernel import tiny_bpf
+
+HAND, HAND_BOOT_ID = "n4", "0badcafe-0000-4000-8000-00000000beef"
+SENT = 20
+
+
+# --- a peer made by hand: nothing of kmesh is imported for it ----------------------------------------------------
+
+
+def derived_key(psk_hex, src, dst, src_boot_id, dst_boot_id):
+    """DESIGN section 5, written down once more: the first 36 bytes of a SHA-512."""
+    digest = hashlib.sha512()
+    for part in (
+        bytes.fromhex(psk_hex),
+        src.encode(),
+        dst.encode(),
+        src_boot_id[:36].encode(),
+        dst_boot_id[:36].encode(),
+    ):
+        digest.update(part)
+    return digest.hexdigest()[:72]
+
+
+@pytest.fixture
+def by_hand(enrolled):
+    """Node n4 with pod p4a, set up with ip and nft only, a member of the cluster by what it publishes."""
+    lab = enrolled
+    psk = "c3" * 36
+    before = lab.cluster.spi("n1")
+    assert lab.cluster.kmeshctl("secret", f"--key={psk}").returncode == 0
+    lab.wait_spi(before + 1)
+    node = lab.network.add_node()
+    lab.cluster.node(node)
+    pod = lab.network.add_pod("p4a", node, 10)
+    echo = Echo(pod)
+    lab.cluster.pod(pod)
+    spi = before + 1
+    here, theirs = node.addresses[0], lab.cluster.info("n1")["spec"]
+    there = theirs["addresses"][0]
+    out_key = derived_key(psk, here, there, HAND_BOOT_ID, theirs["bootID"])
+    in_key = derived_key(psk, there, here, theirs["bootID"], HAND_BOOT_ID)
+    algorithm = "aead 'rfc4106(gcm(aes))'"
+    tunnel_out, tunnel_in = f"src {here} dst {there} proto esp", f"src {there} dst {here} proto esp"
+    run(
+        f"""
+        ip -n n4 xfrm state add {tunnel_out} spi {spi} reqid 1 mode tunnel {algorithm} 0x{out_key} 128
+        ip -n n4 xfrm state add {tunnel_in} spi {spi} reqid 1 mode tunnel {algorithm} 0x{in_key} 128
+        ip -n n4 xfrm policy add src 10.244.4.0/24 dst 10.244.1.0/24 dir out tmpl {tunnel_out} spi {spi} reqid 1 mode tunnel
+        ip -n n4 xfrm policy add src 10.244.1.0/24 dst 10.244.4.0/24 dir fwd tmpl {tunnel_in} reqid 1 mode tunnel
+        ip -n n4 xfrm policy add src 10.244.1.0/24 dst 10.244.4.0/24 dir in tmpl {tunnel_in} reqid 1 mode tunnel
+        """
+    )
+    metadata = {"name": HAND, "namespace": "kmesh-system"}  # without annotations: no ESN, as Go nodes
+    spec = {"spi": spi, "addresses": [here], "bootID": HAND_BOOT_ID, "podCIDRS": ["10.244.4.0/24"]}
+    lab.cluster.publish(
+        {"apiVersion": "kmesh.net/v1alpha1", "kind": "KmeshNodeInfo", "metadata": metadata, "spec": spec}
+    )
+    lab.wait_managed(pod.address(4))
+    wait_for("n1 sends to it", lambda: "10.244.4.0/24" in run("ip -n n1 xfrm policy show dir out"))
+    yield pod, spi
+    echo.close()
+    lab.cluster.withdraw(HAND)
+    lab.cluster.delete_pod("p4a")
+    lab.network.delete_pod("p4a")
+    lab.cluster.delete_node(HAND)
+    lab.network.delete_node(node)
+
+
+def test_a_peer_made_by_hand_with_keys_derived_by_hand_is_understood_both_ways_without_esn(enrolled, by_hand):
+    lab, (pod, spi) = enrolled, by_hand
+    with Capture(lab.network) as seen:
+        to_it = exchange(lab.pod("p1a"), pod.address(4), SENT)
+        from_it = exchange(pod, lab.pod("p1b").address(4), SENT)
+    print(f"by hand: to it {to_it}, from it {from_it}, ESP {seen.esp('10.10.0.1', '10.10.0.4')}")
+    assert (to_it.lost, from_it.lost, seen.pods_in_clear()) == (0, 0, 0)
+    assert set(seen.esp("10.10.0.1", "10.10.0.4")) == set(seen.esp("10.10.0.4", "10.10.0.1")) == {spi}
+    ours = run("ip -n n1 xfrm state list dst 10.10.0.4")
+    assert "esn" not in ours
+    assert "replay-window 0" in ours
+
+
+# --- other people's programs on our devices ----------------------------------------------------------------------
+
+AHEAD, BEHIND = 0x10000, 0x20000  # bits that nobody here uses, and that ours must keep
+
+
+@contextmanager
+def program(mark_bits, verdict):
+    fd = tiny_bpf.load(mark_bits, verdict, shift=0)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def counted(node, chain, match):
+    """Count with nft what a hook of a node sees."""
+    run(
+        f"nsenter --net=/run/netns/{node} nft -f -",
+        f"table inet look {{ chain {chain} {{ type filter hook {chain} priority -400; {match} counter; }}; }}",
+    )
+
+
+def packets(node):
+    words = run(f"nsenter --net=/run/netns/{node} nft list table inet look").split()
+    return int(words[words.index("packets") + 1])
+
+
+def test_tcx_programs_of_others_ahead_and_behind_run_and_traffic_stays_encrypted(enrolled):
+    lab = enrolled
+    counted("n1", "prerouting", f"ip saddr 10.244.1.10 meta mark & {AHEAD | BEHIND:#x} == {AHEAD | BEHIND:#x}")
+    links = []
+    with inside("n1"), program(AHEAD, tiny_bpf.TC_ACT_UNSPEC) as ahead, program(BEHIND, tiny_bpf.TC_ACT_OK) as behind:
+        for device in ("eth0", lab.pod("p1a").device):
+            ifindex = socket.if_nametoindex(device)
+            for direction in (tiny_bpf.TCX_INGRESS, tiny_bpf.TCX_EGRESS):
+                links.append(tiny_bpf.attach(ahead, ifindex, direction, first=True))
+                links.append(tiny_bpf.attach(behind, ifindex, direction, first=False))
+    try:
+        with Capture(lab.network) as seen:
+            count = exchange(lab.pod("p1a"), lab.pod("p2a").address(4), SENT)
+        print(f"TCX among others: {count}, passed both others {packets('n1')}")
+        assert (count.lost, seen.pods_in_clear()) == (0, 0)
+        assert packets("n1") >= SENT
+    finally:
+        for link in links:
+            os.close(link)
+        run("nsenter --net=/run/netns/n1 nft delete table inet look")
+
+
+def test_clsact_filters_of_others_ahead_and_behind_run_and_traffic_stays_encrypted(enrolled):
+    lab = enrolled
+    pins = lab.daemons["n2"].pin_root
+    esp_seen_by_both = f"ip protocol esp meta mark & {AHEAD | BEHIND:#x} == {AHEAD | BEHIND:#x}"
+    counted("n2", "prerouting", esp_seen_by_both)
+    places = {"ahead": ("pref 1 handle 1", AHEAD), "behind": ("pref 5 handle 1", BEHIND)}
+    try:
+        for name, (place, bits) in places.items():
+            with program(bits, tiny_bpf.TC_ACT_UNSPEC) as fd:
+                tiny_bpf.pin(fd, pins / name)
+            for device in ("eth0", lab.pod("p2a").device):
+                # Not `tc -n`: it hides bpffs.
+                run(
+                    f"nsenter --net=/run/netns/n2 tc filter add dev {device} ingress {place} bpf da object-pinned {pins / name}"
+                )
+        with Capture(lab.network) as seen:
+            count = exchange(lab.pod("p1a"), lab.pod("p2a").address(4), SENT)
+        print(f"clsact among others: {count}, ESP passed both others {packets('n2')}")
+        assert (count.lost, seen.pods_in_clear()) == (0, 0)
+        assert packets("n2") >= SENT
+    finally:
+        for name, (place, _) in places.items():
+            for device in ("eth0", lab.pod("p2a").device):
+                run(f"nsenter --net=/run/netns/n2 tc filter del dev {device} ingress {place} bpf || :")
+            (pins / name).unlink(missing_ok=True)
+        run("nsenter --net=/run/netns/n2 nft delete table inet look")
+
+
+# --- packets that hurt parsers -----------------------------------------------------------------------------------
+
+PADDED_OPTIONS_HEADER = bytes([0, 0, 1, 4, 0, 0, 0, 0])  # next header filled in by the kernel, PadN
+
+
+@pytest.mark.parametrize(
+    ("version", "options", "size"),
+    [
+        (4, (socket.IPPROTO_IP, socket.IP_OPTIONS, bytes([1, 1, 1, 0])), 64),
+        (6, (socket.IPPROTO_IPV6, socket.IPV6_DSTOPTS, PADDED_OPTIONS_HEADER), 64),
+        (6, (socket.IPPROTO_IPV6, socket.IPV6_HOPOPTS, PADDED_OPTIONS_HEADER), 64),
+        (4, None, 4000),
+        (6, None, 4000),
+    ],
+    ids=["IPv4 options", "IPv6 destination options", "IPv6 hop-by-hop options", "IPv4 fragments", "IPv6 fragments"],
+)
+def test_options_extension_headers_and_fragments_are_encrypted_like_any_other(enrolled, version, options, size):
+    lab = enrolled
+    # Routers do not fragment IPv6: the sender learns the tunnel's path MTU from the first packets that do not fit.
+    exchange(lab.pod("p1a"), lab.pod("p2a").address(version), 3, size=size)
+    with Capture(lab.network) as seen:
+        count = exchange(lab.pod("p1a"), lab.pod("p2a").address(version), SENT, size=size, options=options)
+    assert (count.lost, seen.pods_in_clear()) == (0, 0)
+    assert sum(seen.esp(*[("10.10.0.1", "10.10.0.2"), ("fd00:10::1", "fd00:10::2")][version == 6]).values()) >= SENT
+
+
+def inject(frame, times=SENT):
+    """Send a frame from the wire into node n2's uplink."""
+    with inside(WIRE), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+        raw.bind(("u2", 0))
+        for _ in range(times):
+            raw.send(frame)
+    time.sleep(0.3)
+
+
+def ethernet(kind, body, vlan=None):
+    target = b"\x02\0\0\0\0\x02"  # of n2's uplink
+    tag = b"" if vlan is None else b"\x81\x00" + vlan.to_bytes(2, "big")
+    return target + b"\x02\0\0\0\0\x09" + tag + kind + body
+
+
+def ipv4(src, dst, protocol, payload):
+    header = bytes([0x45, 0]) + (20 + len(payload)).to_bytes(2, "big") + bytes([0, 0, 0, 0, 64, protocol, 0, 0])
+    header += socket.inet_aton(src) + socket.inet_aton(dst)
+    words = sum(int.from_bytes(header[i : i + 2], "big") for i in range(0, 20, 2))
+    total = (words & 0xFFFF) + (words >> 16)
+    return header[:10] + (~total & 0xFFFF).to_bytes(2, "big") + header[12:] + payload
+
+
+@pytest.mark.parametrize("vlan", [None, 7], ids=["untagged", "VLAN tag"])
+def test_clear_text_that_pretends_to_come_from_a_managed_pod_is_dropped_and_counted(enrolled, vlan):
+    lab = enrolled
+    forged = ipv4("10.244.1.10", "10.244.2.10", socket.IPPROTO_UDP, bytes(8))
+    before = lab.counters("n2")["dropped_clear_text"]
+    inject(ethernet(b"\x08\x00", forged, vlan))
+    assert lab.counters("n2")["dropped_clear_text"] - before == SENT
+
+
+def test_esp_of_strangers_is_counted_and_harms_nobody(enrolled):
+    lab = enrolled
+    stranger = ipv4("10.10.0.77", "10.10.0.2", socket.IPPROTO_ESP, bytes([0, 0, 0, 1, 0, 0, 0, 9]) + bytes(48))
+    forged = ipv4("10.10.0.1", "10.10.0.2", socket.IPPROTO_ESP, bytes([0, 0, 0, 1, 0, 0, 0, 9]) + bytes(48))
+    before = lab.counters("n2")
+    inject(ethernet(b"\x08\x00", stranger))
+    inject(ethernet(b"\x08\x00", forged))
+    after = lab.counters("n2")
+    assert after["esp_unknown_peer"] - before["esp_unknown_peer"] == SENT
+    assert after["esp_known_peer"] - before["esp_known_peer"] == SENT
+    assert after["decrypted"] == before["decrypted"]
+    count = exchange(lab.pod("p1a"), lab.pod("p2a").address(4), SENT)
+    assert count.lost == 0
+
+
+def test_packets_cut_short_are_counted_and_harm_nobody(enrolled):
+    lab = enrolled
+    before = lab.counters("n2")["parse_failure"]
+    for kind, first in ((b"\x08\x00", 0x45), (b"\x86\xdd", 0x60)):
+        inject(ethernet(kind, bytes([first]) + bytes(11)))
+    assert lab.counters("n2")["parse_failure"] - before == 2 * SENT
+    assert exchange(lab.pod("p1a"), lab.pod("p2a").address(6), SENT).lost == 0
