@@ -6,6 +6,7 @@ setup(
     packages=[
         "kmesh",
         "kmesh.cluster",
+        "kmesh.cluster.kubernetes",
         "kmesh.kmeshctl",
         "kmesh.launcher",
         "kmesh_bpf",

@@ -5,6 +5,7 @@
     KmeshBpfError
     ├── ConfigError                   (the library's) a value from outside cannot be used
     └── ClusterError                  the cluster cannot do, or is not fit for, what was asked
+        ├── ApiError                  the API server cannot be reached or refuses (``status``, an HTTP one or 0)
         └── ConcurrentChangeError     somebody else changed the same object in between; nothing was written
 """
 
@@ -15,6 +16,14 @@ from kmesh_bpf import KmeshBpfError
 
 class ClusterError(KmeshBpfError):
     """What was asked of the cluster cannot be done as things are: names the thing and the way out."""
+
+
+class ApiError(ClusterError):
+    """The API server refuses a request, or there is no answer; ``status`` is the answer's, 0 without one."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class ConcurrentChangeError(ClusterError):

@@ -1,36 +1,42 @@
-"""What every ClusterSource promises, whatever is behind it; a new one joins by a function in SOURCES."""
+"""What every ClusterSource promises; a folder with a fixture ``opened`` of its own takes these tests over."""
 
+import select
 import threading
+import time
 from collections.abc import Callable
-from pathlib import Path
+from ipaddress import ip_network
 
 import pytest
-import yaml
 from kmesh.cluster import secret
-from kmesh.cluster.manifests import FolderCluster
-from kmesh.cluster.objects import parse
+from kmesh.cluster.objects import ClusterObjects, parse
 from kmesh.cluster.source import ClusterSource
 
 from kmesh_bpf import Key, KmeshBpfError
 from tests.unit.cluster import kube
 
-
-def folder(tmp_path: Path) -> tuple[Callable[[], ClusterSource], Callable[[dict], None]]:
-    def create(manifest: dict) -> None:
-        name = f"{manifest['kind']}-{manifest['metadata']['name']}".lower()
-        (tmp_path / f".{name}").write_text(yaml.safe_dump(manifest))
-        (tmp_path / f".{name}").rename(tmp_path / f"{name}.yaml")
-
-    return lambda: FolderCluster(tmp_path), create
+ENROLLED = {"istio.io/dataplane-mode": "Kmesh"}
 
 
-SOURCES = {"folder": folder}
+def seen(source: ClusterSource, true: Callable[[ClusterObjects], bool]) -> ClusterObjects:
+    """Read until what others have written has arrived."""
+    end = time.monotonic() + 20
+    while not true(source.read()):
+        assert time.monotonic() < end, source.read()
+        time.sleep(0.01)
+    return source.read()
 
 
-@pytest.fixture(params=SOURCES)
-def opened(request, tmp_path):
-    """Give how to open the cluster, and how somebody else (kubectl) creates or replaces an object in it."""
-    return SOURCES[request.param](tmp_path)
+def eventually(true: Callable[[], bool]) -> bool:
+    end = time.monotonic() + 20
+    while not true() and time.monotonic() < end:
+        time.sleep(0.01)
+    return true()
+
+
+def lease(node: str, **annotations: str) -> dict:
+    metadata = {"name": f"kmesh-ipsec-{node}", "namespace": "kmesh-system", "annotations": annotations}
+    spec = {"holderIdentity": node}
+    return {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata, "spec": spec}
 
 
 @pytest.fixture
@@ -60,38 +66,55 @@ def current(source: ClusterSource) -> secret.Keyring | None:
 
 def test_an_empty_cluster_is_empty_and_has_no_problems(source):
     objects = source.read()
-    assert (objects.namespaces, objects.nodes, objects.pods, objects.node_infos) == ((), (), (), ())
-    assert (objects.secret, objects.problems) == (None, ())
+    assert (objects.nodes, objects.pods, objects.node_infos) == ((), (), ())
+    assert (objects.secret, objects.problems, objects.complete) == (None, (), True)
+    assert source.age() == 0.0
+    assert source.statuses() == ()
 
 
 def test_objects_of_every_kind_are_given_as_parsed(source, create):
-    manifests = [kube.namespace(), kube.node(), kube.pod(), kube.node_info(3)]
+    manifests = [kube.namespace(**ENROLLED), kube.node(), kube.pod(), kube.node_info(3)]
     for manifest in manifests:
         create(manifest)
-    objects = source.read()
-    found = (*objects.namespaces, *objects.nodes, *objects.pods, *objects.node_infos)
-    assert found == tuple(parse(manifest) for manifest in manifests)
+    objects = seen(source, lambda objects: len(objects.pods) == len(objects.node_infos) == 1)
+    default = [one for one in objects.namespaces if one.name == "default"]
+    found = [*default, *objects.nodes, *objects.pods, *objects.node_infos]
+    assert found == [parse(manifest) for manifest in manifests]
+
+
+def test_service_cidrs_are_given_each_once(source, create):
+    for name, cidrs in (("one", ["10.97.0.0/24", "fd00:97::/112"]), ("two", ["10.97.0.0/24"])):
+        create(kube.service_cidr(name, cidrs))
+    objects = seen(source, lambda objects: ip_network("fd00:97::/112") in objects.services)
+    assert objects.services.count(ip_network("10.97.0.0/24")) == 1
 
 
 def test_a_change_is_told_until_it_is_read(source, create):
     source.read()
     assert not source.changed()
-    create(kube.pod())
+    create(kube.node_info(2))
+    assert eventually(source.changed)
     assert source.changed()
-    assert source.changed()
-    source.read()
+    assert source.wake is None or select.select([source.wake], [], [], 0)[0]
+    seen(source, lambda objects: objects.node_infos != ())
     assert not source.changed()
+    assert source.wake is None or not select.select([source.wake], [], [], 0)[0]
     assert source.poll_interval > 0
 
 
-def test_an_object_that_becomes_unreadable_stays_as_it_was_and_is_told(source, create):
-    create(kube.pod())
-    before = source.read()
-    create(kube.pod(addresses=["nonsense"]))
-    after = source.read()
-    assert after.pods == before.pods
+def test_an_object_that_becomes_unreadable_stays_as_it_was_and_is_told(source, create, opened):
+    create(kube.node_info(2))
+    before = seen(source, lambda objects: objects.node_infos != ())
+    broken = kube.node_info(2)
+    broken["spec"]["addresses"] = ["nonsense"]
+    create(broken)
+    after = seen(source, lambda objects: objects.problems != ())
+    assert after.node_infos == before.node_infos
     assert len(after.problems) == 1
-    assert "Pod default/web: status.podIPs[0].ip: 'nonsense'" in after.problems[0]
+    assert "KmeshNodeInfo kmesh-system/n2: spec.addresses[0]: 'nonsense'" in after.problems[0]
+    assert opened[0]().read().node_infos == ()
+    create(kube.node_info(2, 5))
+    assert seen(source, lambda objects: objects.problems == ()).node_infos[0].spi == 5
 
 
 def test_what_one_node_publishes_every_node_sees(source, opened):
@@ -149,15 +172,14 @@ def test_of_writers_at_the_same_time_none_undoes_the_other(opened):
     told: list[KmeshBpfError] = []
     start = threading.Barrier(6)
 
-    def write(number: int) -> None:
-        mine = opened[0]()
-        start.wait()
+    def write(mine: ClusterSource, number: int) -> None:
+        start.wait(20)
         try:
             mine.change_secret(rotate(number))
         except KmeshBpfError as error:
             told.append(error)
 
-    writers = [threading.Thread(target=write, args=(number,)) for number in range(6)]
+    writers = [threading.Thread(target=write, args=(opened[0](), number)) for number in range(6)]
     for one in writers:
         one.start()
     for one in writers:
@@ -169,9 +191,35 @@ def test_of_writers_at_the_same_time_none_undoes_the_other(opened):
 
 def test_a_secret_that_somebody_else_stored_is_given_as_it_stands(source, create):
     create(kube.secret(kube.entry(3)))
+    seen(source, lambda objects: objects.secret is not None)
     assert current(source).current == 3
     create(kube.secret(b"no JSON"))
-    assert source.read().secret == kube.secret(b"no JSON")
+    assert seen(source, lambda objects: objects.secret == kube.secret(b"no JSON"))
+
+
+def test_statuses_are_those_of_all_nodes_and_go_with_the_node(source, opened):
+    source.publish_status(lease("n2", progress="1/3"))
+    source.publish_status(lease("n2", progress="3/3"))
+    opened[0]().publish_status(lease("n3"))
+    found = {one["metadata"]["name"]: one for one in source.statuses()}
+    assert found.keys() == {"kmesh-ipsec-n2", "kmesh-ipsec-n3"}
+    assert found["kmesh-ipsec-n2"]["metadata"]["annotations"] == {"progress": "3/3"}
+    assert found["kmesh-ipsec-n3"]["spec"]["holderIdentity"] == "n3"
+    source.withdraw("n2")
+    assert [one["metadata"]["name"] for one in source.statuses()] == ["kmesh-ipsec-n3"]
+
+
+def test_a_status_is_no_change_of_what_is_read(source):
+    source.read()
+    source.publish_status(lease("n2"))
+    assert not source.changed()
+
+
+def test_an_event_may_be_told(source):
+    regarding = {"kind": "Node", "name": "n1", "uid": "n1"}
+    metadata = {"generateName": "kmesh-", "namespace": "default"}
+    event = {"apiVersion": "v1", "kind": "Event", "metadata": metadata, "involvedObject": regarding}
+    source.tell(event | {"reason": "KeyRefused", "message": "why", "type": "Warning"})
 
 
 def test_no_key_shows_in_what_a_source_gives(source):

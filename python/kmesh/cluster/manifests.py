@@ -12,6 +12,7 @@ import os
 import re
 import stat
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,13 +32,15 @@ from kmesh.cluster.objects import (
     label,
     parse,
 )
-from kmesh.cluster.source import SecretChange
+from kmesh.cluster.source import STATUS_PREFIX, SecretChange
 from kmesh.errors import ClusterError, ConcurrentChangeError
 from kmesh_bpf import ConfigError
 
 SECRET: Identity = ("Secret", NAMESPACE, SECRET_NAME)
 SECRET_FILE = f"secret-{SECRET_NAME}.yaml"
 NODE_INFO_PREFIX = "kmeshnodeinfo-"
+STATUS_FILE_PREFIX = f"lease-{STATUS_PREFIX}"
+"""These are read when somebody asks, and never watched: nodes write them all the time."""
 LOCK_FILE = ".kmesh-lock"
 DRAFT_PREFIX = ".kmesh-draft-"
 """Files that start with a dot are not read."""
@@ -110,6 +113,7 @@ class FolderCluster:
     """
 
     poll_interval = 0.2
+    wake: int | None = None
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
@@ -118,6 +122,7 @@ class FolderCluster:
         self._files: dict[str, _File] = {}
         self._seen: dict[str, Signature] = {}
         self._trouble: str | None = None
+        self._listed_at = time.monotonic()
 
     def changed(self) -> bool:
         """See :class:`kmesh.cluster.source.ClusterSource`."""
@@ -138,13 +143,42 @@ class FolderCluster:
             merged.update(file.objects)
         return collect(merged.values(), problems)
 
+    def age(self) -> float:
+        """See :class:`kmesh.cluster.source.ClusterSource`."""
+        trouble = self._look()[1]
+        return time.monotonic() - self._listed_at if trouble else 0.0
+
     def publish(self, node_info: Mapping[str, Any]) -> None:
         """See :class:`kmesh.cluster.source.ClusterSource`."""
-        self._write(self._node_info_path(str(node_info["metadata"]["name"])), node_info, mode=0o644)
+        self._write(self._path(NODE_INFO_PREFIX, str(node_info["metadata"]["name"])), node_info, mode=0o644)
+
+    def publish_status(self, lease: Mapping[str, Any]) -> None:
+        """See :class:`kmesh.cluster.source.ClusterSource`."""
+        node = str(lease["metadata"]["name"]).removeprefix(STATUS_PREFIX)
+        self._write(self._path(STATUS_FILE_PREFIX, node), lease, mode=0o644)
+
+    def statuses(self) -> tuple[Mapping[str, Any], ...]:
+        """See :class:`kmesh.cluster.source.ClusterSource`."""
+        found: list[Mapping[str, Any]] = []
+        for path in sorted(self._folder.glob(f"{STATUS_FILE_PREFIX}*.yaml")):
+            try:
+                found.extend(manifests(path.read_bytes(), path.suffix))
+            except FileNotFoundError:
+                continue  # its node has withdrawn it since
+            except (OSError, ConfigError) as error:
+                raise ClusterError(f"{path} cannot be read: {error}; delete it, its node writes it anew") from error
+        return tuple(found)
+
+    def tell(self, event: Mapping[str, Any]) -> None:
+        """Do nothing: a folder has no events, and the daemon's log tells the same."""
 
     def withdraw(self, node: str) -> None:
         """See :class:`kmesh.cluster.source.ClusterSource`."""
-        self._delete(self._node_info_path(node))
+        self._delete(self._path(NODE_INFO_PREFIX, node))
+        self._delete(self._path(STATUS_FILE_PREFIX, node))
+
+    def close(self) -> None:
+        """Nothing runs in the background."""
 
     def change_secret(self, change: SecretChange) -> None:
         """See :class:`kmesh.cluster.source.ClusterSource`.
@@ -180,9 +214,10 @@ class FolderCluster:
         found = {}
         try:
             with os.scandir(self._folder) as entries:
-                names = [entry.name for entry in entries if not entry.name.startswith(".")]
+                names = [entry.name for entry in entries if not entry.name.startswith((".", STATUS_FILE_PREFIX))]
         except OSError as error:
             return self._seen, f"{self._folder} cannot be read: {error.strerror}; its last content stays in force"
+        self._listed_at = time.monotonic()
         for name in names:
             if Path(name).suffix in SUFFIXES:
                 try:
@@ -196,10 +231,10 @@ class FolderCluster:
                     found[name] = _signature(status)
         return found, None
 
-    def _node_info_path(self, node: str) -> Path:
+    def _path(self, prefix: str, node: str) -> Path:
         if not NODE_NAME.fullmatch(node):
             raise ConfigError(f"{node!r} is no node name (RFC 1123 subdomain)")
-        return self._folder / f"{NODE_INFO_PREFIX}{node}.yaml"
+        return self._folder / f"{prefix}{node}.yaml"
 
     def _write(self, path: Path, manifest: Mapping[str, Any], mode: int) -> None:
         """Write a file at once: readers see the old or the new one, never half of it."""

@@ -13,6 +13,7 @@ NAMESPACE = "kmesh-system"
 SECRET_NAME = "kmesh-ipsec"  # noqa: S105 # the name of the object that holds it
 CORE_API = "v1"
 NODE_INFO_API = "kmesh.net/v1alpha1"
+SERVICE_CIDR_API = "networking.k8s.io/v1"
 REPLAY_ANNOTATION = "kmesh.net/ipsec-replay-window"
 """Announces ESN with an anti-replay window of so many packets; Go nodes announce none."""
 LARGEST_WINDOW = 4096
@@ -83,38 +84,56 @@ class KeySecret:
     manifest: Mapping[str, Any] = field(hash=False, repr=False)
 
 
-Object = Namespace | NodeObject | PodObject | NodeInfo | KeySecret
+@dataclass(frozen=True, slots=True)
+class ServiceRange:
+    """A ServiceCIDR: where Services have their addresses."""
+
+    cidrs: tuple[Network, ...]
+
+
+Object = Namespace | NodeObject | PodObject | NodeInfo | KeySecret | ServiceRange
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterObjects:
-    """All objects of a cluster, and sentences about those that could not be read."""
+    """All objects of a cluster, and sentences about those that could not be read.
+
+    Not ``complete``: the cluster has never been seen as a whole; nothing may be removed on the ground of this.
+    """
 
     namespaces: tuple[Namespace, ...] = ()
     nodes: tuple[NodeObject, ...] = ()
     pods: tuple[PodObject, ...] = ()
     node_infos: tuple[NodeInfo, ...] = ()
     secret: Mapping[str, Any] | None = field(default=None, repr=False)
+    services: tuple[Network, ...] = ()
     problems: tuple[str, ...] = ()
+    complete: bool = True
 
 
 def collect(objects: Iterable[Object], problems: Iterable[str] = ()) -> ClusterObjects:
     """Sort the objects by kind and say which of them are odd, after the problems already known."""
     found = tuple(objects)
     node_infos = tuple(one for one in found if isinstance(one, NodeInfo))
-    odd = (
-        f"KmeshNodeInfo {NAMESPACE}/{info.name}: annotation {REPLAY_ANNOTATION} is no number from 0 to "
-        f"{LARGEST_WINDOW}; taken as 0, no ESN"
-        for info in node_infos
-        if info.replay_window is None
-    )
+    services = (cidr for one in found if isinstance(one, ServiceRange) for cidr in one.cidrs)
     return ClusterObjects(
         namespaces=tuple(one for one in found if isinstance(one, Namespace)),
         nodes=tuple(one for one in found if isinstance(one, NodeObject)),
         pods=tuple(one for one in found if isinstance(one, PodObject)),
         node_infos=node_infos,
         secret=next((one.manifest for one in found if isinstance(one, KeySecret)), None),
-        problems=(*problems, *odd),
+        services=tuple(dict.fromkeys(services)),
+        problems=(*problems, *oddities(node_infos)),
+    )
+
+
+def oddities(node_infos: Iterable[NodeInfo]) -> tuple[str, ...]:
+    """Say what is odd about objects that can be used all the same."""
+    return tuple(
+        f"KmeshNodeInfo {NAMESPACE}/{info.name}: annotation {REPLAY_ANNOTATION} is no number from 0 to "
+        f"{LARGEST_WINDOW}; taken as 0, no ESN"
+        for info in node_infos
+        if info.replay_window is None
     )
 
 
@@ -129,14 +148,14 @@ def identity(manifest: Mapping[str, Any]) -> Identity | None:
     if not isinstance(kind, str):
         raise ConfigError("an object without kind")
     # Other API groups have a Node or a Pod of their own (Longhorn, metrics.k8s.io); a KmeshNodeInfo is always ours.
-    foreign = kind != "KmeshNodeInfo" and "/" in str(manifest.get("apiVersion"))
+    foreign = kind != "KmeshNodeInfo" and _group(manifest.get("apiVersion")) != _group(APIS.get(kind))
     if kind not in READERS or foreign:
         return None
     metadata = manifest.get("metadata")
     name = metadata.get("name") if isinstance(metadata, Mapping) else None
     if not isinstance(metadata, Mapping) or not isinstance(name, str) or not name:
         raise ConfigError(f"a {kind} without metadata.name")
-    if kind in ("Namespace", "Node"):
+    if kind in CLUSTER_WIDE:
         return kind, "", name
     return kind, str(metadata.get("namespace") or "default"), name
 
@@ -152,7 +171,7 @@ def parse(manifest: Mapping[str, Any]) -> Object | None:
     if who is None or (who[0] == "Secret" and who != ("Secret", NAMESPACE, SECRET_NAME)):
         return None
     kind = who[0]
-    wanted = NODE_INFO_API if kind == "KmeshNodeInfo" else CORE_API
+    wanted = APIS[kind]
     try:
         if manifest.get("apiVersion") != wanted:
             raise ConfigError(f"apiVersion {manifest.get('apiVersion')!r} is not {wanted}")
@@ -230,10 +249,30 @@ def _secret(manifest: Mapping[str, Any], _: Fields) -> KeySecret:
     return KeySecret(manifest)
 
 
+def _service_cidr(_: Mapping[str, Any], top: Fields) -> ServiceRange:
+    return ServiceRange(top.part("spec").cidrs("cidrs"))
+
+
+def _group(api: object) -> str:
+    """Give the group of an apiVersion; empty for the core's, and for whatever is none."""
+    return api.rpartition("/")[0] if isinstance(api, str) else ""
+
+
+CLUSTER_WIDE = frozenset({"Namespace", "Node", "ServiceCIDR"})
+"""Kinds whose objects are in no namespace."""
+APIS = {
+    "Namespace": CORE_API,
+    "Node": CORE_API,
+    "Pod": CORE_API,
+    "KmeshNodeInfo": NODE_INFO_API,
+    "Secret": CORE_API,
+    "ServiceCIDR": SERVICE_CIDR_API,
+}
 READERS: dict[str, Callable[[Mapping[str, Any], Fields], Object]] = {
     "Namespace": _namespace,
     "Node": _node,
     "Pod": _pod,
     "KmeshNodeInfo": _node_info,
     "Secret": _secret,
+    "ServiceCIDR": _service_cidr,
 }

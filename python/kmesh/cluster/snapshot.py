@@ -51,10 +51,14 @@ def enrolment(pod: PodObject, namespace: Namespace | None) -> Enrolment:
     own = pod.labels.get(MODE_LABEL)
     if own is not None:
         return Enrolment(own.lower() == KMESH, f"its own label says {own!r}")
-    inherited = namespace.labels.get(MODE_LABEL) if namespace else None
-    if inherited is not None and inherited.lower() == KMESH:
-        return Enrolment(True, f"the label of namespace {pod.namespace} says {inherited!r}")
+    if namespace is not None and enrols(namespace):
+        return Enrolment(True, f"the label of namespace {pod.namespace} says {namespace.labels[MODE_LABEL]!r}")
     return Enrolment(False, f"neither it nor its namespace carries the label {MODE_LABEL}=Kmesh")
+
+
+def enrols(namespace: Namespace) -> bool:
+    """Tell whether a namespace's label enrols its pods."""
+    return namespace.labels.get(MODE_LABEL, "").lower() == KMESH
 
 
 def local_node(objects: ClusterObjects, name: str) -> NodeObject:

@@ -1,4 +1,4 @@
-"""What a cluster is to the programs: a folder of manifests now, a Kubernetes API behind the same verbs later."""
+"""What a cluster is to the programs: a Kubernetes API server, or a folder of manifests, behind the same verbs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from kmesh.cluster.objects import ClusterObjects
 
 SecretChange = Callable[[Mapping[str, Any] | None, ClusterObjects], Mapping[str, Any] | None]
 """From the Secret as it is (None: absent) to the Secret as it should be (None: absent); pure, may run again."""
+STATUS_PREFIX = "kmesh-ipsec-"
+"""A node's status is the Lease of this name followed by the node's."""
 
 
 class ClusterSource(Protocol):
@@ -19,6 +21,8 @@ class ClusterSource(Protocol):
 
     poll_interval: float
     """Seconds after which :meth:`changed` is worth asking again."""
+    wake: int | None
+    """A file descriptor that is readable whenever :meth:`changed` is true; None: there is only asking."""
 
     def read(self) -> ClusterObjects:
         """Give all objects; what cannot be read now is as it was, and told in ``problems``. Raises nothing."""
@@ -26,11 +30,28 @@ class ClusterSource(Protocol):
     def changed(self) -> bool:
         """Tell, cheaply, whether :meth:`read` would give something new. Raises nothing."""
 
+    def age(self) -> float:
+        """Give the seconds since what :meth:`read` gives was last known to be current; 0.0: it is. Raises nothing."""
+
     def publish(self, node_info: Mapping[str, Any]) -> None:
         """Create or replace a KmeshNodeInfo."""
 
+    def publish_status(self, lease: Mapping[str, Any]) -> None:
+        """Create or replace a node's status: a Lease named STATUS_PREFIX and the node."""
+
+    def statuses(self) -> tuple[Mapping[str, Any], ...]:
+        """Give the Leases of all nodes, as they are now.
+
+        Raises:
+            ClusterError: they cannot be read.
+
+        """
+
+    def tell(self, event: Mapping[str, Any]) -> None:
+        """Create an Event (core/v1), where the cluster is one that has events."""
+
     def withdraw(self, node: str) -> None:
-        """Delete a node's KmeshNodeInfo, if there."""
+        """Delete a node's KmeshNodeInfo and its status, if there."""
 
     def change_secret(self, change: SecretChange) -> None:
         """Change the Secret on the ground of all objects as they are now.
@@ -40,3 +61,6 @@ class ClusterSource(Protocol):
             ClusterError: the Secret or what is announced cannot be read, or the write was refused.
 
         """
+
+    def close(self) -> None:
+        """End what runs in the background; the source must not be used any more."""

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any, NoReturn
 
+from kmesh.cluster.objects import NAMESPACE
 from kmesh.cluster.secret import KEY_DIGITS
 from kmesh_bpf import ConfigError
 
@@ -41,7 +42,8 @@ def parser() -> Parser:
     """Make the parser.
 
     ``command`` is ``version`` or ``secret``; ``action`` of the latter None, ``create``, ``get`` or ``delete``;
-    ``direct_key`` the key of the guide's form, ``secret --key=HEX``. ``manifests`` is there only if given.
+    ``direct_key`` the key of the guide's form, ``secret --key=HEX``. ``manifests``, ``kubeconfig``, ``context`` and
+    ``namespace``, which name the cluster, are there only if given.
     """
     shared = Parser(add_help=False)
     # SUPPRESS: it may stand before or behind the command, and a default of the latter would undo the former.
@@ -52,6 +54,12 @@ def parser() -> Parser:
         metavar="DIR",
         help="the cluster: a folder of Kubernetes manifests",
     )
+    for flags, metavar, what in (
+        (("--kubeconfig",), "FILE", "the cluster: the API server of this file (default: as kubectl finds it)"),
+        (("--context",), "NAME", "a context of the kubeconfig (default: its current one)"),
+        (("-n", "--namespace"), "NAME", f"the namespace that Kmesh is in (default: {NAMESPACE})"),
+    ):
+        shared.add_argument(*flags, default=argparse.SUPPRESS, metavar=metavar, help=what)
     look: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": EPILOG}
     top = Parser(prog="kmeshctl", description="Manages Kmesh's IPsec key.", parents=[shared], **look)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)

@@ -7,11 +7,13 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import closing, redirect_stdout
 from pathlib import Path
 from typing import Any, TextIO
 
 from kmesh.cluster import secret
+from kmesh.cluster.kubernetes.connection import connect
+from kmesh.cluster.kubernetes.source import KubernetesCluster
 from kmesh.cluster.manifests import FolderCluster
 from kmesh.cluster.objects import NAMESPACE, SECRET_NAME, ClusterObjects
 from kmesh.cluster.source import ClusterSource
@@ -20,24 +22,27 @@ from kmesh.kmeshctl.arguments import HIDDEN, parser
 from kmesh_bpf import ConfigError, Key, KmeshBpfError, __version__
 
 EXIT_FAILED, EXIT_REFUSED, EXIT_INTERRUPTED = 1, 2, 130
+KINDS = frozenset({"KmeshNodeInfo", "Secret"})
+"""All that the key's business needs of a cluster."""
 KEY_BYTES = secret.KEY_DIGITS // 2
 KEY_FILE_LIMIT = 4096
 """Characters read of a key file: enough to tell what is wrong with it, and an end for /dev/urandom."""
 DELETE_IT = "delete it first: kmeshctl secret delete"
 
 
-def main(argv: Sequence[str], stdin: TextIO, stdout: TextIO, stderr: TextIO) -> int:
-    """Run a command; give the exit status."""
+def main(
+    argv: Sequence[str], stdin: TextIO, stdout: TextIO, stderr: TextIO, environment: Mapping[str, str] | None = None
+) -> int:
+    """Run a command; give the exit status. ``environment`` may name a kubeconfig."""
+    environment = environment or {}
     try:
         with redirect_stdout(stdout):  # argparse prints its help to sys.stdout
             flags = parser().parse_args(argv)
         if flags.command == "version":
             print(f"kmeshctl {__version__}", file=stdout)
             return 0
-        folder = getattr(flags, "manifests", None)
-        if folder is None:
-            raise ConfigError("kmeshctl needs a cluster: give --manifests DIR")
-        return _secret(flags, FolderCluster(folder), stdin, stdout, stderr)
+        with closing(_source(flags, environment)) as source:
+            return _secret(flags, source, stdin, stdout, stderr)
     except SystemExit as done:  # argparse, behind --help
         return int(done.code or 0)
     except ConfigError as error:
@@ -46,6 +51,17 @@ def main(argv: Sequence[str], stdin: TextIO, stdout: TextIO, stderr: TextIO) -> 
     except KmeshBpfError as error:
         print(f"kmeshctl: {error}", file=stderr)
         return EXIT_FAILED
+
+
+def _source(flags: argparse.Namespace, environment: Mapping[str, str]) -> ClusterSource:
+    given = vars(flags)
+    folder, kubeconfig, context = (given.get(name) for name in ("manifests", "kubeconfig", "context"))
+    if folder is None:
+        connection = connect(kubeconfig, context, environment)
+        return KubernetesCluster(connection, namespace=given.get("namespace", NAMESPACE), kinds=KINDS)
+    if kubeconfig or context or "namespace" in given:
+        raise ConfigError("--manifests names a cluster of its own; leave out --kubeconfig, --context, --namespace")
+    return FolderCluster(folder)
 
 
 def _secret(flags: argparse.Namespace, source: ClusterSource, stdin: TextIO, stdout: TextIO, stderr: TextIO) -> int:
@@ -117,6 +133,8 @@ def _delete(source: ClusterSource, stdout: TextIO) -> int:
 
 def _get(flags: argparse.Namespace, source: ClusterSource, stdout: TextIO, stderr: TextIO) -> int:
     objects = source.read()
+    if not objects.complete:
+        raise ClusterError("; ".join(objects.problems) or "the API server does not answer in time; try again")
     if objects.secret is None:
         for problem in objects.problems:
             print(f"kmeshctl: {problem}", file=stderr)  # it may be in there
@@ -152,7 +170,7 @@ def _no_key() -> ClusterError:
 def entry() -> None:
     """Entry point of the console script."""
     try:
-        status = main(sys.argv[1:], sys.stdin, sys.stdout, sys.stderr)
+        status = main(sys.argv[1:], sys.stdin, sys.stdout, sys.stderr, os.environ)
         sys.stdout.flush()
     except KeyboardInterrupt:
         status = EXIT_INTERRUPTED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -9,16 +10,23 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing, nullcontext
 from typing import TextIO
 
+from kmesh.cluster.key_file import KeyFile
+from kmesh.cluster.kubernetes.connection import connect
+from kmesh.cluster.kubernetes.source import EVERYTHING, KubernetesCluster
 from kmesh.cluster.manifests import FolderCluster
 from kmesh.cluster.source import ClusterSource
-from kmesh.launcher.config import Config, parse
+from kmesh.launcher.config import MOUNTED_KEY, Config, parse
 from kmesh.launcher.daemon import Daemon, uninstall
 from kmesh_bpf import ConfigError, KmeshBpfError, LinuxKernel, preview
 
 EXIT_FAILED, EXIT_REFUSED = 1, 2
+GC_THRESHOLDS = 50_000, 20, 20
+"""A page of a list is a hundred thousand dicts that live for a moment: with Python's usual thresholds, looking for
+cycles among them takes as long again as all else."""
 
 log = logging.getLogger("kmesh")
 
@@ -37,7 +45,7 @@ def main(argv: Sequence[str], environment: dict[str, str], stderr: TextIO) -> in
     try:
         config = parse(argv, environment.get("NODE_NAME"), socket.gethostname())
         _set_up_logging(config, stderr)
-        return _run(config)
+        return _run(config, environment)
     except ConfigError as error:
         print(f"kmesh-daemon: {error}", file=stderr)
         return EXIT_REFUSED
@@ -56,26 +64,57 @@ def _set_up_logging(config: Config, stderr: TextIO) -> None:
     root.propagate = False
 
 
-def _source(config: Config) -> ClusterSource | None:
-    return FolderCluster(config.manifests) if config.manifests else None
+def _source(config: Config, environment: Mapping[str, str]) -> ClusterSource:
+    """Give the cluster that the flags or the surroundings name.
+
+    Raises:
+        ConfigError: they name none that can be used.
+
+    """
+    key_file = config.key_file
+    if config.manifests is not None:
+        source: ClusterSource = FolderCluster(config.manifests)
+    else:
+        if key_file is None and MOUNTED_KEY.exists():
+            key_file = MOUNTED_KEY
+        kinds = EVERYTHING - {"Secret"} if key_file else EVERYTHING
+        connection = connect(config.kubeconfig, config.context, environment)
+        log.info("cluster: %s", connection.server)
+        source = KubernetesCluster(connection, node=config.node, kinds=kinds)
+    if key_file is None:
+        return source
+    log.info("the key comes from %s", key_file)
+    return KeyFile(source, key_file)
 
 
-def _run(config: Config) -> int:
-    source = _source(config)
+def _run(config: Config, environment: Mapping[str, str]) -> int:
     if config.command == "uninstall":
-        kernel = LinuxKernel(config.pin_root, config.settings, load=False)
-        left = uninstall(kernel, source, config.node, config.pin_root)
-        for sentence in left:
-            log.error("%s", sentence)
-        return EXIT_FAILED if left else 0
+        return _uninstall(config, environment)
     if not config.enable_ipsec:
         log.info("encryption is off: start with --enable-ipsec=true to encrypt; nothing is loaded or changed")
         _wait_for_signal()
         return 0
-    if source is None:
-        raise ConfigError("--enable-ipsec=true needs a cluster: give --manifests DIR")
-    if config.dry_run:
-        return _dry_run(config, source)
+    with closing(_source(config, environment)) as source:
+        return _dry_run(config, source) if config.dry_run else _encrypt(config, source)
+
+
+def _uninstall(config: Config, environment: Mapping[str, str]) -> int:
+    try:
+        source = _source(config, environment)
+    except ConfigError as error:
+        # The kernel objects must go all the same.
+        log.warning("the KmeshNodeInfo stays: %s", error)
+        source = None
+    kernel = LinuxKernel(config.pin_root, config.settings, load=False)
+    with closing(source) if source is not None else nullcontext():
+        left = uninstall(kernel, source, config.node, config.pin_root)
+    for sentence in left:
+        log.error("%s", sentence)
+    return EXIT_FAILED if left else 0
+
+
+def _encrypt(config: Config, source: ClusterSource) -> int:
+    gc.set_threshold(*GC_THRESHOLDS)
     log.info("node %s: loading the programs below %s", config.node, config.pin_root)
     started = time.monotonic()
     kernel = LinuxKernel(config.pin_root, config.settings, attach_mode=config.attach_mode)

@@ -12,9 +12,13 @@ from typing import NoReturn
 from kmesh_bpf import DEFAULT_PIN_ROOT, AttachMode, ConfigError, Network, Options, Settings, check_node_mark_mask
 from kmesh_bpf.contract import NODE_MARK_MASK
 
+MOUNTED_KEY = Path("/kmesh/kmesh-ipsec/ipSec")
+"""Where the DaemonSet may mount the Secret's data key ipSec."""
 HELP_EPILOG = """\
 examples:
-  kmesh-daemon --mode=dual-engine --enable-bypass=false --enable-ipsec=true --manifests ./cluster
+  kmesh-daemon --mode=dual-engine --enable-bypass=false --enable-ipsec=true
+  kmesh-daemon --enable-ipsec=true --kubeconfig ./admin.conf --context lab
+  kmesh-daemon --enable-ipsec=true --manifests ./cluster               # a folder instead of an API server
   kmesh-daemon --enable-ipsec=true --manifests ./cluster --dry-run     # print what it would do
   kmesh-daemon uninstall --manifests ./cluster                         # remove every kernel object of ours
 
@@ -26,12 +30,17 @@ exit status: 0 stopped as asked, 1 failed, 2 refused (a flag or value that canno
 class Config:
     """The daemon's settings.
 
-    ``command`` is ``run`` or ``uninstall``; ``manifests`` the folder that is the cluster; ``node`` this node's name.
+    ``command`` is ``run`` or ``uninstall``; ``manifests`` the folder that is the cluster, None: an API server, which
+    ``kubeconfig`` and ``context`` name, else it is found; ``key_file`` None: the key comes from the Secret; ``node``
+    is this node's name.
     """
 
     command: str
     enable_ipsec: bool
     manifests: Path | None
+    kubeconfig: str | None
+    context: str | None
+    key_file: Path | None
     node: str
     pin_root: Path
     settings: Settings
@@ -75,6 +84,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--enable-bypass", type=_boolean, default=False, metavar="BOOL", help="only false is provided (default)")
     add("--enable-ipsec", type=_boolean, default=False, metavar="BOOL", help="encrypt between nodes (default: false)")
     add("--manifests", type=Path, metavar="DIR", help="the cluster: a folder of Kubernetes manifests")
+    add(
+        "--kubeconfig",
+        metavar="FILE",
+        help="the cluster: the API server of this file (default: the pod's, else kubectl's)",
+    )
+    add("--context", metavar="NAME", help="a context of the kubeconfig (default: its current one)")
+    add(
+        "--key-file",
+        type=Path,
+        metavar="FILE",
+        help=f"take the key from a mounted file (default: {MOUNTED_KEY} if it is there at start, else the Secret)",
+    )
     strictness = parser.add_mutually_exclusive_group()
     strictness.add_argument(
         "--strict",
@@ -123,6 +144,8 @@ def parse(argv: Sequence[str], node_name: str | None, hostname: str) -> Config:
     flags = _parser().parse_args(argv)
     if flags.mode != "dual-engine":
         raise ConfigError(f"--mode={flags.mode} is not provided by this project; use --mode=dual-engine")
+    if flags.manifests and (flags.kubeconfig or flags.context):
+        raise ConfigError("--manifests and --kubeconfig or --context name two clusters; give one")
     if flags.enable_bypass:
         raise ConfigError("--enable-bypass=true is not provided by this project; use --enable-bypass=false")
     if not 0 <= flags.replay_window <= Options().replay_window:
@@ -132,6 +155,9 @@ def parse(argv: Sequence[str], node_name: str | None, hostname: str) -> Config:
         command=flags.command,
         enable_ipsec=flags.enable_ipsec,
         manifests=flags.manifests,
+        kubeconfig=flags.kubeconfig,
+        context=flags.context,
+        key_file=flags.key_file,
         node=node_name or hostname,
         pin_root=flags.pin_root,
         settings=Settings(strict=flags.strict, node_mark_mask=mask),

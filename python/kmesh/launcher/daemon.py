@@ -15,6 +15,7 @@ from kmesh.cluster.objects import ClusterObjects, parse
 from kmesh.cluster.secret import Keyring, accept, parse_keys
 from kmesh.cluster.snapshot import build_view, kmesh_node_info, local_node
 from kmesh.cluster.source import ClusterSource
+from kmesh.errors import ClusterError
 from kmesh.launcher.config import Config
 from kmesh_bpf import (
     AddSa,
@@ -82,6 +83,8 @@ class Daemon:
             selector.register(self.kernel, selectors.EVENT_READ)
             selector.register(links, selectors.EVENT_READ)
             selector.register(wake, selectors.EVENT_READ)
+            if self.source.wake is not None:
+                selector.register(self.source.wake, selectors.EVENT_READ)
             while not self.stopping:
                 try:
                     wait = self.step()
@@ -120,7 +123,16 @@ class Daemon:
         return TRANSITION_PERIOD if report.plan.transition else PERIOD
 
     def view(self, objects: ClusterObjects) -> View:
-        """Give what is known now."""
+        """Give what is known now.
+
+        Raises:
+            ClusterError: the cluster is not known as a whole yet.
+            ConfigError: it has no usable Node of this name.
+
+        """
+        if not objects.complete:
+            # Half a view would take down what a former daemon of this node has built.
+            raise ClusterError(f"the cluster is not known yet: {'; '.join(objects.problems) or 'it is being read'}")
         self._take_keys(objects)
         node = local_node(objects, self.config.node)
         ours = next((info for info in objects.node_infos if info.name == node.name), None)
@@ -136,7 +148,7 @@ class Daemon:
             objects,
             node.name,
             keys=self.memory.keys,
-            services=self.config.services,
+            services=tuple(dict.fromkeys((*self.config.services, *objects.services))),
             announced=self.memory.announced,
             announced_at=self.memory.announced_at,
             boot_id=boot_id,

@@ -68,6 +68,15 @@ def node_info(index: int = 2, spi: int = 1, **annotations: str) -> dict[str, Any
     }
 
 
+def service_cidr(name: str = "kubernetes", cidrs: list[str] | None = None) -> dict[str, Any]:
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "ServiceCIDR",
+        "metadata": {"name": name},
+        "spec": {"cidrs": cidrs or ["10.96.0.0/12"]},
+    }
+
+
 def entry(spi: int = 1, material: bytes = bytes(range(36)), **changes: Any) -> dict[str, Any]:
     coded = base64.b64encode(material).decode()
     return {"spi": spi, "aeadKeyName": "rfc4106(gcm(aes))", "aeadKey": coded, "length": 128} | changes

@@ -230,3 +230,12 @@ def test_junk_in_any_field_makes_an_object_or_a_config_error(place, junk):
         parse(changed(*place, junk))
     except ConfigError as error:
         assert str(error)
+
+
+def test_a_service_cidr_is_its_cidrs_and_those_of_other_groups_are_none_of_ours():
+    assert [str(cidr) for cidr in parse(kube.service_cidr()).cidrs] == ["10.96.0.0/12"]
+    assert parse(kube.service_cidr() | {"apiVersion": "other.example/v1"}) is None
+    with pytest.raises(ConfigError, match=r"ServiceCIDR kubernetes: apiVersion .* is not networking\.k8s\.io/v1"):
+        parse(kube.service_cidr() | {"apiVersion": "networking.k8s.io/v1beta1"})
+    with pytest.raises(ConfigError, match=r"ServiceCIDR kubernetes: spec\.cidrs: "):
+        parse(kube.service_cidr(cidrs=["10.96.0.1/12"]))

@@ -53,8 +53,9 @@ def test_delete_then_get_says_what_to_do(tmp_path):
     assert "kmeshctl secret create" in err
 
 
-def test_without_a_cluster_or_an_action_the_way_out_is_named(tmp_path):
-    assert "give --manifests DIR" in ctl("secret", f"--key={KEY}")[2]
+def test_without_a_cluster_or_an_action_the_way_out_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert "or --manifests DIR" in ctl("secret", f"--key={KEY}")[2]
     assert "secret create" in ctl("--manifests", str(tmp_path), "secret")[2]
     assert ctl("version")[1].startswith("kmeshctl ")
     assert ctl("nonsense")[0] == 2
@@ -67,10 +68,31 @@ def test_the_daemon_refuses_what_this_project_does_not_provide_in_one_sentence()
         assert len(err.getvalue().splitlines()) == 1
 
 
-def test_encryption_needs_a_cluster():
+def test_encryption_needs_a_cluster(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     err = io.StringIO()
     assert launcher.main(["--enable-ipsec=true"], {}, err) == 2
-    assert "--manifests DIR" in err.getvalue()
+    assert "--kubeconfig FILE or --manifests DIR" in err.getvalue()
+
+
+def test_a_folder_and_an_api_server_are_not_one_cluster(tmp_path):
+    err = io.StringIO()
+    assert launcher.main([f"--manifests={tmp_path}", "--context=lab"], {}, err) == 2
+    assert "name two clusters" in err.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [("", "file is empty"), ("{token: x", "is no YAML"), ("apiVersion: v1\nkind: Config\n", "current-context")],
+)
+def test_a_kubeconfig_that_cannot_be_used_is_one_sentence(tmp_path, content, reason):
+    (tmp_path / "config").write_text(content)
+    err = io.StringIO()
+    assert launcher.main(["--enable-ipsec=true"], {"KUBECONFIG": str(tmp_path / "config")}, err) == 2
+    assert len(err.getvalue().splitlines()) == 1
+    assert err.getvalue().startswith("kmesh-daemon: the cluster's configuration cannot be used: ")
+    assert reason in err.getvalue()
+    assert "token" not in err.getvalue()
 
 
 def test_flags_become_settings():

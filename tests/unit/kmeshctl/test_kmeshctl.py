@@ -153,12 +153,22 @@ def test_a_key_file_without_an_end_is_not_read_to_it(kmeshctl):
     assert kmeshctl("secret", "create", "--key-file=/dev/zero")[2].startswith("kmeshctl: the key is not hexadecimal")
 
 
-def test_without_a_cluster_nothing_can_be_done(kmeshctl):
+NO_CLUSTER = (
+    "kmeshctl: there is no cluster: ~/.kube/config is not there, and this is no pod; "
+    "give --kubeconfig FILE or --manifests DIR\n"
+)
+
+
+def test_without_a_cluster_nothing_can_be_done(kmeshctl, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     assert kmeshctl("secret", f"--key={HEX}", cluster=False) == (
         2,
         "",
-        "kmeshctl: kmeshctl needs a cluster: give --manifests DIR\n",
+        NO_CLUSTER,
     )
+    assert "--kubeconfig /nowhere is not there" in kmeshctl("secret", "get", "--kubeconfig=/nowhere", cluster=False)[2]
+    for flag in ("--context=lab", "--kubeconfig=x", "-n=other"):
+        assert "--manifests names a cluster of its own" in kmeshctl("secret", "get", flag)[2]
     assert "is no folder" in kmeshctl("secret", "get", "--manifests", "/nowhere", cluster=False)[2]
 
 
@@ -249,10 +259,11 @@ def test_every_example_of_the_help_works(kmeshctl):
 COMMAND = [sys.executable, "-c", "from kmesh.kmeshctl.cli import entry; entry()"]
 
 
-def test_the_console_script_gives_status_output_and_errors():
-    done = subprocess.run([*COMMAND, "secret", "get"], capture_output=True, text=True, check=False)
+def test_the_console_script_gives_status_output_and_errors(tmp_path):
+    env = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run([*COMMAND, "secret", "get"], capture_output=True, text=True, check=False, env=env)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "kmeshctl: kmeshctl needs a cluster: give --manifests DIR\n"
+    assert done.stderr == NO_CLUSTER
 
 
 def test_a_reader_that_has_gone_is_no_reason_for_a_traceback():

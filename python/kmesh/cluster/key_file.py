@@ -1,0 +1,105 @@
+"""The key from a mounted file instead of the Secret: a source around another one.
+
+The file holds what the Secret's data key ``ipSec`` does. Watched by polling: kubelet replaces a mounted Secret by
+moving a symbolic link, a minute or so after the change.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from kmesh.cluster.objects import CORE_API, NAMESPACE, SECRET_NAME, ClusterObjects
+from kmesh.cluster.secret import CURRENT
+from kmesh.cluster.source import ClusterSource, SecretChange
+
+LIMIT = 64 * 1024
+"""Bytes; a key file has about 150."""
+
+Signature = tuple[int, int, int] | None
+"""Time of the last write in ns, size, inode; None: it cannot be looked at."""
+
+
+class KeyFile:
+    """``source``, except that the Secret it gives is made of a file.
+
+    While the file cannot be read, its last content stays; without a last one the cluster counts as not complete.
+    """
+
+    def __init__(self, source: ClusterSource, path: Path) -> None:
+        self.poll_interval = source.poll_interval
+        self.wake = source.wake
+        self._source, self._path = source, path
+        self._seen: Signature = None
+        self._secret: Mapping[str, Any] | None = None
+
+    def read(self) -> ClusterObjects:
+        """See :class:`kmesh.cluster.source.ClusterSource`."""
+        objects = self._source.read()
+        signature = self._signature()
+        problems = objects.problems
+        try:
+            with self._path.open("rb") as file:
+                content = file.read(LIMIT)
+        except OSError as error:
+            problems = (*problems, f"the key file {self._path} cannot be read: {error.strerror}; the last key stays")
+        else:
+            self._secret = _secret(content)
+        self._seen = signature
+        known = objects.complete and self._secret is not None
+        return replace(objects, secret=self._secret, problems=problems, complete=known)
+
+    def changed(self) -> bool:
+        """See :class:`kmesh.cluster.source.ClusterSource`."""
+        return self._source.changed() or self._signature() != self._seen
+
+    def age(self) -> float:
+        """See :class:`kmesh.cluster.source.ClusterSource`."""
+        return self._source.age()
+
+    def publish(self, node_info: Mapping[str, Any]) -> None:
+        """See :class:`kmesh.cluster.source.ClusterSource`."""
+        self._source.publish(node_info)
+
+    def publish_status(self, lease: Mapping[str, Any]) -> None:
+        """See :class:`kmesh.cluster.source.ClusterSource`."""
+        self._source.publish_status(lease)
+
+    def statuses(self) -> tuple[Mapping[str, Any], ...]:
+        """See :class:`kmesh.cluster.source.ClusterSource`."""
+        return self._source.statuses()
+
+    def tell(self, event: Mapping[str, Any]) -> None:
+        """See :class:`kmesh.cluster.source.ClusterSource`."""
+        self._source.tell(event)
+
+    def withdraw(self, node: str) -> None:
+        """See :class:`kmesh.cluster.source.ClusterSource`."""
+        self._source.withdraw(node)
+
+    def change_secret(self, change: SecretChange) -> None:
+        """Change the cluster's Secret, of which the file is a copy."""
+        self._source.change_secret(change)
+
+    def close(self) -> None:
+        """See :class:`kmesh.cluster.source.ClusterSource`."""
+        self._source.close()
+
+    def _signature(self) -> Signature:
+        try:
+            status = self._path.stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _secret(content: bytes) -> dict[str, Any]:
+    return {
+        "apiVersion": CORE_API,
+        "kind": "Secret",
+        "metadata": {"name": SECRET_NAME, "namespace": NAMESPACE},
+        "data": {CURRENT: base64.b64encode(content).decode()},
+    }

@@ -1,0 +1,245 @@
+"""The cluster behind an API server, as a :class:`kmesh.cluster.source.ClusterSource`.
+
+Watched is only what is needed: namespaces; pods that carry the label, and those of enrolled namespaces; one Node; what
+nodes announce; the one Secret; the Service CIDRs. The watches start with the first read.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
+
+from kmesh.cluster.kubernetes.connection import Connection
+from kmesh.cluster.kubernetes.listing import pages
+from kmesh.cluster.kubernetes.resources import NOT_FOUND, Collection
+from kmesh.cluster.kubernetes.store import Draft, Shelf, Store
+from kmesh.cluster.kubernetes.watch import Watch
+from kmesh.cluster.kubernetes.writes import Writer
+from kmesh.cluster.objects import (
+    NAMESPACE,
+    SECRET_NAME,
+    ClusterObjects,
+    Identity,
+    KeySecret,
+    Namespace,
+    NodeInfo,
+    NodeObject,
+    Object,
+    PodObject,
+    ServiceRange,
+    oddities,
+)
+from kmesh.cluster.snapshot import MODE_LABEL, enrols
+from kmesh.cluster.source import STATUS_PREFIX, SecretChange
+from kmesh.errors import ApiError, ClusterError
+
+T = TypeVar("T")
+
+EVERYTHING = frozenset({"Namespace", "Node", "Pod", "KmeshNodeInfo", "Secret", "ServiceCIDR"})
+FIRST_SECONDS = 10.0
+"""How long the first read waits for the cluster to be known as a whole."""
+CLOSE_SECONDS = 2.0
+MOST_NAMESPACES = 32
+"""So many enrolled namespaces are watched one by one; beyond, one watch over all pods is less work for everybody."""
+RUNNING = "status.phase=Running"
+LABELLED = Collection("Pod", labels=MODE_LABEL, fields=RUNNING)
+ALL_PODS = Collection("Pod", fields=RUNNING)
+
+
+class KubernetesCluster:
+    """A cluster, or of it the ``kinds`` that somebody needs; ``node`` "": all Nodes.
+
+    ``namespace`` is where the Secret, the KmeshNodeInfos and the Leases are. ``clock`` gives seconds that only grow.
+    """
+
+    poll_interval = 1.0
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        node: str = "",
+        namespace: str = NAMESPACE,
+        kinds: frozenset[str] = EVERYTHING,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._connection, self._clock = connection, clock
+        self._store = Store()
+        self.wake: int | None = self._store.wake
+        self._writer = Writer(connection, namespace)
+        self._infos = Collection("KmeshNodeInfo", namespace)
+        self._leases = Collection("Lease", namespace)
+        wanted = {
+            "Namespace": Collection("Namespace"),
+            "Node": Collection("Node", fields=f"metadata.name={node}" if node else ""),
+            "KmeshNodeInfo": self._infos,
+            "Secret": Collection("Secret", namespace, fields=f"metadata.name={SECRET_NAME}"),
+            "ServiceCIDR": Collection("ServiceCIDR"),
+        }
+        self._watches = {kind: self._watch(one) for kind, one in wanted.items() if kind in kinds}
+        self._wanted_pods: frozenset[Collection] = frozenset({LABELLED} if "Pod" in kinds else ())
+        self._pods: dict[Collection, Watch] = {}
+        self._ended: list[Watch] = []
+        self._started_at: float | None = None
+        self._complete = False
+        self._read: ClusterObjects | None = None
+        self._read_revision = -1
+        self._closed = False
+
+    def read(self) -> ClusterObjects:
+        """See :class:`kmesh.cluster.source.ClusterSource`."""
+        with self._store.condition:
+            if self._started_at is None:
+                self._start()
+                self._store.condition.wait_for(self._whole, FIRST_SECONDS)
+            self._complete = self._complete or self._whole()
+            if self._read is None or self._read_revision != self._store.revision:
+                self._read_revision = self._store.revision
+                self._store.taken()
+                self._read = self._collect()
+            return self._read
+
+    def changed(self) -> bool:
+        """See :class:`kmesh.cluster.source.ClusterSource`."""
+        return self._store.revision != self._read_revision
+
+    def age(self) -> float:
+        """See :class:`kmesh.cluster.source.ClusterSource`."""
+        with self._store.condition:
+            lost = [shelf.lost_at for shelf in self._shelves() if shelf.lost_at is not None]
+            return max(0.0, self._clock() - min(lost)) if lost else 0.0
+
+    def publish(self, node_info: Mapping[str, Any]) -> None:
+        """See :class:`kmesh.cluster.source.ClusterSource`."""
+        stored = self._writer.apply(self._infos, node_info)
+        if "KmeshNodeInfo" in self._watches:
+            self._watches["KmeshNodeInfo"].shelf.written(stored)
+
+    def publish_status(self, lease: Mapping[str, Any]) -> None:
+        """See :class:`kmesh.cluster.source.ClusterSource`."""
+        self._writer.apply(self._leases, lease)
+
+    def statuses(self) -> tuple[Mapping[str, Any], ...]:
+        """See :class:`kmesh.cluster.source.ClusterSource`."""
+        found = [one for page in pages(self._connection, self._leases) for one in page.items]
+        return tuple(one for one in found if str(one["metadata"].get("name")).startswith(STATUS_PREFIX))
+
+    def tell(self, event: Mapping[str, Any]) -> None:
+        """See :class:`kmesh.cluster.source.ClusterSource`."""
+        self._writer.create(Collection("Event", str(event["metadata"]["namespace"])), event)
+
+    def withdraw(self, node: str) -> None:
+        """See :class:`kmesh.cluster.source.ClusterSource`."""
+        self._writer.delete(self._infos, node)
+        if "KmeshNodeInfo" in self._watches:
+            self._watches["KmeshNodeInfo"].shelf.take_out(("KmeshNodeInfo", NAMESPACE, node))
+        self._writer.delete(self._leases, f"{STATUS_PREFIX}{node}")
+
+    def change_secret(self, change: SecretChange) -> None:
+        """See :class:`kmesh.cluster.source.ClusterSource`.
+
+        Decided on what the server has now, and written on condition that the Secret is still the one that was read.
+        """
+        infos = Draft(self._infos, {})
+        try:
+            for page in pages(self._connection, self._infos):
+                for manifest in page.items:
+                    infos.add(manifest)
+        except ApiError as error:
+            if error.status != NOT_FOUND:
+                raise
+            # A cluster that does not know KmeshNodeInfo yet: nobody has announced anything.
+        for problem in infos.problems.values():
+            # Whoever does not know the SPIs in use must not choose one.
+            raise ClusterError(f"{problem}; repair or delete it first")
+        announced = tuple(one for one in infos.objects.values() if isinstance(one, NodeInfo))
+        stored = self._writer.change_secret(
+            lambda before: change(before, ClusterObjects(node_infos=announced, secret=before))
+        )
+        if "Secret" not in self._watches:
+            return
+        if stored is not None:
+            self._watches["Secret"].shelf.written(stored)
+        else:
+            self._watches["Secret"].shelf.take_out(("Secret", NAMESPACE, SECRET_NAME))
+
+    def close(self) -> None:
+        """See :class:`kmesh.cluster.source.ClusterSource`."""
+        with self._store.condition:
+            self._closed = True
+            running = [*self._watches.values(), *self._pods.values()] if self._started_at is not None else []
+        for watch in running:
+            watch.stop()
+        for watch in (*running, *self._ended):
+            watch.join(CLOSE_SECONDS)
+        self._connection.close()
+        self._store.close()
+
+    def _watch(self, collection: Collection) -> Watch:
+        on_change = {"Namespace": self._choose_pods, "Pod": self._adjust_pods}.get(collection.kind, lambda: None)
+        shelf = Shelf(self._store, collection, self._clock, on_change)
+        optional = collection.kind == "ServiceCIDR"  # servers before 1.33 have none
+        return Watch(self._connection, shelf, self._clock, random.random, optional=optional)
+
+    def _start(self) -> None:
+        self._started_at = self._clock()
+        for watch in self._watches.values():
+            watch.shelf.lost_at = self._started_at
+            watch.start()
+        self._adjust_pods()
+
+    def _shelves(self) -> list[Shelf]:
+        return [watch.shelf for watch in (*self._watches.values(), *self._pods.values())]
+
+    def _whole(self) -> bool:
+        """Tell whether all that is needed has been seen."""
+        return all(shelf.synced for shelf in self._shelves())
+
+    def _choose_pods(self) -> None:
+        """Namespaces have changed; the lock is held."""
+        if LABELLED not in self._wanted_pods | self._pods.keys():
+            return
+        enrolled = [one.name for one in self._of(Namespace, "Namespace") if enrols(one)]
+        each = (Collection("Pod", name, fields=RUNNING) for name in enrolled)
+        self._wanted_pods = frozenset({LABELLED, ALL_PODS} if len(enrolled) > MOST_NAMESPACES else {LABELLED, *each})
+        self._adjust_pods()
+
+    def _adjust_pods(self) -> None:
+        """Watch the pods wanted, and no others as soon as the wanted ones are known; the lock is held."""
+        if self._closed:
+            return
+        for collection in self._wanted_pods - self._pods.keys():
+            self._pods[collection] = self._watch(collection)
+            self._pods[collection].start()
+        obsolete = self._pods.keys() - self._wanted_pods
+        if obsolete and all(self._pods[collection].shelf.synced for collection in self._wanted_pods):
+            for collection in obsolete:
+                watch = self._pods.pop(collection)
+                watch.stop()
+                self._ended = [*(one for one in self._ended if one.running()), watch]
+
+    def _collect(self) -> ClusterObjects:
+        """Put together what all watches have brought; the lock is held."""
+        pods: dict[Identity, Object] = {}
+        for watch in self._pods.values():
+            pods.update(watch.shelf.objects)
+        infos = sorted(self._of(NodeInfo, "KmeshNodeInfo"), key=lambda info: info.name)
+        problems = (problem for shelf in self._shelves() for problem in shelf.problems)
+        cidrs = (cidr for one in self._of(ServiceRange, "ServiceCIDR") for cidr in one.cidrs)
+        secret = next((one.manifest for one in self._of(KeySecret, "Secret")), None)
+        return ClusterObjects(
+            namespaces=tuple(self._of(Namespace, "Namespace")),
+            nodes=tuple(self._of(NodeObject, "Node")),
+            pods=tuple(pod for pod in pods.values() if isinstance(pod, PodObject)),
+            node_infos=tuple(infos),
+            secret=secret,
+            services=tuple(dict.fromkeys(cidrs)),
+            problems=(*dict.fromkeys(problems), *oddities(infos)),
+            complete=self._complete,
+        )
+
+    def _of(self, kind: type[T], name: str) -> Iterable[T]:
+        watch = self._watches.get(name)
+        return (one for one in watch.shelf.objects.values() if isinstance(one, kind)) if watch else ()

@@ -1,0 +1,312 @@
+"""A Kubernetes API server with its etcd, as real as they come, without kubelets or controllers: objects stay as written.
+
+``ApiServer.available()`` builds them where they are not in the cache (``scripts/apiserver``, minutes). RBAC is on;
+``kubectl`` acts as an administrator unless told otherwise.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import urllib3
+
+ROOT = Path(__file__).resolve().parents[2]
+LOOPBACK = "127.0.0.1"
+READY_SECONDS = 120.0
+"""About 5 s outside the VM, 40 s inside."""
+
+
+def free_port(address: str) -> int:
+    """Give a TCP port that nobody listens on at this address."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    with socket.create_server((address, 0), family=family) as server:
+        return server.getsockname()[1]
+
+
+class RefusedError(Exception):
+    """The server refuses a request of :meth:`ApiServer.request`; ``code`` is the HTTP status."""
+
+    def __init__(self, code: int, body: str) -> None:
+        super().__init__(f"{code}: {body}")
+        self.code = code
+
+
+class ApiServer:
+    """An etcd and an API server, in the caller's network namespace.
+
+    ``address`` is where the API server listens and what it says of itself; etcd stays on loopback. ``port`` 0: a free
+    one. Use it as a context manager: it starts, waits until it is ready, and leaves nothing behind but ``folder``.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        binaries: Path,
+        *,
+        address: str = LOOPBACK,
+        port: int = 0,
+        service_cidr: str = "10.96.0.0/16",
+        flags: tuple[str, ...] = (),
+    ) -> None:
+        self.folder, self.binaries = folder, binaries
+        self.address, self.port = address, port or free_port(address)
+        self.service_cidr = service_cidr
+        self.token = secrets.token_hex(16)
+        self._flags = flags
+        self._etcd_ports = free_port(LOOPBACK), free_port(LOOPBACK)
+        self._etcd: subprocess.Popen[bytes] | None = None
+        self._api: subprocess.Popen[bytes] | None = None
+        self._pool: urllib3.PoolManager | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @staticmethod
+    def available() -> Path:
+        """Give the folder with the programs, building them first where need be."""
+        script = str(ROOT / "scripts/apiserver")
+        return Path(subprocess.run([script], stdout=subprocess.PIPE, text=True, check=True).stdout.strip())
+
+    @property
+    def url(self) -> str:
+        host = f"[{self.address}]" if ":" in self.address else self.address
+        return f"https://{host}:{self.port}"
+
+    @property
+    def certificate(self) -> Path:
+        """The certificate that the server made for itself, authority included."""
+        return self.folder / "certificates/apiserver.crt"
+
+    def __enter__(self) -> ApiServer:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    # --- processes
+
+    def start(self) -> None:
+        """Start both and wait until the API server is ready."""
+        self._write_secrets()
+        self.start_etcd()
+        self.start_api()
+        self.wait_ready()
+
+    def stop(self) -> None:
+        """Kill both."""
+        self.kill_api()
+        self.kill_etcd()
+        if self._pool is not None:
+            self._pool.clear()
+            self._pool = None
+
+    def start_etcd(self) -> None:
+        client, peer = (f"http://{LOOPBACK}:{port}" for port in self._etcd_ports)
+        self._etcd = self._run(
+            "etcd",
+            f"--data-dir={self.folder / 'etcd'}",
+            "--unsafe-no-fsync",
+            "--log-level=error",
+            f"--listen-client-urls={client}",
+            f"--advertise-client-urls={client}",
+            f"--listen-peer-urls={peer}",
+            f"--initial-advertise-peer-urls={peer}",
+            f"--initial-cluster=default={peer}",
+        )
+        self._wait("etcd is not ready", self._etcd, self._etcd_ready)
+
+    def start_api(self) -> None:
+        keys = self.folder / "service-accounts"
+        self._api = self._run(
+            "kube-apiserver",
+            f"--etcd-servers=http://{LOOPBACK}:{self._etcd_ports[0]}",
+            f"--cert-dir={self.certificate.parent}",
+            f"--bind-address={self.address}",
+            f"--advertise-address={self.address}",
+            f"--secure-port={self.port}",
+            f"--service-account-key-file={keys}.pub",
+            f"--service-account-signing-key-file={keys}.key",
+            "--service-account-issuer=https://kubernetes.default.svc",
+            f"--token-auth-file={self.folder / 'tokens.csv'}",
+            "--authorization-mode=Node,RBAC",
+            f"--service-cluster-ip-range={self.service_cidr}",
+            # Nobody makes service accounts in new namespaces here, and no kubelet reaches loopback endpoints.
+            "--disable-admission-plugins=ServiceAccount",
+            "--endpoint-reconciler-type=none",
+            "--v=0",
+            *self._flags,
+        )
+
+    def wait_ready(self, seconds: float = READY_SECONDS) -> None:
+        assert self._api is not None
+        self._wait("the API server is not ready", self._api, self._api_ready, seconds)
+
+    def kill_api(self) -> None:
+        self._kill(self._api)
+        self._api = None
+
+    def kill_etcd(self) -> None:
+        self._kill(self._etcd)
+        self._etcd = None
+
+    def pause_api(self) -> None:
+        """Let it hang: connections stay open, nothing is answered."""
+        assert self._api is not None
+        self._api.send_signal(signal.SIGSTOP)
+
+    def resume_api(self) -> None:
+        assert self._api is not None
+        self._api.send_signal(signal.SIGCONT)
+
+    def lose_everything(self) -> None:
+        """Throw etcd's data away, both being stopped: what starts next is another cluster at the same address."""
+        shutil.rmtree(self.folder / "etcd")
+
+    def compact(self) -> None:
+        """Let etcd forget every revision but the newest: whoever watches from an older one is told 410 Gone."""
+        newest = self._ask_etcd("/v3/kv/range", {"key": base64.b64encode(b"none").decode()})["header"]["revision"]
+        self._ask_etcd("/v3/kv/compaction", {"revision": newest, "physical": True})
+
+    # --- clients
+
+    def kubectl(
+        self, *arguments: str, stdin: str | None = None, kubeconfig: Path | None = None, check: bool = True
+    ) -> str:
+        """Run kubectl; give what it prints. A failure is an AssertionError that shows both its outputs."""
+        file = kubeconfig or self.kubeconfig("admin", self.token)
+        done = subprocess.run(
+            [str(self.binaries / "kubectl"), f"--kubeconfig={file}", *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "HOME": str(self.folder)},
+        )
+        assert done.returncode == 0 or not check, f"kubectl {' '.join(arguments)}: {done.stdout}{done.stderr}"
+        return done.stdout if done.returncode == 0 else done.stderr
+
+    def kubeconfig(self, name: str, token: str, namespace: str = "default", url: str = "") -> Path:
+        """Write a kubeconfig file whose only context, of this name, uses the token; give its path.
+
+        ``url``: a way to the server other than the direct one.
+        """
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [
+                {"name": "lab", "cluster": {"server": url or self.url, "certificate-authority": str(self.certificate)}}
+            ],
+            "users": [{"name": name, "user": {"token": token}}],
+            "contexts": [{"name": name, "context": {"cluster": "lab", "user": name, "namespace": namespace}}],
+            "current-context": name,
+        }
+        path = self.folder / f"{name}.kubeconfig"
+        draft = path.with_suffix(f".{secrets.token_hex(4)}")
+        draft.write_text(json.dumps(config))
+        draft.chmod(0o600)
+        draft.rename(path)
+        return path
+
+    def service_account_token(self, namespace: str, name: str, seconds: int = 3600) -> str:
+        """Make a token of a service account that is there."""
+        return self.kubectl("create", "token", name, f"--namespace={namespace}", f"--duration={seconds}s").strip()
+
+    def request(self, method: str, path: str, body: Any = None, content: str = "application/json") -> dict[str, Any]:
+        """Send one request as the administrator; give the answer.
+
+        Raises:
+            RefusedError: the server refuses it.
+
+        """
+        answer = self._http().request(
+            method,
+            self.url + path,
+            body=None if body is None else json.dumps(body),
+            headers={"Authorization": f"Bearer {self.token}", "Content-Type": content},
+        )
+        if answer.status >= 300:
+            raise RefusedError(answer.status, answer.data.decode())
+        return answer.json()
+
+    # --- inside
+
+    def _write_secrets(self) -> None:
+        keys = self.folder / "service-accounts"
+        if not keys.with_suffix(".key").exists():
+            self._openssl("genrsa", "-out", f"{keys}.key", "2048")
+            self._openssl("rsa", "-in", f"{keys}.key", "-pubout", "-out", f"{keys}.pub")
+        (self.folder / "tokens.csv").write_text(f'{self.token},admin,admin,"system:masters"\n')
+
+    @staticmethod
+    def _openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], check=True, capture_output=True)
+
+    def _run(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
+        with (self.folder / f"{program}.log").open("ab") as log:
+            return subprocess.Popen(
+                [str(self.binaries / program), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+            )
+
+    @staticmethod
+    def _kill(process: subprocess.Popen[bytes] | None) -> None:
+        if process is not None:
+            process.kill()
+            process.wait()
+
+    def _wait(
+        self,
+        what: str,
+        process: subprocess.Popen[bytes],
+        ready: Callable[[], bool],
+        seconds: float = READY_SECONDS,
+    ) -> None:
+        end = time.monotonic() + seconds
+        while not ready():
+            if process.poll() is not None or time.monotonic() > end:
+                log = self.folder / f"{Path(str(process.args[0])).name}.log"  # type: ignore[index]
+                raise TimeoutError(f"{what}; the end of its log:\n{log.read_text()[-3000:]}")
+            time.sleep(0.1)
+
+    def _etcd_ready(self) -> bool:
+        try:
+            return bool(self._ask_etcd("/v3/maintenance/status", {})["header"])
+        except (urllib3.exceptions.HTTPError, OSError, ValueError, KeyError):
+            return False
+
+    def _api_ready(self) -> bool:
+        if not self.certificate.exists():
+            return False
+        try:
+            headers = {"Authorization": f"Bearer {self.token}"}
+            return self._http().request("GET", f"{self.url}/readyz", headers=headers).status == 200
+        except (urllib3.exceptions.HTTPError, OSError):
+            return False
+
+    def _ask_etcd(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        url = f"http://{LOOPBACK}:{self._etcd_ports[0]}{path}"
+        return self._http().request("POST", url, body=json.dumps(body)).json()
+
+    def _http(self) -> urllib3.PoolManager:
+        """Give the pool of connections; trust is in the server's certificate as soon as it has made one."""
+        if self._pool is None or (self.certificate.exists() and "ca_certs" not in self._pool.connection_pool_kw):
+            trust = {"ca_certs": str(self.certificate)} if self.certificate.exists() else {}
+            self._pool = urllib3.PoolManager(maxsize=16, timeout=30.0, retries=False, **trust)
+        return self._pool

@@ -1,0 +1,62 @@
+import json
+
+import pytest
+from kmesh.cluster.key_file import KeyFile
+from kmesh.cluster.manifests import FolderCluster
+from kmesh.cluster.secret import parse_keys
+
+from tests.unit.cluster import kube
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "ipSec"
+
+
+@pytest.fixture
+def source(tmp_path, path):
+    folder = tmp_path / "cluster"
+    folder.mkdir()
+    return KeyFile(FolderCluster(folder), path)
+
+
+def write(path, spi):
+    path.write_text(json.dumps(kube.entry(spi)))
+
+
+def test_the_key_comes_from_the_file_and_not_from_the_secret(source, path):
+    write(path, 3)
+    source.change_secret(lambda *_: kube.secret(kube.entry(9)))
+    found = source.read()
+    assert (parse_keys(found.secret).current, found.problems, found.complete) == (3, (), True)
+
+
+def test_a_new_content_is_a_change_until_it_is_read(source, path):
+    write(path, 1)
+    source.read()
+    assert not source.changed()
+    write(path, 10)
+    assert source.changed()
+    assert parse_keys(source.read().secret).current == 10
+    assert not source.changed()
+
+
+def test_a_file_that_goes_leaves_its_key_in_force_and_is_told(source, path):
+    write(path, 1)
+    source.read()
+    path.unlink()
+    assert source.changed()
+    found = source.read()
+    assert parse_keys(found.secret).current == 1
+    assert found.complete
+    assert found.problems == (f"the key file {path} cannot be read: No such file or directory; the last key stays",)
+
+
+def test_without_a_key_there_never_was_the_cluster_is_not_complete(source):
+    assert not source.read().complete
+
+
+def test_a_file_that_holds_no_key_is_refused_by_whoever_reads_it(source, path):
+    path.write_text("no JSON")
+    with pytest.raises(Exception, match="it is not JSON"):
+        parse_keys(source.read().secret)
