@@ -7,9 +7,11 @@ knows the kernel, nothing of Kubernetes, and reads no environment variable.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from kmesh_bpf.core.explain import Fate, Stop, Trace, trace
 from kmesh_bpf.core.marks import check_mask as check_node_mark_mask
 from kmesh_bpf.core.operations import AddSa, Attach, Operation
 from kmesh_bpf.core.planner import Options, Plan, make_plan
+from kmesh_bpf.core.state import Direction, KernelState, Observation, SaUsage
 from kmesh_bpf.core.view import Address, Key, Network, Node, Peer, Pod, View
 from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError
 from kmesh_bpf.kernel.fake import FakeKernel
@@ -34,8 +36,11 @@ __all__ = [
     "Attach",
     "AttachMode",
     "ConfigError",
+    "Direction",
     "FakeKernel",
+    "Fate",
     "KernelError",
+    "KernelState",
     "Key",
     "KmeshBpfError",
     "LinkWatcher",
@@ -43,19 +48,24 @@ __all__ = [
     "Maps",
     "Network",
     "Node",
+    "Observation",
     "Operation",
     "Options",
     "Peer",
     "Plan",
     "Pod",
     "Report",
+    "SaUsage",
     "Settings",
+    "Stop",
+    "Trace",
     "View",
     "check_node_mark_mask",
     "make_plan",
     "open_maps",
     "preview",
     "reconcile",
+    "trace",
 ]
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from kmesh_bpf.core.diff import diff
 from kmesh_bpf.core.operations import Operation
 from kmesh_bpf.core.planner import Options, Plan, make_plan
+from kmesh_bpf.core.state import Observation
 from kmesh_bpf.core.view import View
 from kmesh_bpf.kernel.interface import Failure, Kernel
 
@@ -20,7 +21,7 @@ class Report:
     """What a pass did. ``drift``: what still differs from the plan after it; empty when the pass succeeded.
 
     ``incarnation`` is the one the objects were made for; ``renewed`` tells that this pass had to choose it anew,
-    because SAs of the former one had vanished.
+    because SAs of the former one had vanished. ``observed`` is the last observation: what the pass left in the kernel.
     """
 
     plan: Plan
@@ -29,6 +30,7 @@ class Report:
     drift: tuple[Operation, ...]
     incarnation: str
     renewed: bool
+    observed: Observation
 
     @property
     def converged(self) -> bool:
@@ -76,7 +78,7 @@ def reconcile(
         drift = diff(plan.state, observed.state)
         if failures:
             break
-    return Report(plan, tuple(applied), failures, drift, incarnation, renewed)
+    return Report(plan, tuple(applied), failures, drift, incarnation, renewed, observed)
 
 
 def preview(kernel: Kernel, view: View, options: Options, now: float) -> tuple[Operation, ...]:

@@ -19,6 +19,10 @@ class Fields:
         self._values = values
         self._path = path
 
+    def has(self, name: str) -> bool:
+        """Tell whether the field is there."""
+        return self._values.get(name) is not None
+
     def part(self, name: str) -> Fields:
         """Give a mapping below; an absent one is empty."""
         return self._fields(self._values.get(name), self._at(name))
@@ -49,10 +53,18 @@ class Fields:
 
     def number(self, name: str, least: int, most: int) -> int:
         """Give an integer within bounds, both included."""
+        return _number(self._values.get(name), self._at(name), least, most)
+
+    def numbers(self, name: str, least: int, most: int) -> tuple[int, ...]:
+        """Give a list of integers within bounds, both included; an absent one is empty."""
+        return tuple(_number(one, f"{self._at(name)}[{i}]", least, most) for i, one in enumerate(self._list(name)))
+
+    def real(self, name: str, least: float, most: float) -> float:
+        """Give a number, whole or not, within bounds, both included."""
         value = self._values.get(name)
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
             raise ConfigError(f"{self._at(name)} is no number from {least} to {most}")
-        return value
+        return float(value)
 
     def labels(self, name: str) -> dict[str, str]:
         """Give labels or annotations; an absent mapping is empty."""
@@ -101,6 +113,12 @@ class Fields:
 def _text(value: Any, path: str) -> str:
     if not isinstance(value, str):
         raise ConfigError(f"{path} is no string")
+    return value
+
+
+def _number(value: Any, path: str, least: int, most: int) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise ConfigError(f"{path} is no number from {least} to {most}")
     return value
 
 

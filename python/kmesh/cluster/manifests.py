@@ -14,7 +14,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +32,15 @@ from kmesh.cluster.objects import (
     label,
     parse,
 )
-from kmesh.cluster.source import STATUS_PREFIX, SecretChange
+from kmesh.cluster.source import SecretChange
+from kmesh.cluster.status import LEASE_PREFIX
 from kmesh.errors import ClusterError, ConcurrentChangeError
 from kmesh_bpf import ConfigError
 
 SECRET: Identity = ("Secret", NAMESPACE, SECRET_NAME)
 SECRET_FILE = f"secret-{SECRET_NAME}.yaml"
 NODE_INFO_PREFIX = "kmeshnodeinfo-"
-STATUS_FILE_PREFIX = f"lease-{STATUS_PREFIX}"
+STATUS_FILE_PREFIX = f"lease-{LEASE_PREFIX}"
 """These are read when somebody asks, and never watched: nodes write them all the time."""
 LOCK_FILE = ".kmesh-lock"
 DRAFT_PREFIX = ".kmesh-draft-"
@@ -154,19 +155,15 @@ class FolderCluster:
 
     def publish_status(self, lease: Mapping[str, Any]) -> None:
         """See :class:`kmesh.cluster.source.ClusterSource`."""
-        node = str(lease["metadata"]["name"]).removeprefix(STATUS_PREFIX)
+        node = str(lease["metadata"]["name"]).removeprefix(LEASE_PREFIX)
         self._write(self._path(STATUS_FILE_PREFIX, node), lease, mode=0o644)
 
     def statuses(self) -> tuple[Mapping[str, Any], ...]:
-        """See :class:`kmesh.cluster.source.ClusterSource`."""
+        """See :class:`kmesh.cluster.source.ClusterSource`; a file that cannot be read is as good as none."""
         found: list[Mapping[str, Any]] = []
         for path in sorted(self._folder.glob(f"{STATUS_FILE_PREFIX}*.yaml")):
-            try:
+            with suppress(OSError, ConfigError):
                 found.extend(manifests(path.read_bytes(), path.suffix))
-            except FileNotFoundError:
-                continue  # its node has withdrawn it since
-            except (OSError, ConfigError) as error:
-                raise ClusterError(f"{path} cannot be read: {error}; delete it, its node writes it anew") from error
         return tuple(found)
 
     def tell(self, event: Mapping[str, Any]) -> None:

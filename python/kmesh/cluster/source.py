@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from kmesh.cluster.objects import ClusterObjects
+from kmesh.errors import ClusterError
 
 SecretChange = Callable[[Mapping[str, Any] | None, ClusterObjects], Mapping[str, Any] | None]
 """From the Secret as it is (None: absent) to the Secret as it should be (None: absent); pure, may run again."""
-STATUS_PREFIX = "kmesh-ipsec-"
-"""A node's status is the Lease of this name followed by the node's."""
 
 
 class ClusterSource(Protocol):
@@ -37,7 +36,7 @@ class ClusterSource(Protocol):
         """Create or replace a KmeshNodeInfo."""
 
     def publish_status(self, lease: Mapping[str, Any]) -> None:
-        """Create or replace a node's status: a Lease named STATUS_PREFIX and the node."""
+        """Create or replace a node's status: a Lease, see :mod:`kmesh.cluster.status`."""
 
     def statuses(self) -> tuple[Mapping[str, Any], ...]:
         """Give the Leases of all nodes, as they are now.
@@ -64,3 +63,16 @@ class ClusterSource(Protocol):
 
     def close(self) -> None:
         """End what runs in the background; the source must not be used any more."""
+
+
+def read_whole(source: ClusterSource) -> ClusterObjects:
+    """Give all objects, for whoever asks once and has no time to wait for more.
+
+    Raises:
+        ClusterError: the cluster is not known as a whole.
+
+    """
+    objects = source.read()
+    if not objects.complete:
+        raise ClusterError("; ".join(objects.problems) or "the API server does not answer in time; try again")
+    return objects

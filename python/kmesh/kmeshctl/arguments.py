@@ -9,9 +9,24 @@ from typing import Any, NoReturn
 
 from kmesh.cluster.objects import NAMESPACE
 from kmesh.cluster.secret import KEY_DIGITS
+from kmesh.kmeshctl import completion, explain, status
 from kmesh_bpf import ConfigError
 
 HIDDEN = "(hidden)"
+EXIT_STATUS = """
+exit status: 0 done, 1 failed, 2 refused (nothing was written)
+"""
+TOP_EPILOG = """\
+examples:
+  kmeshctl secret --key=$(dd if=/dev/urandom count=36 bs=1 2>/dev/null | xxd -p -c 64)
+  kmeshctl secret create                   # makes a key, or replaces it
+  kmeshctl status                          # is every node as it should be?
+  kmeshctl explain shop/web backend/api    # is the traffic between these two encrypted?
+  kmeshctl completion bash
+  kmeshctl version -o json
+
+kmeshctl COMMAND --help tells more about each.
+"""
 EPILOG = """\
 examples:
   kmeshctl secret --key=$(dd if=/dev/urandom count=36 bs=1 2>/dev/null | xxd -p -c 64)
@@ -21,8 +36,27 @@ examples:
   kmeshctl secret delete
 
 --key shows in the machine's process list while kmeshctl runs; --key-file and --random do not.
+"""
+CREATE_EPILOG = """\
+examples:
+  kmeshctl secret create                   # a random key: it never enters a command line
+  kmeshctl secret create --key-file=-      # 72 digits on standard input
 
-exit status: 0 done, 1 failed, 2 refused (nothing was written)
+The first key gets SPI 1, every other one an SPI above all that are in use; nodes move to it without losing a packet.
+"""
+GET_EPILOG = """\
+examples:
+  kmeshctl secret get
+  kmeshctl secret get -o json
+"""
+DELETE_EPILOG = """\
+examples:
+  kmeshctl secret delete
+"""
+VERSION_EPILOG = """\
+examples:
+  kmeshctl version
+  kmeshctl version -o json
 """
 KEY_LIKE = re.compile(r"[0-9A-Fa-f]{8,}")
 
@@ -41,9 +75,9 @@ class Parser(argparse.ArgumentParser):
 def parser() -> Parser:
     """Make the parser.
 
-    ``command`` is ``version`` or ``secret``; ``action`` of the latter None, ``create``, ``get`` or ``delete``;
-    ``direct_key`` the key of the guide's form, ``secret --key=HEX``. ``manifests``, ``kubeconfig``, ``context`` and
-    ``namespace``, which name the cluster, are there only if given.
+    ``command`` is ``version``, ``completion``, ``status``, ``explain`` or ``secret``; ``action`` of the latter None,
+    ``create``, ``get`` or ``delete``; ``direct_key`` the key of the guide's form, ``secret --key=HEX``.
+    ``manifests``, ``kubeconfig``, ``context`` and ``namespace``, which name the cluster, are there only if given.
     """
     shared = Parser(add_help=False)
     # SUPPRESS: it may stand before or behind the command, and a default of the latter would undo the former.
@@ -60,21 +94,31 @@ def parser() -> Parser:
         (("-n", "--namespace"), "NAME", f"the namespace that Kmesh is in (default: {NAMESPACE})"),
     ):
         shared.add_argument(*flags, default=argparse.SUPPRESS, metavar=metavar, help=what)
-    look: dict[str, Any] = {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": EPILOG}
-    top = Parser(prog="kmeshctl", description="Manages Kmesh's IPsec key.", parents=[shared], **look)
+
+    def look(epilog: str) -> dict[str, Any]:
+        return {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": epilog}
+
+    about = "Works on Kmesh's IPsec: the key, the nodes, the traffic between pods."
+    top = Parser(prog="kmeshctl", description=about, parents=[shared], **look(TOP_EPILOG + EXIT_STATUS))
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-    commands.add_parser("version", help="print the version", parents=[shared])
-    secret = commands.add_parser("secret", help="create, replace, show or delete the key", parents=[shared], **look)
+    version = commands.add_parser("version", help="print the version", parents=[shared], **look(VERSION_EPILOG))
+    version.add_argument("-o", "--output", choices=("text", "json"), default="text", help="default: %(default)s")
+    for module in (status, explain, completion):
+        module.register(commands, shared)
+    secret = commands.add_parser(
+        "secret", help="create, replace, show or delete the key", parents=[shared], **look(EPILOG + EXIT_STATUS)
+    )
     digits = f"{KEY_DIGITS} hexadecimal digits"
     secret.add_argument("--key", dest="direct_key", metavar="HEX", help=f"{digits}: creates or replaces the key")
     actions = secret.add_subparsers(dest="action", metavar="ACTION", parser_class=Parser)
-    create = actions.add_parser("create", help="create or replace the key", parents=[shared])
+    create = actions.add_parser("create", help="create or replace the key", parents=[shared], **look(CREATE_EPILOG))
     origin = create.add_mutually_exclusive_group()
     origin.add_argument("--key", metavar="HEX", help=f"{digits} (show in the process list)")
     origin.add_argument("--key-file", metavar="FILE", help=f"a file with the {digits}; - is standard input")
     origin.add_argument("--random", action="store_true", help="make one (default)")
-    get = actions.add_parser("get", help="show the key's version and algorithm", parents=[shared])
+    get = actions.add_parser("get", help="show the key's version and algorithm", parents=[shared], **look(GET_EPILOG))
     get.add_argument("--show-key", action="store_true", help="show the key itself, too")
     get.add_argument("-o", "--output", choices=("table", "json"), default="table", help="default: %(default)s")
-    actions.add_parser("delete", help="delete the key: nodes keep using what they hold", parents=[shared])
+    gone = "delete the key: nodes keep using what they hold"
+    actions.add_parser("delete", help=gone, parents=[shared], **look(DELETE_EPILOG))
     return top

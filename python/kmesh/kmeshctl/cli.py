@@ -13,17 +13,18 @@ from typing import Any, TextIO
 
 from kmesh.cluster import secret
 from kmesh.cluster.kubernetes.connection import connect
-from kmesh.cluster.kubernetes.source import KubernetesCluster
+from kmesh.cluster.kubernetes.source import EVERYTHING, KubernetesCluster
 from kmesh.cluster.manifests import FolderCluster
 from kmesh.cluster.objects import NAMESPACE, SECRET_NAME, ClusterObjects
-from kmesh.cluster.source import ClusterSource
+from kmesh.cluster.source import ClusterSource, read_whole
 from kmesh.errors import ClusterError
+from kmesh.kmeshctl import completion, explain, status
 from kmesh.kmeshctl.arguments import HIDDEN, parser
 from kmesh_bpf import ConfigError, Key, KmeshBpfError, __version__
 
 EXIT_FAILED, EXIT_REFUSED, EXIT_INTERRUPTED = 1, 2, 130
-KINDS = frozenset({"KmeshNodeInfo", "Secret"})
-"""All that the key's business needs of a cluster."""
+KINDS = {"secret": frozenset({"KmeshNodeInfo", "Secret"}), "status": frozenset({"KmeshNodeInfo", "Node", "Secret"})}
+"""What a command needs of a cluster; all others need everything."""
 KEY_BYTES = secret.KEY_DIGITS // 2
 KEY_FILE_LIMIT = 4096
 """Characters read of a key file: enough to tell what is wrong with it, and an end for /dev/urandom."""
@@ -39,10 +40,14 @@ def main(
         with redirect_stdout(stdout):  # argparse prints its help to sys.stdout
             flags = parser().parse_args(argv)
         if flags.command == "version":
-            print(f"kmeshctl {__version__}", file=stdout)
+            as_json = flags.output == "json"
+            print(json.dumps({"version": __version__}) if as_json else f"kmeshctl {__version__}", file=stdout)
+            return 0
+        if flags.command == "completion":
+            stdout.write(completion.script(parser(), flags.shell))
             return 0
         with closing(_source(flags, environment)) as source:
-            return _secret(flags, source, stdin, stdout, stderr)
+            return _run(flags, source, stdin, stdout, stderr)
     except SystemExit as done:  # argparse, behind --help
         return int(done.code or 0)
     except ConfigError as error:
@@ -58,10 +63,22 @@ def _source(flags: argparse.Namespace, environment: Mapping[str, str]) -> Cluste
     folder, kubeconfig, context = (given.get(name) for name in ("manifests", "kubeconfig", "context"))
     if folder is None:
         connection = connect(kubeconfig, context, environment)
-        return KubernetesCluster(connection, namespace=given.get("namespace", NAMESPACE), kinds=KINDS)
+        kinds = KINDS.get(flags.command, EVERYTHING)
+        namespace, explained = given.get("namespace", NAMESPACE), flags.command == "explain"
+        return KubernetesCluster(connection, namespace=namespace, kinds=kinds, every_pod=explained)
     if kubeconfig or context or "namespace" in given:
         raise ConfigError("--manifests names a cluster of its own; leave out --kubeconfig, --context, --namespace")
     return FolderCluster(folder)
+
+
+def _run(flags: argparse.Namespace, source: ClusterSource, stdin: TextIO, stdout: TextIO, stderr: TextIO) -> int:
+    match flags.command:
+        case "status":
+            return status.run(flags, source, stdout)
+        case "explain":
+            return explain.run(flags, source, stdout)
+        case _:
+            return _secret(flags, source, stdin, stdout, stderr)
 
 
 def _secret(flags: argparse.Namespace, source: ClusterSource, stdin: TextIO, stdout: TextIO, stderr: TextIO) -> int:
@@ -132,9 +149,7 @@ def _delete(source: ClusterSource, stdout: TextIO) -> int:
 
 
 def _get(flags: argparse.Namespace, source: ClusterSource, stdout: TextIO, stderr: TextIO) -> int:
-    objects = source.read()
-    if not objects.complete:
-        raise ClusterError("; ".join(objects.problems) or "the API server does not answer in time; try again")
+    objects = read_whole(source)
     if objects.secret is None:
         for problem in objects.problems:
             print(f"kmeshctl: {problem}", file=stderr)  # it may be in there
@@ -170,12 +185,12 @@ def _no_key() -> ClusterError:
 def entry() -> None:
     """Entry point of the console script."""
     try:
-        status = main(sys.argv[1:], sys.stdin, sys.stdout, sys.stderr, os.environ)
+        exit_status = main(sys.argv[1:], sys.stdin, sys.stdout, sys.stderr, os.environ)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        status = EXIT_INTERRUPTED
+        exit_status = EXIT_INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has gone; nothing may be written at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = EXIT_FAILED
-    sys.exit(status)
+        exit_status = EXIT_FAILED
+    sys.exit(exit_status)

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from kmesh.cluster.manifests import SECRET_FILE
 from kmesh.cluster.secret import parse_keys
+from kmesh.kmeshctl.arguments import parser
 from kmesh.kmeshctl.cli import main
 
 from kmesh_bpf import Key, __version__
@@ -240,20 +241,89 @@ def test_the_version_needs_no_cluster(kmeshctl):
     assert kmeshctl("version", cluster=False) == (0, f"kmeshctl {__version__}\n", "")
 
 
-@pytest.mark.parametrize(
-    "arguments", [[], ["secret"], ["secret", "create"], ["secret", "get"], ["secret", "delete"], ["version"]]
-)
-def test_help_is_there_for_every_command_and_needs_no_cluster(kmeshctl, arguments):
-    status, out, _ = kmeshctl(*arguments, "--help", cluster=False)
+def test_the_version_has_a_form_for_programs(kmeshctl):
+    assert json.loads(kmeshctl("version", "-o", "json", cluster=False)[1]) == {"version": __version__}
+
+
+COMMANDS = [
+    [],
+    ["secret"],
+    ["secret", "create"],
+    ["secret", "get"],
+    ["secret", "delete"],
+    ["version"],
+    ["status"],
+    ["explain"],
+    ["completion"],
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_examples_that_can_be_said_and_needs_no_cluster_for_it(kmeshctl, command):
+    status, out, _ = kmeshctl(*command, "--help", cluster=False)
     assert (status, out.split()[0]) == (0, "usage:")
+    examples = re.findall(r"^  (?:source <\()?kmeshctl (.*?)\)?(?:  +#.*| >.*)?$", out, re.MULTILINE)
+    assert examples
+    for example in examples:
+        words = re.sub(r"\$\(.*", HEX, example).split()
+        assert words[: len(command)] == command
+        assert parser().parse_args(words).command == words[0]
 
 
-def test_every_example_of_the_help_works(kmeshctl):
-    examples = re.findall(r"^  kmeshctl (.*?)(?:  +#.*)?$", kmeshctl("--help", cluster=False)[1], re.MULTILINE)
+def test_every_example_of_the_secret_works(kmeshctl):
+    examples = re.findall(
+        r"^  kmeshctl (.*?)(?:  +#.*)?$", kmeshctl("secret", "--help", cluster=False)[1], re.MULTILINE
+    )
     assert len(examples) == 5
     for example in examples:
         arguments = re.sub(r"\$\(.*\)", HEX, example).split()
         assert kmeshctl(*arguments, stdin="5a" * 36)[0] == 0, example
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """Two nodes that announce themselves with SPI 1, and a managed pod on each."""
+    objects = [
+        *(make(index) for index in (1, 2) for make in (kube.node, kube.node_info)),
+        kube.secret(kube.entry(1, MATERIAL)),
+        *(kube.pod(f"p{index}", index, labels={"istio.io/dataplane-mode": "Kmesh"}) for index in (1, 2)),
+    ]
+    (tmp_path / "all.yaml").write_text(yaml.safe_dump_all(objects))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "text"),
+    [
+        (["explain", "p1", "p2"], 0, "ENCRYPTED with SPI 1"),
+        (["explain", "p1", "192.0.2.7"], 1, "CLEAR"),
+        (["status"], 1, "n1: it announces itself, and there is no report of it"),
+        (["completion", "bash"], 0, "complete -F _kmeshctl kmeshctl"),
+    ],
+)
+def test_commands_about_nodes_and_traffic_answer_on_standard_output(cluster, arguments, status, text):
+    out, err = io.StringIO(), io.StringIO()
+    assert main(["--manifests", str(cluster), *arguments], io.StringIO(), out, err) == status
+    assert text in out.getvalue()
+    assert err.getvalue() == ""
+    assert not any(trace in out.getvalue() for trace in TRACES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["explain", "p1", "nobody"], "no pod default/nobody is known"),
+        (["explain", "p1"], "the following arguments are required: POD"),
+        (["explain", "p1", "p2", "--service-cidr", "10.96"], "argument --service-cidr: '10.96' does not appear to be"),
+        (["status", "--watch=soon"], "argument -w/--watch: 'soon' is no number of seconds from 0.1 to 3600"),
+        (["status", "--watch=0"], "is no number of seconds from 0.1 to 3600"),
+        (["completion", "csh"], "invalid choice: 'csh'"),
+    ],
+)
+def test_questions_that_mean_nothing_are_refused_in_one_line(cluster, kmeshctl, arguments, sentence):
+    status, out, err = kmeshctl(*arguments)
+    assert (status, out) == (2, "")
+    assert sentence in err
 
 
 COMMAND = [sys.executable, "-c", "from kmesh.kmeshctl.cli import entry; entry()"]

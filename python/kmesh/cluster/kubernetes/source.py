@@ -32,7 +32,8 @@ from kmesh.cluster.objects import (
     oddities,
 )
 from kmesh.cluster.snapshot import MODE_LABEL, enrols
-from kmesh.cluster.source import STATUS_PREFIX, SecretChange
+from kmesh.cluster.source import SecretChange
+from kmesh.cluster.status import LEASE_PREFIX
 from kmesh.errors import ApiError, ClusterError
 
 T = TypeVar("T")
@@ -51,6 +52,8 @@ ALL_PODS = Collection("Pod", fields=RUNNING)
 class KubernetesCluster:
     """A cluster, or of it the ``kinds`` that somebody needs; ``node`` "": all Nodes.
 
+    ``every_pod``: those that are not enrolled or not Running as well, for whoever explains why they are not managed.
+
     ``namespace`` is where the Secret, the KmeshNodeInfos and the Leases are. ``clock`` gives seconds that only grow.
     """
 
@@ -63,6 +66,7 @@ class KubernetesCluster:
         node: str = "",
         namespace: str = NAMESPACE,
         kinds: frozenset[str] = EVERYTHING,
+        every_pod: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._connection, self._clock = connection, clock
@@ -79,7 +83,8 @@ class KubernetesCluster:
             "ServiceCIDR": Collection("ServiceCIDR"),
         }
         self._watches = {kind: self._watch(one) for kind, one in wanted.items() if kind in kinds}
-        self._wanted_pods: frozenset[Collection] = frozenset({LABELLED} if "Pod" in kinds else ())
+        first = {Collection("Pod")} if every_pod else {LABELLED}
+        self._wanted_pods: frozenset[Collection] = frozenset(first if "Pod" in kinds else ())
         self._pods: dict[Collection, Watch] = {}
         self._ended: list[Watch] = []
         self._started_at: float | None = None
@@ -124,7 +129,7 @@ class KubernetesCluster:
     def statuses(self) -> tuple[Mapping[str, Any], ...]:
         """See :class:`kmesh.cluster.source.ClusterSource`."""
         found = [one for page in pages(self._connection, self._leases) for one in page.items]
-        return tuple(one for one in found if str(one["metadata"].get("name")).startswith(STATUS_PREFIX))
+        return tuple(one for one in found if str(one["metadata"].get("name")).startswith(LEASE_PREFIX))
 
     def tell(self, event: Mapping[str, Any]) -> None:
         """See :class:`kmesh.cluster.source.ClusterSource`."""
@@ -135,7 +140,7 @@ class KubernetesCluster:
         self._writer.delete(self._infos, node)
         if "KmeshNodeInfo" in self._watches:
             self._watches["KmeshNodeInfo"].shelf.take_out(("KmeshNodeInfo", NAMESPACE, node))
-        self._writer.delete(self._leases, f"{STATUS_PREFIX}{node}")
+        self._writer.delete(self._leases, f"{LEASE_PREFIX}{node}")
 
     def change_secret(self, change: SecretChange) -> None:
         """See :class:`kmesh.cluster.source.ClusterSource`.

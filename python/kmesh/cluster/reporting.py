@@ -1,0 +1,185 @@
+"""A pass of the daemon -> its report, and when the report is worth publishing. Pure.
+
+Small on purpose: with thousands of nodes every report is stored, and sent to whoever watches, each minute.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from kmesh.cluster.status import COUNTERS, DROPPING, Drop, NodeStatus, PeerStatus
+from kmesh_bpf import Address, Direction, Report, View
+
+PEER_ROWS = 32
+"""Peers at most that a report tells of one by one: those that are not ready, or behind, or have used up much."""
+NOTED_USE = 0.1
+"""The share of sequence numbers from which on a peer is told of; the metrics tell of all of them."""
+REASONS, REASON_LENGTH = 8, 240
+"""Sentences in a report, and characters in each."""
+SEQUENCES, SEQUENCES_ESN = 1 << 32, 1 << 64
+"""Packets that an SA can carry: RFC 4303 sections 2.2 and 2.2.1."""
+
+SOONEST = 2.0
+"""Seconds between two reports at least, whatever happens."""
+PERIOD = 60.0
+"""Seconds between two reports when nothing happens."""
+PROGRESS_RATE = 100.0
+"""Reports a second that a whole cluster may make of its progress: each node's share of that is by its peers."""
+
+
+@dataclass(slots=True)
+class _Pair:
+    """What the kernel holds for one peer; versions as in PeerStatus."""
+
+    spi_in: int = 0
+    newest_out: int = 0
+    pointed_to: int = 0
+    broken: bool = False
+    sequence_use: float = 0.0
+
+    @property
+    def spi_out(self) -> int:
+        """The version sent with: the one policies point to, without any the newest SA's; 0 where an SA is missing."""
+        return 0 if self.broken else self.pointed_to or self.newest_out
+
+
+def make_status(
+    report: Report,
+    counters: Mapping[str, int],
+    announced: int,
+    now: float,
+    *,
+    view: View,
+    version: str,
+    strict: bool,
+    hindrances: Iterable[str] = (),
+    previous: NodeStatus | None = None,
+) -> NodeStatus:
+    """Make the report of a pass.
+
+    ``counters`` are packets by the contract's names, ``announced`` is the SPI in our KmeshNodeInfo, ``view`` the one
+    the pass was made for; ``hindrances`` are sentences on what else keeps the node from being ready (a view that is
+    too old, a key that was refused); ``previous`` is the report before this one, published or not.
+    """
+    state = report.observed.state
+    newest = max((announced, *(sa.spi for sa in report.plan.state.sas.values() if sa.mark is not None)))
+    pairs = _pairs(report, view)
+    peers = [
+        PeerStatus(
+            name,
+            name in report.plan.ready_peers and pair.spi_out > 0,
+            pair.spi_in,
+            pair.spi_out,
+            pair.sequence_use,
+        )
+        for name, pair in pairs.items()
+    ]
+    told = [peer for peer in peers if not (peer.ready and peer.spi_out == newest) or peer.sequence_use >= NOTED_USE]
+    sending = [peer.spi_out for peer in peers if peer.spi_out]
+    old_inbound = sum(1 for sa in state.sas.values() if sa.mark is not None and sa.spi < newest)
+    replacing = announced < newest or old_inbound > 0 or any(spi < newest for spi in sending)
+    since = previous.replacing_since if previous else None
+    reasons = (*hindrances, *_reasons(report, announced))
+    return NodeStatus(
+        node=view.node.name,
+        version=version,
+        reported_at=now,
+        ready=not reasons,
+        reasons=tuple(reason[:REASON_LENGTH] for reason in (*reasons, *report.plan.problems)[:REASONS]),
+        spi=announced,
+        newest_spi=newest,
+        spi_out=(min(sending), max(sending)) if sending else None,
+        peers_ready=sum(1 for peer in peers if peer.ready),
+        peers_expected=len(view.peers),
+        peers_on_newest=sum(1 for spi in sending if spi == newest),
+        old_inbound=old_inbound,
+        replacing_since=(now if since is None else since) if replacing else None,
+        sequence_use=max((peer.sequence_use for peer in peers), default=0.0),
+        counters={name: counters[name] for name in COUNTERS if name in counters},
+        last_drop=_last_drop(counters, previous, now),
+        strict=strict,
+        services=tuple(sorted(map(str, view.services))),
+        nat_exemption=state.nat_exemption,
+        peers=tuple(sorted(told, key=lambda peer: (peer.ready, peer.spi_out, peer.name))[:PEER_ROWS]),
+    )
+
+
+def should_publish(previous: NodeStatus | None, new: NodeStatus, now: float, jitter: float) -> bool:
+    """Tell whether a report should be published now; ``previous`` is the one published last, None: none was.
+
+    What an operator waits for (readiness, versions) is told at once, progress (peers) as fast as the whole cluster
+    can bear, else it is renewed after a minute and ``jitter``, seconds, drawn anew after each publication.
+    """
+    since = now - previous.reported_at if previous else PERIOD
+    if previous is None or since < 0:  # less than 0: the clock was set back
+        return True
+    if _news(previous) != _news(new):
+        return since >= SOONEST
+    if _progress(previous) != _progress(new):
+        return since >= max(SOONEST, new.peers_expected / PROGRESS_RATE)
+    return since >= PERIOD + jitter
+
+
+def _news(status: NodeStatus) -> tuple[object, ...]:
+    return (status.version, status.ready, status.spi, status.newest_spi, status.strict, status.services)
+
+
+def _progress(status: NodeStatus) -> tuple[object, ...]:
+    return (
+        status.peers_ready,
+        status.peers_expected,
+        status.peers_on_newest,
+        status.spi_out,
+        status.replacing_since is None,
+        status.nat_exemption,
+    )
+
+
+def _pairs(report: Report, view: View) -> dict[str, _Pair]:
+    """Sort what the kernel holds by peer."""
+    pairs = {peer.node.name: _Pair() for peer in view.peers}
+    by_address: dict[Address, _Pair] = {
+        address: pairs[peer.node.name] for peer in view.peers for address in peer.node.addresses
+    }
+    observed = report.observed
+    outbound = set()
+    for identity, sa in observed.state.sas.items():
+        pair = by_address.get(sa.dst if sa.mark is None else sa.src)
+        if pair is None:
+            continue  # of a peer that has gone
+        if sa.mark is None:
+            outbound.add((sa.src, sa.dst, sa.spi))
+            pair.newest_out = max(pair.newest_out, sa.spi)
+        else:
+            pair.spi_in = max(pair.spi_in, sa.spi)
+        use = observed.usage.get(identity)
+        if use is not None:
+            # Without ESN the kernel's numbers are not read; the packets come to the same.
+            numbers = max(use.sequence, use.packets) / (SEQUENCES_ESN if sa.replay_window else SEQUENCES)
+            pair.sequence_use = max(pair.sequence_use, min(numbers, 1.0))
+    for policy in observed.state.policies.values():
+        pair = by_address.get(policy.tunnel_dst)
+        if pair is not None and policy.direction is Direction.OUT:
+            pair.pointed_to = min(pair.pointed_to or policy.spi, policy.spi)
+            pair.broken = pair.broken or (policy.tunnel_src, policy.tunnel_dst, policy.spi) not in outbound
+    return pairs
+
+
+def _reasons(report: Report, announced: int) -> tuple[str, ...]:
+    """Give what keeps the node from being ready."""
+    found = [str(failure.error) for failure in report.failures]
+    if not found and report.drift:
+        found.append(f"{len(report.drift)} kernel objects differ from the plan still")
+    if not announced:
+        found.append("nothing is announced: there is no key, or the programs or inbound SAs for it are not in place")
+    return tuple(found)
+
+
+def _last_drop(counters: Mapping[str, int], previous: NodeStatus | None, now: float) -> Drop | None:
+    """Give the counter that rose most since the report before; where none did, what that report knew."""
+    if previous is None:
+        return None
+    risen = {name: counters.get(name, 0) - previous.counters.get(name, 0) for name in DROPPING}
+    most = max(DROPPING, key=lambda name: risen[name])
+    return Drop(most, now) if risen[most] > 0 else previous.last_drop

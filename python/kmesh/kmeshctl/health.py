@@ -1,0 +1,195 @@
+"""Cluster objects and daemons' reports -> one row a node, and what is not as it should be. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from kmesh.cluster import secret
+from kmesh.cluster.fields import Fields
+from kmesh.cluster.objects import NAMESPACE, SECRET_NAME, ClusterObjects, NodeInfo
+from kmesh.cluster.snapshot import managed_pods
+from kmesh.cluster.status import LEASE_SECONDS, NodeStatus, describe, from_lease
+from kmesh.kmeshctl.output import share, span
+from kmesh_bpf import ConfigError
+
+ANNOUNCE_LIMIT = 60.0
+"""Seconds after which every node should have announced a new key: a second or two, with a slow API server more."""
+REPLACEMENT_LIMIT = 600.0
+"""Seconds after which a replacement should have come to its end on a node."""
+SEQUENCE_LIMIT = 0.5
+"""The share of an SA's sequence numbers after which a new key should be made."""
+NAMES = 5
+"""Peers named in one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeHealth:
+    """A node: what it announces, what its daemon reports (None: nothing that could be read), and how old that is."""
+
+    name: str
+    info: NodeInfo | None
+    status: NodeStatus | None
+    age: float
+
+    @property
+    def fresh(self) -> NodeStatus | None:
+        """The report, if it is recent enough to count."""
+        return self.status if self.age <= LEASE_SECONDS else None
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is not as it should be; ``node`` is empty for what concerns the whole cluster."""
+
+    node: str
+    sentence: str
+
+    def __str__(self) -> str:
+        return f"{self.node}: {self.sentence}" if self.node else self.sentence
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The whole cluster; ``key_spi`` is the version in the Secret, 0 without a usable one."""
+
+    key_spi: int
+    nodes: tuple[NodeHealth, ...]
+    findings: tuple[Finding, ...]
+
+
+def examine(objects: ClusterObjects, leases: Iterable[Mapping[str, Any]], now: float) -> Health:
+    """Judge a cluster; ``now`` is in seconds since the epoch."""
+    statuses, unreadable = read_reports(leases)
+    infos = {info.name: info for info in objects.node_infos}
+    known = {node.name for node in objects.nodes}
+    spi, key_problem = _key(objects)
+    nodes = tuple(
+        NodeHealth(name, infos.get(name), status := statuses.get(name), now - status.reported_at if status else 0.0)
+        for name in sorted(known | infos.keys() | statuses.keys())
+    )
+    pods = Counter(pod.node for pod in managed_pods(objects))
+    changed_at = _changed_at(objects.secret) if objects.secret else None
+    settling = changed_at is not None and now - changed_at < ANNOUNCE_LIMIT
+    findings = [Finding("", sentence) for sentence in (*key_problem, *objects.problems, *unreadable)]
+    for node in nodes:
+        sentences = (
+            *_presence(node, node.name in known, pods[node.name]),
+            *_announced(node, 0 if settling else spi),
+            *(_reported(node.fresh, now) if node.fresh else ()),
+        )
+        findings.extend(Finding(node.name, sentence) for sentence in sentences)
+    return Health(spi, nodes, tuple(findings))
+
+
+def read_reports(leases: Iterable[Mapping[str, Any]]) -> tuple[dict[str, NodeStatus], tuple[str, ...]]:
+    """Give the reports by node, and a sentence for each Lease that cannot be read."""
+    found, problems = {}, []
+    for lease in leases:
+        try:
+            status = from_lease(lease)
+        except ConfigError as error:
+            problems.append(str(error))
+        else:
+            found[status.node] = status
+    return found, tuple(problems)
+
+
+def plain(health: Health) -> dict[str, Any]:
+    """Give it as plain values, for programs."""
+    return {
+        "healthy": not health.findings,
+        "keySpi": health.key_spi,
+        "nodes": [
+            {
+                "node": node.name,
+                "ready": node.fresh.ready if node.fresh else None,
+                "announcedSpi": node.info.spi if node.info else 0,
+                "addresses": list(node.info.addresses) if node.info else [],
+                "reportAgeSeconds": round(node.age, 3) if node.status else None,
+                "report": describe(node.status) if node.status else None,
+            }
+            for node in health.nodes
+        ],
+        "findings": [{"node": finding.node, "sentence": finding.sentence} for finding in health.findings],
+    }
+
+
+def _key(objects: ClusterObjects) -> tuple[int, tuple[str, ...]]:
+    if objects.secret is None:
+        return 0, (f"the cluster holds no Secret {NAMESPACE}/{SECRET_NAME}; make one: kmeshctl secret create",)
+    try:
+        return secret.parse_keys(objects.secret).current, ()
+    except ConfigError as error:
+        return 0, (f"{error}; nodes keep using the key that they hold",)
+
+
+def _changed_at(manifest: Mapping[str, Any]) -> float | None:
+    """Give when the API server saw the object change last; None where it does not say (a folder)."""
+    try:
+        metadata = Fields(manifest).part("metadata")
+        texts = [metadata.text("creationTimestamp", "")]
+        texts.extend(one.text("time", "") for one in metadata.parts("managedFields"))
+        return max((datetime.fromisoformat(text).timestamp() for text in texts if text), default=None)
+    except (ConfigError, ValueError):
+        return None
+
+
+def _presence(node: NodeHealth, known: bool, pods: int) -> Iterator[str]:
+    if node.info is not None and not known:
+        yield (
+            "there is no such Node, yet a KmeshNodeInfo; if it has left for good: "
+            f"kubectl -n {NAMESPACE} delete kmeshnodeinfo {node.name}"
+        )
+    if node.status is not None and node.fresh is None and (node.info or known):
+        yield f"its last report is {span(node.age)} old; does its daemon run?"
+    if node.status is None and node.info is not None:
+        yield "it announces itself, and there is no report of it; does its daemon run, and is it of this project?"
+    if node.status is None and node.info is None and pods:
+        yield f"{pods} managed pods run there, and no daemon announces it: other nodes drop what they would send there"
+
+
+def _announced(node: NodeHealth, spi: int) -> Iterator[str]:
+    """``spi`` is the version that should be announced, 0: not known."""
+    if node.info is None or not spi or node.info.spi == spi:
+        return
+    if node.info.spi < spi:
+        yield f"it announces SPI {node.info.spi}, the key in the Secret has {spi}"
+    else:
+        yield f"it announces SPI {node.info.spi}, above that of the key in the Secret, {spi}: kmeshctl secret create"
+
+
+def _reported(status: NodeStatus, now: float) -> Iterator[str]:
+    how = "" if status.ready else "not ready: "
+    yield from (f"{how}{reason}" for reason in status.reasons)
+    if not status.ready and not status.reasons:
+        yield "not ready"
+    if status.peers_ready < status.peers_expected:
+        names = _names(peer.name for peer in status.peers if not peer.ready)
+        yield f"it can send to {status.peers_ready} of {status.peers_expected} peers only; not to {names}"
+    if status.replacing_since is not None and now - status.replacing_since > REPLACEMENT_LIMIT:
+        late = [peer.name for peer in status.peers if 0 < peer.spi_out < status.newest_spi]
+        waiting = f"; behind are {_names(late)}" if late else ""
+        yield f"the replacement takes {span(now - status.replacing_since)} already: {replacement(status)}{waiting}"
+    if status.sequence_use > SEQUENCE_LIMIT:
+        yield f"{share(status.sequence_use)} of an SA's sequence numbers are used up; new key: kmeshctl secret create"
+
+
+def replacement(status: NodeStatus) -> str:
+    """Say how far a node is with the replacement of the key."""
+    if not status.newest_spi:
+        return "no key"
+    if status.replacing_since is None:
+        return "done"
+    if status.peers_on_newest < status.peers_expected or status.spi < status.newest_spi:
+        return f"{status.peers_on_newest}/{status.peers_expected} peers on SPI {status.newest_spi}"
+    return f"{status.old_inbound} old SAs left"
+
+
+def _names(names: Iterable[str]) -> str:
+    found = list(names)
+    more = f" and {len(found) - NAMES} more" if len(found) > NAMES else ""
+    return f"{', '.join(found[:NAMES])}{more}" if found else "some"

@@ -1,0 +1,143 @@
+import sys
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+import mesh
+
+from kmesh_bpf import Fate, KernelState, Node, Observation, Options, Peer, Stop, make_plan, trace
+from kmesh_bpf.core.state import PodFlags
+from tests.bpf import model
+
+A, B, C = (ip_address(f"10.244.{index}.10") for index in (1, 2, 3))
+SERVICE = ip_network("10.96.0.0/16")
+
+
+def stop(here: int, strict: bool = True, **changes) -> Stop:
+    return Stop(make_plan(mesh.view(here, **changes), Observation(KernelState()), Options(), 1000.0), strict)
+
+
+def test_between_managed_pods_of_ready_nodes_it_is_encrypted_both_ways_and_in_both_families():
+    for src, dst in ((A, B), (ip_address("fd00:244:1::a"), ip_address("fd00:244:2::a"))):
+        there, back = trace(stop(1), stop(2), src, dst), trace(stop(2), stop(1), dst, src)
+        assert there.fate is back.fate is Fate.ENCRYPTED
+        assert (src in there.policy.src, dst in there.policy.dst, there.policy.spi) == (True, True, 1)
+
+
+def test_where_a_cni_gives_no_pod_cidrs_the_pods_own_addresses_select():
+    views = [mesh.view(index) for index in (1, 2)]
+    bare = [
+        replace(
+            view,
+            node=replace(view.node, pod_cidrs=()),
+            peers=tuple(replace(peer, node=replace(peer.node, pod_cidrs=())) for peer in view.peers),
+        )
+        for view in views
+    ]
+    stops = [Stop(make_plan(view, Observation(KernelState()), Options(), 1000.0)) for view in bare]
+    found = trace(*stops, A, B)
+    assert (found.fate, str(found.policy.src), str(found.policy.dst)) == (
+        Fate.ENCRYPTED,
+        "10.244.1.10/32",
+        "10.244.2.10/32",
+    )
+
+
+def test_in_a_replacement_the_sender_s_version_goes_by_what_the_receiver_announces():
+    keys = {1: mesh.key(1), 2: mesh.key(2)}
+    ahead = tuple(Peer(mesh.node(index), 2, mesh.WINDOW) for index in (2, 3))
+    assert trace(stop(1, keys=keys, peers=ahead), stop(2, keys=keys), A, B).policy.spi == 2
+    assert trace(stop(1, keys=keys), stop(2, keys=keys), A, B).policy.spi == 1
+
+
+def test_a_version_that_the_receiver_does_not_hold_is_dropped_there():
+    ahead = tuple(Peer(mesh.node(index), 2) for index in (2, 3))
+    found = trace(stop(1, keys={2: mesh.key(2)}, peers=ahead), stop(2), A, B)
+    assert found.fate is Fate.DROPPED
+    assert found.reason == "the receiving node has no SA from 10.10.0.1 to 10.10.0.2 with SPI 2: dropped there"
+
+
+def test_a_receiver_that_does_not_know_the_sender_s_pods_refuses_them():
+    moved = tuple(Peer(replace(mesh.node(index), pod_cidrs=(ip_network(f"10.9.{index}.0/24"),)), 1) for index in (1, 3))
+    found = trace(stop(1), stop(2, peers=moved), A, B)
+    assert (found.fate, found.reason) == (
+        Fate.DROPPED,
+        "no policy of the receiving node accepts it from this peer: dropped there",
+    )
+
+
+def test_without_a_daemon_on_the_receiving_node_nothing_decrypts():
+    assert trace(stop(1), None, A, B).fate is Fate.DROPPED
+
+
+def test_pods_of_one_node_are_never_encrypted():
+    here = stop(1, pods=(mesh.pod(1), mesh.pod(1, 11)))
+    found = trace(here, here, A, ip_address("10.244.1.11"))
+    assert found.fate is Fate.CLEAR
+    assert found.reason.startswith("both are on the same node")
+
+
+@pytest.mark.parametrize(("pods", "reason"), [((2,), "the sender"), ((1,), "the destination"), ((), "the sender")])
+def test_a_pod_that_is_not_managed_sends_and_receives_in_clear(pods, reason):
+    managed = tuple(mesh.pod(index) for index in pods)
+    found = trace(stop(1, pods=managed), stop(2, pods=managed), A, B)
+    assert (found.fate, found.reason) == (Fate.CLEAR, f"{reason} is not managed")
+
+
+@pytest.mark.parametrize(("strict", "fate"), [(True, Fate.DROPPED), (False, Fate.CLEAR)])
+def test_towards_a_node_that_is_no_peer_strict_drops_and_permissive_sends_in_clear(strict, fate):
+    assert trace(stop(1, strict, peers=()), None, A, B).fate is fate
+    assert trace(stop(1, False, peers=()), stop(2, strict), A, B).fate is fate
+
+
+def test_clear_text_from_a_node_without_a_daemon_is_dropped_by_a_strict_receiver():
+    assert trace(None, None, A, B).fate is Fate.CLEAR
+    assert trace(None, stop(2, False), A, B).fate is Fate.CLEAR
+    found = trace(None, stop(2), A, B)
+    assert found.fate is Fate.DROPPED
+    assert found.reason == "no daemon runs on the sending node; the receiving node drops it as clear text (strict)"
+
+
+def test_a_service_address_leaves_it_open():
+    found = trace(stop(1, services=(SERVICE,)), None, A, ip_address("10.96.0.10"))
+    assert found.fate is Fate.UNKNOWN
+    assert trace(stop(1), None, A, ip_address("10.96.0.10")).fate is Fate.CLEAR
+
+
+def test_where_pod_cidrs_of_several_peers_overlap_nobody_can_tell():
+    wide = Node("n9", (ip_address("10.10.0.9"),), "boot-9", (ip_network("10.244.0.0/16"),))
+    peers = (Peer(mesh.node(2), 1), Peer(wide, 1))
+    assert trace(stop(1, peers=peers), stop(2), A, B).fate is Fate.UNKNOWN
+
+
+def _edited(plan, **state):
+    return Stop(replace(plan, state=replace(plan.state, **state)))
+
+
+def test_ready_without_policy_or_without_sa_is_dropped_not_sent_in_clear():
+    plan = stop(1).plan
+    assert trace(_edited(plan, policies={}), stop(2), A, B).fate is Fate.DROPPED
+    assert trace(_edited(plan, sas={}), stop(2), A, B).fate is Fate.DROPPED
+
+
+FLAGS = (None, PodFlags.LOCAL, PodFlags.REMOTE, PodFlags.REMOTE | PodFlags.READY)
+
+
+def test_the_answer_agrees_with_the_model_that_the_programs_are_tested_against():
+    plan = stop(1).plan
+    for source, destination, strict in product(FLAGS, FLAGS, (True, False)):
+        if source == destination == PodFlags.LOCAL:
+            continue  # never on an uplink
+        pods = {address: flags for address, flags in ((A, source), (B, destination)) if flags is not None}
+        sender = Stop(replace(plan, state=replace(plan.state, pods=pods, services=frozenset())), strict)
+        case = model.Case(model.Program.MARK_ENCRYPT, strict, 0, False, source, destination, None, False)
+        _, mark, _ = model.expected(case)
+        if mark == model.ENCRYPT:
+            assert trace(sender, stop(2), A, B).fate is Fate.ENCRYPTED, case
+            continue
+        verdict, _, _ = model.expected(replace(case, program=model.Program.LEAK_GUARD))
+        assert (trace(sender, None, A, B).fate is Fate.DROPPED) == (verdict == model.SHOT), case

@@ -1,0 +1,96 @@
+import subprocess
+
+import pytest
+from kmesh.kmeshctl import completion
+from kmesh.kmeshctl.arguments import parser
+
+COMMANDS = list(completion.commands_of(parser(), "kmeshctl"))
+SHARED = {name for flag in COMMANDS[0].flags for name in flag.names}
+"""Flags that every command takes."""
+
+
+def test_the_tree_holds_every_command_with_the_words_that_lead_to_it():
+    assert {command.path for command in COMMANDS} == {
+        "kmeshctl",
+        "kmeshctl version",
+        "kmeshctl status",
+        "kmeshctl explain",
+        "kmeshctl completion",
+        "kmeshctl secret",
+        "kmeshctl secret create",
+        "kmeshctl secret get",
+        "kmeshctl secret delete",
+    }
+
+
+def bash(line: str, folder="/") -> set[str]:
+    """Give what bash offers at the end of a line, as readline would ask for it: words taken apart at ``=`` too."""
+    words = line.replace("=", " = ").split(" ")
+    words = [word for word in words[:-1] if word] + words[-1:]
+    asked = " ".join(f"'{word}'" for word in words)
+    text = completion.script(parser(), "bash")
+    driver = f"COMP_WORDS=({asked}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _kmeshctl; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    done = subprocess.run(
+        ["bash", "--norc", "-u", "-c", f"{text}\n{driver}"], capture_output=True, text=True, check=True, cwd=folder
+    )
+    assert done.stderr == ""
+    return {word for word in done.stdout.split("\n") if word}
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("kmeshctl st", ["status"]),
+        ("kmeshctl secret ", ["create", "get", "delete", "--key"]),
+        ("kmeshctl secret create --k", ["--key", "--key-file"]),
+        ("kmeshctl status -o ", ["table", "wide", "json", "yaml"]),
+        ("kmeshctl status --output=", ["table", "wide", "json", "yaml"]),
+        ("kmeshctl status --output=w", ["wide"]),
+        ("kmeshctl explain web api -o y", ["yaml"]),
+        ("kmeshctl completion ", ["bash", "zsh", "fish"]),
+        ("kmeshctl secret --key ", []),
+        ("kmeshctl --manifests secret st", ["status"]),
+        ("kmeshctl --manifests=secret st", ["status"]),
+        ("kmeshctl status --watch -o j", ["json"]),
+        ("kmeshctl nonsense", []),
+    ],
+)
+def test_bash_offers_what_may_follow(line, offered):
+    found = bash(line)
+    assert found - SHARED == set(offered)
+
+
+def test_bash_offers_folders_and_files_where_they_belong(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    assert bash("kmeshctl --manifests f", tmp_path) == {"folder"}
+    assert bash("kmeshctl secret create --key-file f", tmp_path) == {"folder", "file"}
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh"])
+def test_every_command_and_every_flag_is_in_the_script(shell):
+    text = completion.script(parser(), shell)
+    for command in COMMANDS:
+        for word in (*(word for word, _ in command.words), *(name for flag in command.flags for name in flag.names)):
+            assert word in text
+
+
+def test_fish_has_a_line_for_each_word_and_each_flag_of_each_command():
+    lines = completion.script(parser(), "fish").splitlines()
+    for command in COMMANDS:
+        quoted = f"'__kmeshctl_at {command.path}'"
+        ours = [line for line in lines if f"-n {quoted} " in line]
+        assert len(ours) == len(command.words) + len(command.flags)
+        for flag in command.flags:
+            names = " ".join(f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in flag.names)
+            assert sum(f"{quoted} {names} " in line for line in ours) == 1
+            assert all(word in " ".join(ours) for word in flag.words)
+
+
+def test_what_help_says_cannot_break_out_of_a_script():
+    odd = parser()
+    odd.add_argument("--odd", metavar="FILE", help='it\'s $(reboot) `x` "y" a:b')
+    for shell in completion.SHELLS:
+        assert "it's $(reboot)" not in completion.script(odd, shell)
+    text = completion.script(odd, "bash")
+    assert subprocess.run(["bash", "-n", "-c", text], check=False).returncode == 0

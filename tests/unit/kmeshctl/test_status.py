@@ -1,0 +1,296 @@
+import io
+import json
+from dataclasses import replace
+
+import pytest
+import yaml
+from kmesh.cluster.objects import collect, parse
+from kmesh.cluster.snapshot import MODE_LABEL
+from kmesh.cluster.status import Drop, PeerStatus, to_lease
+from kmesh.kmeshctl.arguments import parser
+from kmesh.kmeshctl.health import Finding, examine
+from kmesh.kmeshctl.output import printable, share, span, table
+from kmesh.kmeshctl.status import CLEAR_SCREEN, render, run
+
+from tests.unit.cluster import kube
+from tests.unit.cluster.test_status import STATUS
+
+NOW = 1795553100.0
+WELL = replace(
+    STATUS,
+    reported_at=NOW - 12,
+    spi=1,
+    newest_spi=1,
+    spi_out=(1, 1),
+    peers_ready=1,
+    peers_expected=1,
+    peers_on_newest=1,
+    old_inbound=0,
+    replacing_since=None,
+    sequence_use=0.0,
+    counters={},
+    last_drop=None,
+    peers=(PeerStatus("n2", True, 1, 1, 0.0),),
+)
+BASE = (kube.node(1), kube.node(2), kube.node_info(1), kube.node_info(2), kube.secret(kube.entry(1)))
+
+
+REPORTS = (WELL, replace(WELL, node="n2"))
+
+
+class Source:
+    """A cluster in memory."""
+
+    def __init__(self, manifests=BASE, reports=REPORTS, problems=()):
+        self.objects = collect([parse(one) for one in manifests], problems)
+        self.leases = tuple(map(to_lease, reports))
+        self.asked = 0
+
+    def read(self):
+        self.asked += 1
+        return self.objects
+
+    def statuses(self):
+        return self.leases
+
+
+def findings(now=NOW, **cluster):
+    source = Source(**cluster)
+    return [str(finding) for finding in examine(source.read(), source.statuses(), now).findings]
+
+
+def said(**changes):
+    """Give the findings when n1 reports something else."""
+    return findings(reports=(replace(WELL, **changes), replace(WELL, node="n2")))
+
+
+def status(*argv, source=None, out=None, **more):
+    out = out or io.StringIO()
+    code = run(parser().parse_args(["status", *argv]), source or Source(), out, clock=lambda: NOW, **more)
+    return code, out.getvalue()
+
+
+def test_a_cluster_that_is_well_is_one_table_and_exit_status_0():
+    code, text = status()
+    assert code == 0
+    assert text.splitlines() == [
+        "NODE   READY   SPI   PEERS   REPLACEMENT   SEQ USE   DROPS   VERSION   AGE",
+        "n1     yes     1     1/1     done          0%        0       0.1.0     12s",
+        "n2     yes     1     1/1     done          0%        0       0.1.0     12s",
+        "",
+        "all is as it should be",
+    ]
+
+
+def test_a_replacement_under_way_shows_its_progress_and_is_nothing_wrong():
+    half = replace(WELL, spi_out=(1, 2), newest_spi=2, spi=2, peers_expected=3, peers_ready=3, peers_on_newest=2)
+    half = replace(half, replacing_since=NOW - 20, old_inbound=3)
+    manifests = (kube.node(1), kube.node_info(1, 2), kube.secret(kube.entry(2)))
+    code, text = status("-o", "wide", source=Source(manifests, (half,)))
+    assert code == 0
+    row = text.splitlines()[1]
+    assert "2/3 peers on SPI 2" in row
+    assert "1-2" in row
+    moved = replace(half, peers_on_newest=3, spi_out=(2, 2))
+    assert "3 old SAs left" in status(source=Source(manifests, (moved,)))[1]
+
+
+def test_wide_adds_addresses_mode_and_the_last_drop():
+    dropped = replace(
+        WELL, counters={"dropped_by_guard": 5}, last_drop=Drop("dropped_by_guard", NOW - 200), strict=False
+    )
+    code, text = status("-o", "wide", source=Source(reports=(dropped, replace(WELL, node="n2"))))
+    assert code == 0
+    row = text.splitlines()[1]
+    assert "10.10.0.1,fd00:10::1" in row
+    assert "permissive" in row
+    assert row.endswith("dropped_by_guard 3m ago")
+    assert row.split()[6] == "5"
+
+
+@pytest.mark.parametrize(("form", "load"), [("json", json.loads), ("yaml", yaml.safe_load)])
+def test_programs_get_the_same_facts(form, load):
+    code, text = status("-o", form)
+    found = load(text)
+    assert (code, found["healthy"], found["keySpi"], found["findings"]) == (0, True, 1, [])
+    assert found["nodes"][0]["node"] == "n1"
+    assert found["nodes"][0]["ready"] is True
+    assert found["nodes"][0]["announcedSpi"] == 1
+    assert found["nodes"][0]["reportAgeSeconds"] == 12.0
+    assert found["nodes"][0]["report"]["peers"] == [
+        {"name": "n2", "ready": True, "spiIn": 1, "spiOut": 1, "sequenceUse": 0.0}
+    ]
+
+
+def test_programs_get_the_findings_too():
+    code, text = status("-o", "json", source=Source(reports=()))
+    found = json.loads(text)
+    assert (code, found["healthy"], found["nodes"][0]["ready"], found["nodes"][0]["report"]) == (1, False, None, None)
+    assert found["findings"][0]["node"] == "n1"
+
+
+def test_every_node_that_anything_knows_of_has_a_row():
+    manifests = (kube.node(1), kube.node_info(2), kube.secret(kube.entry(1)))
+    _, text = status(source=Source(manifests, (replace(WELL, node="n3"),)))
+    assert [line.split()[0] for line in text.split("\n\n")[0].splitlines()] == ["NODE", "n1", "n2", "n3"]
+
+
+def test_a_node_that_announces_itself_and_reports_nothing_is_told():
+    assert findings(reports=(WELL,)) == [
+        "n2: it announces itself, and there is no report of it; does its daemon run, and is it of this project?"
+    ]
+
+
+def test_a_report_that_is_too_old_is_told_and_no_longer_says_ready():
+    assert findings(now=NOW + 168) == []
+    assert findings(now=NOW + 200) == [
+        "n1: its last report is 3m old; does its daemon run?",
+        "n2: its last report is 3m old; does its daemon run?",
+    ]
+    source = Source()
+    assert "n1     unknown" in render(examine(source.read(), source.statuses(), NOW + 200), "table")
+
+
+def test_a_node_without_a_daemon_matters_only_where_managed_pods_run():
+    bare = (*BASE, kube.node(3))
+    assert findings(manifests=bare) == []
+    pod = kube.pod("web", 3, labels={MODE_LABEL: "Kmesh"})
+    assert findings(manifests=(*bare, pod)) == [
+        "n3: 1 managed pods run there, and no daemon announces it: other nodes drop what they would send there"
+    ]
+
+
+def test_a_node_info_left_behind_is_told_with_the_way_to_delete_it():
+    left = (kube.node(1), *BASE[2:])
+    assert findings(manifests=left)[0] == (
+        "n2: there is no such Node, yet a KmeshNodeInfo; if it has left for good: "
+        "kubectl -n kmesh-system delete kmeshnodeinfo n2"
+    )
+
+
+def test_a_node_that_is_not_ready_says_why():
+    assert said(ready=False, reasons=("add SA x: no memory", "the view is old")) == [
+        "n1: not ready: add SA x: no memory",
+        "n1: not ready: the view is old",
+    ]
+    assert said(ready=False) == ["n1: not ready"]
+    assert said(reasons=("uplink eth9: there is no such device",)) == ["n1: uplink eth9: there is no such device"]
+
+
+def test_peers_that_are_missing_are_named_but_not_by_the_hundred():
+    rows = tuple(PeerStatus(f"m{index}", False, 0, 0, 0.0) for index in range(7))
+    assert said(peers_ready=3, peers_expected=10, peers=rows) == [
+        "n1: it can send to 3 of 10 peers only; not to m0, m1, m2, m3, m4 and 2 more"
+    ]
+
+
+def test_a_node_behind_or_ahead_of_the_secret_is_told():
+    newer = (*BASE[:4], kube.secret(kube.entry(2)))
+    assert findings(manifests=newer)[0] == "n1: it announces SPI 1, the key in the Secret has 2"
+    ahead = (*BASE[:2], kube.node_info(1, 3), *BASE[3:])
+    assert findings(manifests=ahead) == [
+        "n1: it announces SPI 3, above that of the key in the Secret, 1: kmeshctl secret create"
+    ]
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(30, False), (90, True)])
+def test_where_the_api_server_says_when_the_secret_changed_nodes_get_a_minute_to_follow(seconds, told):
+    newer = kube.secret(kube.entry(2))
+    changed = {30: "2026-11-24T20:44:30Z", 90: "2026-11-24T20:43:30Z"}[seconds]
+    newer["metadata"] |= {
+        "creationTimestamp": "2026-01-01T00:00:00Z",
+        "managedFields": [{"time": "2026-02-01T00:00:00Z"}, {"time": changed}],
+    }
+    assert bool(findings(manifests=(*BASE[:4], newer))) == told
+
+
+def test_a_secret_whose_times_cannot_be_read_gives_no_grace():
+    newer = kube.secret(kube.entry(2))
+    for odd in ("yesterday", 7):
+        newer["metadata"]["creationTimestamp"] = odd
+        assert len(findings(manifests=(*BASE[:4], newer))) == 2
+
+
+def test_a_replacement_that_does_not_come_to_its_end_names_who_is_behind():
+    stuck = {"replacing_since": NOW - 720, "peers_on_newest": 0, "newest_spi": 2, "spi": 2, "spi_out": (1, 1)}
+    assert said(**stuck) == ["n1: the replacement takes 12m already: 0/1 peers on SPI 2; behind are n2"]
+
+
+def test_sequence_numbers_that_run_out_call_for_a_new_key():
+    assert said(sequence_use=0.5) == []
+    assert said(sequence_use=0.6) == [
+        "n1: 60.00% of an SA's sequence numbers are used up; new key: kmeshctl secret create"
+    ]
+
+
+def test_drops_show_and_are_no_finding_since_anybody_can_cause_them():
+    assert said(counters={"dropped_clear_text": 9}, last_drop=Drop("dropped_clear_text", NOW)) == []
+
+
+def test_a_cluster_without_a_usable_key_is_told():
+    assert findings(manifests=BASE[:4]) == [
+        "the cluster holds no Secret kmesh-system/kmesh-ipsec; make one: kmeshctl secret create"
+    ]
+    broken = (*BASE[:4], kube.secret(b"no JSON"))
+    assert findings(manifests=broken) == [
+        "Secret kmesh-ipsec: ipSec: it is not JSON; nodes keep using the key that they hold"
+    ]
+
+
+def test_what_could_not_be_read_is_told():
+    assert findings(problems=("x.yaml: line 3: no",)) == ["x.yaml: line 3: no"]
+    source = Source()
+    source.leases[0]["spec"]["renewTime"] = "soon"
+    found = examine(source.read(), source.statuses(), NOW).findings
+    assert found[0] == Finding("", "Lease kmesh-ipsec-n1: spec.renewTime: 'soon' is no time (RFC 3339)")
+
+
+class StopError(Exception):
+    pass
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize(("argv", "seconds"), [(["--watch"], 2.0), (["-w", "0.5"], 0.5), (["--watch=10"], 10.0)])
+def test_watching_shows_it_again_and_again_until_interrupted(argv, seconds):
+    source, slept = Source(), []
+
+    def sleep(length):
+        slept.append(length)
+        if len(slept) == 3:
+            raise StopError
+
+    for out in (io.StringIO(), Terminal()):
+        slept.clear()
+        with pytest.raises(StopError):
+            status(*argv, source=source, out=out, sleep=sleep)
+        assert slept == [seconds] * 3
+        assert out.getvalue().count("NODE ") == 3
+        assert out.getvalue().count(CLEAR_SCREEN) == (3 if out.isatty() else 0)
+    assert source.asked == 6
+
+
+def test_what_a_node_writes_into_its_report_cannot_move_the_operator_s_cursor():
+    found = status(source=Source(reports=(replace(WELL, version="\x1b[2J"), replace(WELL, node="n2"))))[1]
+    assert "\x1b" not in found
+    assert printable("a\x1b[2Jb\n") == "a?[2Jb\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(-3, "0s"), (0.4, "0s"), (119, "119s"), (120, "2m"), (7199, "119m"), (7200, "2h"), (172800, "2d")],
+)
+def test_lengths_of_time_are_short(seconds, text):
+    assert span(seconds) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.0, "0%"), (1e-12, "<0.01%"), (0.0001, "0.01%"), (1.0, "100.00%")])
+def test_shares_are_in_percent_and_the_smallest_is_not_nothing(value, text):
+    assert share(value) == text
+
+
+def test_columns_are_as_wide_as_they_must_be_and_an_empty_cell_is_a_dash():
+    assert table(("A", "B"), [("long", ""), ("", "x")]) == "A      B\nlong   -\n-      x\n"
