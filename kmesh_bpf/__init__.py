@@ -11,7 +11,7 @@ from kmesh_bpf.core.explain import Fate, Stop, Trace, trace
 from kmesh_bpf.core.marks import check_mask as check_node_mark_mask
 from kmesh_bpf.core.operations import AddSa, Attach, Operation
 from kmesh_bpf.core.planner import Options, Plan, make_plan
-from kmesh_bpf.core.state import Direction, KernelState, Observation, SaUsage
+from kmesh_bpf.core.state import Direction, KernelState, Observation, SaId, SaUsage
 from kmesh_bpf.core.view import Address, Key, Network, Node, Peer, Pod, View
 from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError
 from kmesh_bpf.kernel.fake import FakeKernel
@@ -55,6 +55,7 @@ __all__ = [
     "Plan",
     "Pod",
     "Report",
+    "SaId",
     "SaUsage",
     "Settings",
     "Stop",

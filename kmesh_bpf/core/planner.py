@@ -80,6 +80,8 @@ def make_plan(view: View, observed: Observation, options: Options, now: float) -
         for name in devices.missing_uplinks(observed.links, options.uplinks)
     ]
     waiting = False
+    if not view.keys and observed.state.sas:
+        return _kept(view, observed, options, fingerprints, problems)
     for peer in accepted:
         tunnels = _tunnels(view.node, peer.node)
         version = keys.outbound_version(view.keys, peer.spi)
@@ -124,6 +126,28 @@ def make_plan(view: View, observed: Observation, options: Options, now: float) -
         tuple(lost),
         tuple(dict.fromkeys(problems)),
     )
+
+
+def _kept(
+    view: View, observed: Observation, options: Options, fingerprints: Mapping[str, int], problems: list[str]
+) -> Plan:
+    """Plan what can be planned without any key: SAs and policies stay, for a daemon that started with a broken Secret.
+
+    Without them the node's managed pods would be cut off, and no key can be derived to make them anew.
+    """
+    made = {entry.incarnations for entry in observed.state.peers.values() if entry.spi}
+    ready = frozenset(name for name, fingerprint in fingerprints.items() if fingerprint in made)
+    state = KernelState(
+        sas=observed.state.sas,
+        policies=observed.state.policies,
+        pods=_pods(view, ready),
+        peers=observed.state.peers,
+        services=frozenset(view.services),
+        attachments=devices.attachments(observed.links, view.node.addresses, options.uplinks),
+        nat_exemption=True,
+    )
+    problems.append("no key is known; SAs and policies stay as they are until there is one")
+    return Plan(state, ready, transition=False, lost=(), problems=tuple(dict.fromkeys(problems)))
 
 
 def _without_double_claims(

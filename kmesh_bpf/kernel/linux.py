@@ -14,7 +14,7 @@ from kmesh_bpf.core.operations import Operation
 from kmesh_bpf.core.render import render
 from kmesh_bpf.core.state import KernelState, Observation
 from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError, UnsupportedError
-from kmesh_bpf.kernel import links, nat, programs, xfrm
+from kmesh_bpf.kernel import links, nat, programs, xfrm, xfrm_stat
 from kmesh_bpf.kernel.interface import AttachMode, Failure
 from kmesh_bpf.kernel.maps import Maps, find_maps
 from kmesh_bpf.kernel.netlink import NetlinkSocket
@@ -106,6 +106,10 @@ class LinuxKernel:
     def counters(self) -> dict[str, int]:
         """Give the programs' counters by name, summed over the CPUs."""
         return self._need_maps().counters()
+
+    def xfrm_errors(self) -> dict[str, int]:
+        """See :func:`kmesh_bpf.kernel.xfrm_stat.read`."""
+        return xfrm_stat.read()
 
     def remember(self, incarnation: str) -> None:
         """See :class:`kmesh_bpf.kernel.interface.Kernel`."""

@@ -4,6 +4,7 @@
 
     KmeshBpfError
     ├── ConfigError                   (the library's) a value from outside cannot be used
+    ├── ServerError                   a port or address cannot be listened on
     └── ClusterError                  the cluster cannot do, or is not fit for, what was asked
         ├── ApiError                  the API server cannot be reached or refuses (``status``, an HTTP one or 0)
         └── ConcurrentChangeError     somebody else changed the same object in between; nothing was written
@@ -12,6 +13,10 @@
 from __future__ import annotations
 
 from kmesh_bpf import KmeshBpfError
+
+
+class ServerError(KmeshBpfError):
+    """Nobody can listen at an address: names it and the way out."""
 
 
 class ClusterError(KmeshBpfError):

@@ -226,3 +226,16 @@ def test_no_key_shows_in_what_a_source_gives(source):
     source.change_secret(rotate(1))
     found = source.read()
     assert found.secret["data"]["ipSec"][:12] not in repr(found) + repr(source)
+
+
+def test_a_cluster_in_sight_has_no_age(source):
+    source.read()
+    source.changed()
+    assert source.age() == 0.0
+
+
+def test_an_event_is_taken_and_changes_nothing_that_is_read(source):
+    before = source.read()
+    event = {"apiVersion": "v1", "kind": "Event", "metadata": {"name": "n1.1", "namespace": "default"}}
+    source.tell(event | {"type": "Warning", "reason": "KeyRefused", "message": "m"})
+    assert source.read() == before

@@ -246,3 +246,15 @@ def test_pins_of_others_in_our_pin_root_stay(node, pins):
 def test_the_mount_point_of_bpffs_is_refused_as_a_pin_root(node):
     with pytest.raises(ConfigError, match="name a folder below it"):
         LinuxKernel(Path("/sys/fs/bpf"), Settings(), load=False)
+
+
+def test_xfrm_errors_are_those_of_the_namespace_that_the_caller_lives_in(kernel, node):
+    before = kernel.xfrm_errors()
+    sh(f"ip -n {node} xfrm policy add src 0.0.0.0/0 dst 10.10.0.9/32 dir out action block")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        for _ in range(3):
+            with pytest.raises(OSError):
+                one.sendto(b"x", ("10.10.0.9", 9))
+    sh(f"ip -n {node} xfrm policy delete dst 10.10.0.9/32 src 0.0.0.0/0 dir out")
+    after = kernel.xfrm_errors()
+    assert {name: after[name] - before[name] for name in after if after[name] != before[name]} == {"XfrmOutPolBlock": 3}

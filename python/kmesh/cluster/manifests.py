@@ -8,12 +8,13 @@ they are taken out of it or it is deleted; a file of no bytes is one that somebo
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import re
 import stat
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ DRAFT_PREFIX = ".kmesh-draft-"
 """Files that start with a dot are not read."""
 NODE_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*")
 """RFC 1123 subdomain: what a Node may be called, and nothing that leads out of the folder."""
+
+log = logging.getLogger("kmesh")
 
 Signature = tuple[int, int, int]
 """Time of the last write in ns, size, inode: a file whose signature stays is not read again."""
@@ -106,7 +109,7 @@ class _File:
 
 
 class FolderCluster:
-    """A folder as a cluster.
+    """A folder as a cluster. ``clock`` gives seconds that only go forward.
 
     Raises:
         ConfigError: it is no folder.
@@ -116,14 +119,15 @@ class FolderCluster:
     poll_interval = 0.2
     wake: int | None = None
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
         if not folder.is_dir():
             raise ConfigError(f"{folder} is no folder; give the folder that holds the cluster's manifests")
         self._folder = folder
         self._files: dict[str, _File] = {}
         self._seen: dict[str, Signature] = {}
         self._trouble: str | None = None
-        self._listed_at = time.monotonic()
+        self._clock = clock
+        self._unseen_since: float | None = None
 
     def changed(self) -> bool:
         """See :class:`kmesh.cluster.source.ClusterSource`."""
@@ -145,9 +149,9 @@ class FolderCluster:
         return collect(merged.values(), problems)
 
     def age(self) -> float:
-        """See :class:`kmesh.cluster.source.ClusterSource`."""
-        trouble = self._look()[1]
-        return time.monotonic() - self._listed_at if trouble else 0.0
+        """See :class:`kmesh.cluster.source.ClusterSource`; as of the last time somebody read or asked for changes."""
+        since = self._unseen_since
+        return 0.0 if since is None else self._clock() - since
 
     def publish(self, node_info: Mapping[str, Any]) -> None:
         """See :class:`kmesh.cluster.source.ClusterSource`."""
@@ -167,7 +171,9 @@ class FolderCluster:
         return tuple(found)
 
     def tell(self, event: Mapping[str, Any]) -> None:
-        """Do nothing: a folder has no events, and the daemon's log tells the same."""
+        """See :class:`kmesh.cluster.source.ClusterSource`: a folder has no place for events, the log has."""
+        level = logging.WARNING if event["type"] == "Warning" else logging.INFO
+        log.log(level, "event %s: %s", event["reason"], event["message"])
 
     def withdraw(self, node: str) -> None:
         """See :class:`kmesh.cluster.source.ClusterSource`."""
@@ -213,8 +219,10 @@ class FolderCluster:
             with os.scandir(self._folder) as entries:
                 names = [entry.name for entry in entries if not entry.name.startswith((".", STATUS_FILE_PREFIX))]
         except OSError as error:
+            if self._unseen_since is None:
+                self._unseen_since = self._clock()
             return self._seen, f"{self._folder} cannot be read: {error.strerror}; its last content stays in force"
-        self._listed_at = time.monotonic()
+        self._unseen_since = None
         for name in names:
             if Path(name).suffix in SUFFIXES:
                 try:

@@ -30,7 +30,10 @@ class ClusterSource(Protocol):
         """Tell, cheaply, whether :meth:`read` would give something new. Raises nothing."""
 
     def age(self) -> float:
-        """Give the seconds since what :meth:`read` gives was last known to be current; 0.0: it is. Raises nothing."""
+        """Give the seconds since what :meth:`read` gives was last known to be current; 0.0: it is.
+
+        Raises nothing; any thread may ask.
+        """
 
     def publish(self, node_info: Mapping[str, Any]) -> None:
         """Create or replace a KmeshNodeInfo."""

@@ -20,7 +20,11 @@ from kmesh.cluster.kubernetes.source import EVERYTHING, KubernetesCluster
 from kmesh.cluster.manifests import FolderCluster
 from kmesh.cluster.source import ClusterSource
 from kmesh.launcher.config import MOUNTED_KEY, Config, parse
-from kmesh.launcher.daemon import Daemon, uninstall
+from kmesh.launcher.daemon import PERIOD, Daemon, uninstall
+from kmesh.launcher.health import HealthServer
+from kmesh.launcher.outbox import Outbox
+from kmesh.launcher.readiness import Bounds
+from kmesh.launcher.recorder import Recorder
 from kmesh_bpf import ConfigError, KmeshBpfError, LinuxKernel, preview
 
 EXIT_FAILED, EXIT_REFUSED = 1, 2
@@ -94,8 +98,13 @@ def _run(config: Config, environment: Mapping[str, str]) -> int:
         log.info("encryption is off: start with --enable-ipsec=true to encrypt; nothing is loaded or changed")
         _wait_for_signal()
         return 0
-    with closing(_source(config, environment)) as source:
-        return _dry_run(config, source) if config.dry_run else _encrypt(config, source)
+    with closing(_source(config, environment)) as source, closing(Outbox(source)) as outbox:
+        bounds = Bounds(silence=3 * PERIOD, view_age=config.max_view_age)
+        recorder = Recorder(config.node, source.age, outbox, bounds)
+        if config.dry_run:
+            return _dry_run(config, source, recorder)
+        with HealthServer(config.health, recorder.answer) if config.health else nullcontext():
+            return _encrypt(config, source, recorder)
 
 
 def _uninstall(config: Config, environment: Mapping[str, str]) -> int:
@@ -113,14 +122,14 @@ def _uninstall(config: Config, environment: Mapping[str, str]) -> int:
     return EXIT_FAILED if left else 0
 
 
-def _encrypt(config: Config, source: ClusterSource) -> int:
+def _encrypt(config: Config, source: ClusterSource, recorder: Recorder) -> int:
     gc.set_threshold(*GC_THRESHOLDS)
     log.info("node %s: loading the programs below %s", config.node, config.pin_root)
     started = time.monotonic()
     kernel = LinuxKernel(config.pin_root, config.settings, attach_mode=config.attach_mode)
     how = "compiled" if kernel.compiled else "found pinned, nothing compiled"
     log.info("programs %s (%.1f s)", how, time.monotonic() - started)
-    daemon = Daemon(config, source, kernel)
+    daemon = Daemon(config, source, kernel, recorder)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: daemon.stop())
     # A signal must end a select() that is under way: the interpreter retries it otherwise (PEP 475).
@@ -133,9 +142,9 @@ def _encrypt(config: Config, source: ClusterSource) -> int:
     return 0
 
 
-def _dry_run(config: Config, source: ClusterSource) -> int:
+def _dry_run(config: Config, source: ClusterSource, recorder: Recorder) -> int:
     kernel = LinuxKernel(config.pin_root, config.settings, load=False)
-    daemon = Daemon(config, source, kernel)
+    daemon = Daemon(config, source, kernel, recorder)
     print("# KEY: each SA's own key, not shown. Programs and maps are pinned by the daemon's first start.")
     for operation in preview(kernel, daemon.view(source.read()), config.options, time.time()):
         print(kernel.render(operation))

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import NoReturn
 
-from kmesh_bpf import DEFAULT_PIN_ROOT, AttachMode, ConfigError, Network, Options, Settings, check_node_mark_mask
+from kmesh_bpf import (
+    DEFAULT_PIN_ROOT,
+    Address,
+    AttachMode,
+    ConfigError,
+    Network,
+    Options,
+    Settings,
+    check_node_mark_mask,
+)
 from kmesh_bpf.contract import NODE_MARK_MASK
 
 MOUNTED_KEY = Path("/kmesh/kmesh-ipsec/ipSec")
 """Where the DaemonSet may mount the Secret's data key ipSec."""
+LARGEST_PORT = 65535
+
 HELP_EPILOG = """\
 examples:
   kmesh-daemon --mode=dual-engine --enable-bypass=false --enable-ipsec=true
@@ -27,12 +39,25 @@ exit status: 0 stopped as asked, 1 failed, 2 refused (a flag or value that canno
 
 
 @dataclass(frozen=True, slots=True)
+class HostPort:
+    """Where to listen. ``host`` None: every address of the node, of both families. Port 0: any that is free."""
+
+    host: Address | None
+    port: int
+
+    def __str__(self) -> str:
+        host = "" if self.host is None else f"[{self.host}]" if self.host.version == 6 else str(self.host)
+        return f"{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """The daemon's settings.
 
     ``command`` is ``run`` or ``uninstall``; ``manifests`` the folder that is the cluster, None: an API server, which
     ``kubeconfig`` and ``context`` name, else it is found; ``key_file`` None: the key comes from the Secret; ``node``
-    is this node's name.
+    is this node's name. ``health``: where health and metrics are served, None: nowhere. ``max_view_age``: seconds that
+    the cluster may be out of sight before the node counts as not ready.
     """
 
     command: str
@@ -48,6 +73,8 @@ class Config:
     services: tuple[Network, ...]
     attach_mode: AttachMode
     dry_run: bool
+    health: HostPort | None
+    max_view_age: float
     log_level: str
     log_format: str
 
@@ -69,6 +96,32 @@ def _number(text: str) -> int:
         return int(text, 0)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number") from error
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return seconds
+
+
+def _host_port(text: str) -> HostPort | None:
+    if not text:
+        return None
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal() or int(port) > LARGEST_PORT:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT, like :15020 or [::1]:15020")
+    bracketed = host.startswith("[") and host.endswith("]")
+    try:
+        address = ip_address(host[1:-1] if bracketed else host) if host else None
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{host!r} in {text!r} is no IP address") from error
+    if address is not None and bracketed != (address.version == 6):
+        raise argparse.ArgumentTypeError(f"{text!r}: brackets belong around an IPv6 address, and around nothing else")
+    return HostPort(address, int(port))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -128,6 +181,20 @@ def _parser() -> argparse.ArgumentParser:
         help="anti-replay window, at most 4096; 0 turns ESN and replay protection off (default: %(default)s)",
     )
     add("--tc-attach", choices=("auto", "tcx", "clsact"), default="auto", help="how programs attach (default: auto)")
+    add(
+        "--health-address",
+        type=_host_port,
+        default=HostPort(None, 15020),
+        metavar="HOST:PORT",
+        help="where /healthz, /readyz and /status/metric are served (default: %(default)s, empty: nowhere)",
+    )
+    add(
+        "--max-view-age",
+        type=_seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="without sight of the cluster for longer, /readyz says no; encryption goes on (default: %(default)g)",
+    )
     add("--dry-run", action="store_true", help="print the operations as commands, change nothing, exit")
     add("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     add("--log-format", choices=("text", "json"), default="text")
@@ -165,6 +232,8 @@ def parse(argv: Sequence[str], node_name: str | None, hostname: str) -> Config:
         services=tuple(_cidr(text) for text in flags.service_cidr),
         attach_mode=flags.tc_attach,
         dry_run=flags.dry_run,
+        health=flags.health_address,
+        max_view_age=flags.max_view_age,
         log_level=flags.log_level,
         log_format=flags.log_format,
     )

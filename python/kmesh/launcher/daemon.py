@@ -7,16 +7,19 @@ import selectors
 import socket
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from kmesh.cluster.objects import ClusterObjects, parse
+from kmesh.cluster.reporting import make_status
 from kmesh.cluster.secret import Keyring, accept, parse_keys
 from kmesh.cluster.snapshot import build_view, kmesh_node_info, local_node
 from kmesh.cluster.source import ClusterSource
+from kmesh.cluster.status import NodeStatus
 from kmesh.errors import ClusterError
 from kmesh.launcher.config import Config
+from kmesh.launcher.record import KeyRecord
+from kmesh.launcher.recorder import Recorder
 from kmesh_bpf import (
     AddSa,
     Attach,
@@ -27,6 +30,7 @@ from kmesh_bpf import (
     LinuxKernel,
     Report,
     View,
+    __version__,
     reconcile,
 )
 
@@ -49,25 +53,31 @@ class Memory:
     keys: dict[int, Key] = field(default_factory=dict)
     announced: int = 0
     announced_at: float = 0.0
+    refused: str = ""
     problems: tuple[str, ...] = ()
     published: bool = False
+    status: NodeStatus | None = None
     ready: bool = False
 
 
 class Daemon:
-    """One node's daemon over one cluster source and one kernel. ``clock`` gives seconds since the epoch."""
+    """One node's daemon over one cluster source and one kernel.
+
+    ``recorder`` takes in what each pass did; its clock, seconds since the epoch, is the daemon's.
+    """
 
     def __init__(
         self,
         config: Config,
         source: ClusterSource,
         kernel: LinuxKernel,
-        clock: Callable[[], float] = time.time,
+        recorder: Recorder,
     ) -> None:
         self.config = config
         self.source = source
         self.kernel = kernel
-        self.clock = clock
+        self.recorder = recorder
+        self.clock = recorder.clock
         self.memory = Memory()
         self.stopping = False
 
@@ -90,6 +100,7 @@ class Daemon:
                     wait = self.step()
                 except KmeshBpfError as error:
                     log.error("%s; trying again in %.1f s", error, retry)
+                    self.recorder.failed(str(error))
                     wait, retry = retry, min(retry * 2, LAST_RETRY)
                 else:
                     retry = FIRST_RETRY
@@ -109,11 +120,13 @@ class Daemon:
 
     def step(self) -> float:
         """Do one pass; give the seconds until the next one is due without any event."""
+        began = self.clock()
         objects = self.source.read()
         view = self.view(objects)
         report = reconcile(self.kernel, view, self.config.options, self.clock, lambda: str(uuid.uuid4()))
         self._tell(report)
         self._publish(view, report, objects)
+        self._record(view, report, objects, began)
         if report.converged:
             self.kernel.remove_stale()
         elif not report.failures:
@@ -121,6 +134,30 @@ class Daemon:
         if report.failures:
             return TRANSITION_PERIOD
         return TRANSITION_PERIOD if report.plan.transition else PERIOD
+
+    def _record(self, view: View, report: Report, objects: ClusterObjects, began: float) -> None:
+        memory, counters = self.memory, self.kernel.counters()
+        self.recorder.passed(
+            view,
+            report,
+            KeyRecord(memory.keyring.current if memory.keyring else 0, memory.announced, memory.refused),
+            cluster_problems=objects.problems,
+            counters=counters,
+            xfrm_errors=self.kernel.xfrm_errors(),
+            seconds=self.clock() - began,
+        )
+        memory.status = make_status(
+            report,
+            counters,
+            memory.announced,
+            self.clock(),
+            view=view,
+            version=__version__,
+            strict=self.config.settings.strict,
+            hindrances=(f"the key in the Secret is refused: {memory.refused}",) if memory.refused else (),
+            previous=memory.status,
+        )
+        self.recorder.report(memory.status)
 
     def view(self, objects: ClusterObjects) -> View:
         """Give what is known now.
@@ -160,11 +197,12 @@ class Daemon:
         try:
             keyring = accept(self.memory.keyring, parse_keys(objects.secret))
         except ConfigError as error:
+            self.memory.refused = str(error)
             self._problems((f"the key in the Secret is refused, the old one stays: {error}",))
             return
         if keyring != self.memory.keyring:
             log.info("key with SPI %d taken from the Secret", keyring.current)
-        self.memory.keyring = keyring
+        self.memory.keyring, self.memory.refused = keyring, ""
         self.memory.keys.update(keyring.keys)
 
     def _publish(self, view: View, report: Report, objects: ClusterObjects) -> None:

@@ -12,7 +12,7 @@ from tests.unit.cluster import kube
 @pytest.fixture
 def daemon():
     config = flags(["--enable-ipsec=true", "--service-cidr=10.96.0.0/12"], "n1", "host")
-    return Daemon(config, None, SimpleNamespace(incarnation=lambda: None))
+    return Daemon(config, None, SimpleNamespace(incarnation=lambda: None), SimpleNamespace(clock=lambda: 0.0))
 
 
 def test_service_cidrs_are_those_of_the_flags_and_those_of_the_cluster(daemon):

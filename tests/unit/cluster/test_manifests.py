@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 import stat
 import time
@@ -354,3 +355,29 @@ def test_looking_for_changes_is_cheap_and_reading_again_parses_nothing(folder, c
     start = time.process_time()
     cluster.read()
     assert time.process_time() - start < 0.1
+
+
+def test_the_age_is_how_long_the_folder_could_not_be_listed(folder):
+    now = [100.0]
+    cluster = FolderCluster(folder, lambda: now[0])
+    cluster.read()
+    now[0] = 150.0
+    assert cluster.age() == 0.0
+    away = folder.rename(folder.with_name("away"))
+    cluster.changed()
+    now[0] = 155.0
+    cluster.read()
+    assert cluster.age() == 5.0
+    away.rename(folder)
+    cluster.changed()
+    assert cluster.age() == 0.0
+
+
+def test_an_event_goes_to_the_log_by_its_type(cluster, caplog):
+    with caplog.at_level(logging.INFO, "kmesh"):
+        cluster.tell({"type": "Warning", "reason": "KeyRefused", "message": "no JSON"})
+        cluster.tell({"type": "Normal", "reason": "EncryptionReady", "message": "2 of 2 peers"})
+    assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
+        ("WARNING", "event KeyRefused: no JSON"),
+        ("INFO", "event EncryptionReady: 2 of 2 peers"),
+    ]

@@ -162,3 +162,13 @@ def test_a_peer_that_claims_another_s_address_is_quarantined_and_the_one_in_plac
 def test_of_two_new_peers_with_one_address_the_first_by_name_is_taken():
     peers = tuple(Peer(replace(mesh.node(2), name=name), 1, mesh.WINDOW) for name in ("n2", "n2-again"))
     assert plan(mesh.view(peers=peers)).ready_peers == plan(mesh.view(peers=peers[::-1])).ready_peers == {"n2"}
+
+
+def test_without_any_key_what_is_in_the_kernel_stays_and_pods_go_on_being_encrypted():
+    before = plan(mesh.view(), replace(EMPTY, state=plan(mesh.view()).state))  # the SAs have been seen to be there
+    observed = replace(EMPTY, state=before.state)
+    kept = plan(mesh.view(keys={}, announced=0), observed)
+    assert (kept.state, kept.ready_peers, kept.lost) == (before.state, before.ready_peers, ())
+    assert kept.problems == ("no key is known; SAs and policies stay as they are until there is one",)
+    fewer = plan(mesh.view(keys={}, announced=0, pods=(mesh.pod(1),)), observed)
+    assert fewer.state.pods.keys() == set(mesh.pod(1).addresses)

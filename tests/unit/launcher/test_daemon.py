@@ -1,0 +1,164 @@
+import json
+from pathlib import Path
+
+import pytest
+from kmesh.launcher.config import HostPort, parse
+
+from kmesh_bpf import ConfigError, KernelError
+from tests.unit.cluster import kube
+from tests.unit.launcher.standin import Node
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    return Node(tmp_path)
+
+
+def ready(node: Node) -> tuple[int, list[str]]:
+    page = node.recorder.answer("/readyz")
+    return page.status, json.loads(page.body)["reasons"]
+
+
+def metric(node: Node, name: str) -> float:
+    lines = node.recorder.answer("/metrics").body.splitlines()
+    return float(next(line for line in lines if line.startswith(f"kmesh_ipsec_{name} ")).split()[-1])
+
+
+def test_a_node_becomes_ready_step_by_step_and_says_what_it_waits_for(node):
+    status, reasons = ready(node)
+    assert (status, len(reasons)) == (503, 2)
+    node.steps()
+    assert ready(node) == (503, ["there is no key: store one with kmeshctl secret"])
+    node.key(1)
+    node.steps()
+    assert ready(node) == (200, [])
+    assert (metric(node, "peers_ready"), metric(node, "peers_expected")) == (2, 2)
+    assert (metric(node, "key_spi"), metric(node, "key_announced_spi")) == (1, 1)
+    assert node.reasons() == ["EncryptionReady"]
+
+
+def test_a_refused_key_is_an_event_and_a_metric_until_a_good_one_comes(node):
+    node.key(1)
+    node.steps()
+    good = (node.folder / "secret-kmesh-ipsec.yaml").read_text()
+    node.put(kube.secret(b"no JSON"))
+    node.steps()
+    assert metric(node, "key_refused") == 1
+    assert node.reasons()[-1] == "KeyRefused"
+    assert ready(node)[0] == 200  # the old key stays, and encrypts
+    (node.folder / "secret-kmesh-ipsec.yaml").write_text(good)
+    node.steps()
+    assert metric(node, "key_refused") == 0
+
+
+def test_a_replacement_ends_with_an_event(node):
+    node.key(1)
+    node.steps()
+    node.key(2)
+    node.steps()
+    assert "KeyReplaced" not in node.reasons()
+    for index in (2, 3):
+        node.put(kube.node_info(index, 2))
+    node.clock.now += 60
+    node.steps()
+    node.clock.now += 60
+    node.steps()
+    assert node.reasons()[-1] == "KeyReplaced"
+    assert metric(node, "key_settled_spi") == 2
+
+
+def test_flushed_sas_are_an_event_that_names_the_new_incarnation(node):
+    node.key(1)
+    node.steps()
+    node.memory.sas.clear()
+    node.memory.usage.clear()
+    node.steps()
+    (event,) = [one for one in node.told if one["reason"] == "SecurityAssociationsLost"]
+    assert node.memory.incarnation in event["message"]
+    assert event["involvedObject"]["name"] == "n1"
+
+
+def test_two_peers_that_claim_the_same_pods_are_an_event(node):
+    node.key(1)
+    claim = kube.node_info(3)
+    claim["spec"]["podCIDRS"] = ["10.244.2.0/24"]
+    node.put(claim)
+    node.steps()
+    (event,) = [one for one in node.told if one["reason"] == "PeerQuarantined"]
+    assert "10.244.2.0/24" in event["message"]
+
+
+def test_operations_that_fail_make_the_node_unready_and_say_so(node):
+    node.key(1)
+    node.steps()
+    node.memory.refuse = lambda operation: KernelError("write", "the map", 12)
+    node.put(kube.pod("another", 2, 11))
+    node.steps(20)
+    status, (reason,) = ready(node)
+    assert status == 503
+    assert "operations failed, the first: write the map" in reason
+    assert node.reasons()[-1] == "EncryptionNotReady"
+    node.memory.refuse = lambda operation: None
+    node.steps()
+    assert ready(node) == (200, [])
+    assert node.reasons()[-1] == "EncryptionReady"
+
+
+def test_a_view_that_grows_old_makes_the_node_unready_and_leaves_encryption_alone(node):
+    node.key(1)
+    node.steps()
+    before = dict(node.memory.sas)
+    away = node.folder.with_name("away")
+    node.folder.rename(away)
+    node.source.changed()
+    node.clock.now += 61
+    assert "has not been seen for 61 s" in ready(node)[1][0]
+    assert metric(node, "view_age_seconds") == 61
+    node.steps(1)
+    assert node.memory.sas == before
+    away.rename(node.folder)
+    node.source.changed()
+    assert ready(node) == (200, [])
+
+
+def test_a_pass_that_is_given_up_is_told_and_the_loop_is_alive(node):
+    node.key(1)
+    node.steps()
+    node.recorder.failed("the kernel sent nonsense")
+    assert ready(node) == (503, ["the last pass had to be given up: the kernel sent nonsense"])
+    assert node.recorder.answer("/healthz").status == 200
+    node.clock.now += 91
+    assert node.recorder.answer("/healthz").status == 503
+
+
+def test_no_key_shows_on_any_page_or_in_any_event(node):
+    node.key(0x5A)
+    node.steps()
+    node.put(kube.secret(b"no JSON"))
+    node.steps()
+    told = json.dumps(node.told) + "".join(node.recorder.answer(path).body for path in ("/readyz", "/metrics"))
+    for secret in ("5a5a5a", "WlpaWlpa", "ZZZZ"):
+        assert secret not in told
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"), [(":15020", ":15020"), ("127.0.0.1:80", "127.0.0.1:80"), ("[::1]:0", "[::1]:0")]
+)
+def test_a_health_address_is_an_address_and_a_port(text, meant):
+    assert str(parse([f"--health-address={text}"], None, "h").health) == meant
+
+
+def test_the_health_address_is_15020_by_default_and_none_when_empty():
+    assert parse([], None, "h").health == HostPort(None, 15020)
+    assert parse(["--health-address="], None, "h").health is None
+    assert parse(["--max-view-age=0.5"], None, "h").max_view_age == 0.5
+
+
+@pytest.mark.parametrize(
+    "flag",
+    [f"--health-address={bad}" for bad in ("15020", ":", ":x", ":65536", "::1:80", "[127.0.0.1]:80", "host:80", "[]:1")]
+    + [f"--max-view-age={bad}" for bad in ("0", "-1", "inf", "nan", "x")],
+)
+def test_what_cannot_be_listened_on_or_waited_for_is_refused_in_a_sentence(flag):
+    with pytest.raises(ConfigError, match=r"argument --(health-address|max-view-age): .*see --help"):
+        parse([flag], None, "h")
