@@ -5,14 +5,15 @@
 set -eu
 here=$(dirname "$(readlink -f "$0")")
 
+# A container may not mount, and where it could, the node would not see it.
 grep -q ' /sys/fs/bpf bpf ' /proc/mounts || mount -t bpf bpf /sys/fs/bpf 2>/dev/null ||
-	echo "start_kmesh.sh: cannot mount bpffs at /sys/fs/bpf (not root?)" >&2
-# Best effort: where modules are built in, or this is a container without modprobe, the daemon says what is missing.
+	echo "start_kmesh.sh: no bpffs at /sys/fs/bpf, and cannot mount it: as root, on the node: mount -t bpf bpf /sys/fs/bpf" >&2
+# Best effort: where modules are built in, or this is a container, the kernel loads them when they are asked for.
 modprobe -qa xfrm_user esp4 esp6 2>/dev/null || true
 
-daemon=$here/../.venv/bin/kmesh-daemon
-[ -x "$daemon" ] || daemon=$(command -v kmesh-daemon) || {
-	echo "start_kmesh.sh: kmesh-daemon is not installed: run scripts/setup, or pip install ." >&2
-	exit 1
-}
-exec "$daemon" "$@"
+# A checkout's, the container's, or one installed by pip.
+for daemon in "$here/../.venv/bin/kmesh-daemon" "$here/.venv/bin/kmesh-daemon" "$(command -v kmesh-daemon || true)"; do
+	[ ! -x "$daemon" ] || exec "$daemon" "$@"
+done
+echo "start_kmesh.sh: kmesh-daemon is not installed: run scripts/setup, or pip install ." >&2
+exit 1

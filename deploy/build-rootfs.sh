@@ -1,0 +1,116 @@
+#!/usr/bin/env bash
+# The image's steps, in one place: for a container engine (deploy/Containerfile), and without one.
+#
+#     deploy/build-rootfs.sh              the image's root file system, in a folder that it prints: built if it is not
+#                                         there for these sources, which needs root
+#     deploy/build-rootfs.sh packages     (in a Debian 12 that becomes the image) the packages that the daemon needs
+#     deploy/build-rootfs.sh wheels OUT   what is put into the image: the project and what it needs from pip, scripts
+#     deploy/build-rootfs.sh install OUT  (in a Debian 12 that becomes the image) that, to /kmesh
+set -eu -o pipefail
+here=$(dirname "$(readlink -f "$0")")
+say() { printf 'build-rootfs: %s\n' "$*" >&2; }
+
+release=bookworm
+# BCC compiles against the UAPI headers. Nothing loads modules or mounts here: that is the node's.
+packages="python3 python3-bpfcc nftables linux-libc-dev"
+# What the image is made from, below the root of the checkout.
+sources="pyproject.toml setup.py MANIFEST.in README.md bpf kmesh_bpf python"
+scripts="scripts/start_kmesh.sh scripts/dump_maps"
+
+install_packages() {
+	apt-get -qq update
+	# shellcheck disable=SC2086 # a list of words
+	DEBIAN_FRONTEND=noninteractive apt-get -qq -y --no-install-recommends install $packages >/dev/null
+	rm -rf /var/lib/apt/lists/*
+}
+
+make_wheels() { # OUT
+	local out=$1 draft
+	draft=$(mktemp -d)
+	# In a copy: pip builds in the folder it is given, and would leave its work there.
+	# shellcheck disable=SC2086 # a list of words
+	(cd "$here/.." && cp -r --parents -t "$draft" $sources)
+	mkdir -p "$out"
+	/usr/bin/python3 -m venv "$draft/venv"
+	"$draft/venv/bin/pip" --disable-pip-version-check -q wheel -w "$out" pip "$draft" >&2
+	# shellcheck disable=SC2086 # a list of words
+	(cd "$here/.." && cp -t "$out" $scripts "$here/build-rootfs.sh")
+	rm -rf "$draft"
+}
+
+install_wheels() { # OUT
+	local out=$1 pip
+	pip=$(echo "$out"/pip-*.whl)/pip
+	python3 -m venv --without-pip --system-site-packages /kmesh/.venv
+	# pip comes in its wheel and does not stay. What the machine's environment says to pip is not meant for this.
+	/kmesh/.venv/bin/python -I "$pip" --isolated -q install --no-index --root-user-action=ignore --find-links "$out" kmesh-ipsec
+	cp "$out/start_kmesh.sh" "$out/dump_maps" /kmesh/
+	ln -sf /kmesh/.venv/bin/kmesh-daemon /kmesh/.venv/bin/kmeshctl /usr/local/bin/
+	mkdir -p /kmesh/kmesh-ipsec
+}
+
+debian() { # apt's own sources for the release, as this machine has them
+	# shellcheck disable=SC2016 # apt fills these in
+	apt-get indextargets --format '$(ORIGIN) deb $(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
+		sed -n "s/^Debian \(deb [^ ]* $release[^ ]* main\)$/\1/p" | sort -u
+}
+
+make_base() { # FOLDER: Debian with the packages
+	local from options
+	"$here/../scripts/setup" --image
+	from=$(debian)
+	[ -n "$from" ] || { say "apt knows no Debian $release here (apt-get update?)"; return 1; }
+	options=$(mktemp)
+	apt-config dump Acquire >"$options"
+	say "Debian $release and $packages, with mmdebstrap (two minutes)"
+	# usrmerge would bring all of Perl; nothing has to be merged that was made so.
+	# shellcheck disable=SC2016 # mmdebstrap's shell fills in $1, not this one
+	mmdebstrap --quiet --mode=root --variant=essential --include="${packages// /,}" --aptopt="$options" \
+		--dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
+		--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
+		--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr \
+		--setup-hook='printf "Package: usrmerge\nPin: release *\nPin-Priority: -1\n" >"$1/etc/apt/preferences.d/usrmerge"' \
+		"$release" "$1" <<<"$from" >&2
+	# Of the machine that it was made on.
+	rm -r "$options" "$1/etc/apt" "$1/etc/resolv.conf" "$1/etc/hostname"
+}
+
+make_root() { # prints its folder
+	local cache base_name name start=$SECONDS
+	[ "$(id -u)" = 0 ] || { say "must run as root"; return 1; }
+	cache=${XDG_CACHE_HOME:-$HOME/.cache}/kmesh-image
+	base_name=base-$(sha256sum <"$here/build-rootfs.sh" | cut -c 1-16)
+	# shellcheck disable=SC2086 # a list of words
+	name=root-$({ cd "$here/.." && find $sources $scripts -type f ! -name '*.so' ! -name '*.pyc' ! -name '_abi.c' \
+		! -path '*.egg-info/*' -print0 | sort -z | xargs -0 sha256sum; echo "$base_name"; } | sha256sum | cut -c 1-16)
+	if [ ! -d "$cache/$name" ]; then
+		mkdir -p "$cache"
+		draft=$(mktemp -d "$cache/draft.XXXXXX")
+		trap 'rm -rf "$draft"' EXIT
+		if [ ! -d "$cache/$base_name" ]; then
+			make_base "$draft/base"
+			rm -rf "$cache"/base-*
+			mv -T "$draft/base" "$cache/$base_name"
+		fi
+		cp -a "$cache/$base_name" "$draft/root"
+		make_wheels "$draft/root/out"
+		chroot "$draft/root" env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin bash /out/build-rootfs.sh install /out
+		rm -r "$draft/root/out"
+		# Whole or not at all, and only the newest is kept.
+		rm -rf "$cache"/root-*
+		mv -T "$draft/root" "$cache/$name"
+		say "built in $((SECONDS - start)) s, $(du -sm "$cache/$name" | cut -f1) MB"
+	fi
+	printf '%s\n' "$cache/$name"
+}
+
+case "${1:-} $#" in
+" 0") make_root ;;
+"packages 1") install_packages ;;
+"wheels 2") make_wheels "$(realpath -m "$2")" ;;
+"install 2") install_wheels "$2" ;;
+*)
+	sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0"
+	case ${1:-} in -h | --help) exit 0 ;; *) exit 2 ;; esac
+	;;
+esac

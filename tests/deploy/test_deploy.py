@@ -1,0 +1,152 @@
+"""deploy/base on a real API server: it is taken as it stands, and the daemon's account may do what it must, no more."""
+
+import time
+from contextlib import closing
+
+import pytest
+import yaml
+from kmesh.cluster.kubernetes.connection import connect
+from kmesh.cluster.kubernetes.source import KubernetesCluster
+from kmesh.errors import ClusterError
+
+from tests.contract.test_cluster_source import lease
+from tests.deploy.conftest import apply, manifests
+from tests.lab import objects
+from tests.lab.apiserver import ROOT
+from tests.unit.cluster import kube
+
+ACCOUNT = "system:serviceaccount:kmesh-system:kmesh-ipsec"
+GUIDE = ["--mode=dual-engine", "--enable-bypass=false", "--enable-ipsec=true"]
+
+
+def test_applied_twice_it_is_the_same_and_every_object_is_there(applied):
+    again = apply(applied).splitlines()
+    assert len(again) == 12
+    assert all(line.endswith("serverside-applied") for line in again)
+    assert "kmesh" in applied.kubectl("get", "daemonset", "-n", "kmesh-system", "-o", "name")
+
+
+def test_the_daemonset_runs_the_guide_s_command_with_no_more_than_it_needs(applied):
+    (daemonset,) = manifests(applied, "DaemonSet")
+    pod = daemonset["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert (container["command"], container["args"]) == (["./start_kmesh.sh"], GUIDE)
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["BPF", "NET_ADMIN", "PERFMON"]}
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert "privileged" not in container["securityContext"]
+    assert pod["hostNetwork"] is True
+    assert pod["tolerations"] == [{"operator": "Exists"}]
+
+
+@pytest.mark.parametrize(
+    ("verb", "what", "where"),
+    [
+        ("list", "secrets", "kmesh-system"),
+        ("get", "secrets/other", "kmesh-system"),
+        ("list", "secrets/kmesh-ipsec", "default"),
+        ("update", "secrets/kmesh-ipsec", "kmesh-system"),
+        ("create", "pods", "kmesh-system"),
+        ("patch", "nodes", "default"),
+        ("patch", "kmeshnodeinfos.kmesh.net", "default"),
+        ("patch", "leases.coordination.k8s.io", "kube-system"),
+        ("create", "events", "kube-system"),
+        ("create", "clusterroles.rbac.authorization.k8s.io", "default"),
+    ],
+)
+def test_the_daemon_may_not(applied, verb, what, where):
+    with pytest.raises(AssertionError, match=r"can-i .*: no\n"):
+        applied.kubectl("auth", "can-i", verb, what, f"--as={ACCOUNT}", f"--namespace={where}")
+
+
+# --- each verb is needed ------------------------------------------------------------------------------------------
+
+
+def roles() -> list[dict]:
+    text = (ROOT / "deploy/base/rbac-daemon.yaml").read_text()
+    return [one for one in yaml.safe_load_all(text) if one["kind"] in ("Role", "ClusterRole")]
+
+
+def without(role: dict, rule: int, resource: str, verb: str) -> dict:
+    """Give a role without one verb on one resource; the rule's other resources keep it."""
+    rules = [dict(one) for one in role["rules"]]
+    whole = rules.pop(rule)
+    others = [one for one in whole["resources"] if one != resource]
+    less = [one for one in whole["verbs"] if one != verb]
+    rules += [{**whole, "resources": others}] if others else []
+    rules += [{**whole, "resources": [resource], "verbs": less}] if less else []
+    return {**role, "rules": rules}
+
+
+CASES = [
+    (number, rule, resource, verb)
+    for number, role in enumerate(roles())
+    for rule, one in enumerate(role["rules"])
+    for resource in one["resources"]
+    for verb in one["verbs"]
+]
+
+
+@pytest.fixture
+def as_the_daemon(applied, monkeypatch):
+    """Do what a daemon does, with its account's token; give what went wrong."""
+    monkeypatch.setattr("kmesh.cluster.kubernetes.source.FIRST_SECONDS", 2.0)
+    for manifest in (kube.node(), kube.secret(kube.entry(1))):
+        objects.put(applied, manifest)
+    token = applied.service_account_token("kmesh-system", "kmesh-ipsec")
+    file = applied.kubeconfig("kmesh-ipsec", token)
+
+    def run() -> list[str]:
+        with closing(KubernetesCluster(connect(str(file), None, {}), node="n1")) as source:
+            wrong = list(source.read().problems)
+            event = {
+                "apiVersion": "v1",
+                "kind": "Event",
+                "metadata": {"generateName": "kmesh-", "namespace": "default"},
+                "involvedObject": {"kind": "Node", "name": "n1", "uid": "n1"},
+                "reason": "Test",
+            }
+            actions = (
+                lambda: source.publish(kube.node_info(1)),
+                lambda: source.publish_status(lease("n1")),
+                lambda: source.tell(event),
+                lambda: source.withdraw("n1"),
+            )
+            for action in actions:
+                try:
+                    action()
+                except ClusterError as error:
+                    wrong.append(str(error))
+            objects.delete(applied, kube.node_info(1))
+            objects.delete(applied, lease("n1"))
+            end = time.monotonic() + 1.0  # a refused watch shows a moment after the list
+            while not wrong and time.monotonic() < end:
+                time.sleep(0.02)
+                wrong = list(source.read().problems)
+            return wrong
+
+    yield run
+    for role in roles():
+        put_role(applied, role)
+
+
+def put_role(server, role: dict) -> None:
+    server.kubectl("replace", "-f", "-", stdin=yaml.safe_dump(role))
+
+
+def test_with_all_its_verbs_the_daemon_does_everything(as_the_daemon):
+    assert as_the_daemon() == []
+
+
+@pytest.mark.parametrize(
+    ("number", "rule", "resource", "verb"), CASES, ids=[f"{resource}-{verb}" for *_, resource, verb in CASES]
+)
+def test_without_one_of_its_verbs_something_fails_and_the_sentence_names_it(
+    applied, as_the_daemon, number, rule, resource, verb
+):
+    put_role(applied, without(roles()[number], rule, resource, verb))
+    end = time.monotonic() + 5  # the server's authorizer hears of the change by a watch of its own
+    while not (wrong := as_the_daemon()) and time.monotonic() < end:
+        pass
+    # To create by server-side apply takes the verb create too; the server's own words tell.
+    said = (f"may not {verb} {resource}", f'cannot {verb} resource "{resource}"')
+    assert any(words in sentence for sentence in wrong for words in said), wrong

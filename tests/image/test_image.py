@@ -1,0 +1,190 @@
+"""The image's root file system, and the daemon in it, confined as the DaemonSet says; no peer, so no ESP is needed."""
+
+import ctypes
+import json
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from ipaddress import ip_address
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from container import Container, Node, Spec
+from lab.cluster import LABEL, Cluster
+from lab.network import Node as LabNode
+from lab.network import Pod, run
+
+from kmesh_bpf.kernel import bpf
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD_SECONDS = 1200
+LARGEST_MB = 560
+SPEC = Spec.of_daemonset()
+# Bits of linux/capability.h.
+NUMBERS = {"NET_ADMIN": 12, "PERFMON": 38, "BPF": 39}
+BPF_SYSCALL = {"x86_64": 321, "aarch64": 280}
+BPF_OBJ_GET_INFO_BY_FD = 15
+
+
+@pytest.fixture(scope="module")
+def root():
+    start = time.monotonic()
+    build = subprocess.run([ROOT / "deploy/build-rootfs.sh"], stdout=subprocess.PIPE, text=True, check=True)
+    folder = Path(build.stdout.strip())
+    print(f"root file system after {time.monotonic() - start:.1f} s")
+    return folder
+
+
+# The first build fetches a Debian.
+pytestmark = pytest.mark.timeout(BUILD_SECONDS)
+
+
+@pytest.fixture
+def node():
+    """Give a node with an uplink and one managed pod, whose device has its other end elsewhere."""
+    name = f"ki{uuid.uuid4().hex[:6]}"
+    work = Path(tempfile.mkdtemp(prefix="kmesh-image-"))
+    for folder in ("bpffs", "cluster"):
+        (work / folder).mkdir()
+    run(
+        f"mount -t bpf bpf {work}/bpffs; ip netns add {name}; ip netns add {name}p;"
+        f"ip link add eth0 netns {name} type veth peer name far netns {name}p;"
+        f"ip link add pod0 netns {name} type veth peer name eth0 netns {name}p;"
+        f"ip -n {name} addr add 10.10.0.1/24 dev eth0; ip -n {name} addr add fd00:10::1/64 dev eth0 nodad;"
+        f"for device in lo eth0 pod0; do ip -n {name} link set $device up; done"
+    )
+    cluster = Cluster(work / "cluster", SimpleNamespace(nodes=[LabNode(1)]))
+    cluster.namespace({LABEL: "Kmesh"})
+    cluster.pod(Pod("p1a", "n1", (ip_address("10.244.1.10"),), "pod0"))
+    yield Node(name, work / "bpffs", work / "cluster")
+    run(f"ip netns del {name}; ip netns del {name}p; umount {work}/bpffs; rm -r {work}")
+
+
+@pytest.fixture
+def daemon(root, node):
+    """Give a function that starts the daemon in a container; all that it started end with the test."""
+    started = []
+
+    def start(capabilities=None, flag="--manifests=/mnt/cluster"):
+        container = Container(root, SPEC, node, capabilities)
+        started.append(container)
+        container.start(flag)
+        return container
+
+    yield start
+    for container in started:
+        if container.process.poll() is None:
+            container.process.kill()
+            container.process.wait()
+
+
+def test_the_image_is_not_larger_than_it_must_be(root):
+    megabytes = int(subprocess.run(["du", "-sm", root], stdout=subprocess.PIPE, check=True).stdout.split()[0])
+    print(f"{megabytes} MB")
+    assert megabytes < LARGEST_MB
+    assert not list(root.glob("etc/apt/sources.list*"))
+    assert not list(root.rglob("pip-*.whl"))
+
+
+def test_the_programs_of_the_image_say_who_they_are(root, node):
+    container = Container(root, SPEC, node)
+    helped = container.run("./start_kmesh.sh", "--help")
+    assert helped.returncode == 0
+    assert helped.stdout.startswith("usage: kmesh-daemon ")
+    assert container.run("kmeshctl", "version").stdout.startswith("kmeshctl ")
+    assert container.run("./dump_maps").returncode == 1
+
+
+def test_with_encryption_off_it_changes_nothing_and_ends_when_it_is_told(daemon, node):
+    container = daemon(flag="--enable-ipsec=false")
+    container.wait_for("encryption is off")
+    assert container.stop() == 0
+    assert not (node.bpffs / "kmesh-ipsec").exists()
+
+
+def test_with_the_daemonset_s_args_and_capabilities_it_becomes_ready(root, node, daemon):
+    kmeshctl = Container(root, SPEC, node)
+    assert "SPI 1" in kmeshctl.run("kmeshctl", "--manifests=/mnt/cluster", "secret", "create").stdout
+    container = daemon()
+    seconds = container.wait_for(" ready: 0 peers, 1 managed addresses")
+    print(f"ready after {seconds:.1f} s, {container.status('VmHWM')}")
+    container.wait_for("announced: SPI 1")
+    assert container.status("NoNewPrivs") == "1"
+    wanted = sum(1 << NUMBERS[name] for name in SPEC.capabilities)
+    assert [int(container.status(f"Cap{kind}"), 16) for kind in ("Prm", "Eff", "Bnd")] == [wanted] * 3
+    assert {path.name.partition("-")[2] for path in node.bpffs.glob("kmesh-ipsec/links/*")} == {
+        "tc_mark_encrypt",
+        "tc_mark_decrypt",
+        "tc_leak_guard",
+    }
+    assert "kmesh_ipsec" in run(f"nsenter --net=/run/netns/{node.network} nft list tables")
+    shown = json.loads(kmeshctl.run("./dump_maps", "--json").stdout)
+    assert shown[0]["pods"] == [{"address": "10.244.1.10", "flags": ["local"]}]
+    assert container.stop() == 0
+
+
+def test_nothing_can_be_written_but_where_the_daemonset_says(root, node):
+    container = Container(root, SPEC, node)
+    assert SPEC.read_only
+    for path in ("/kmesh/x", "/etc/x", "/var/tmp/x", "/usr/lib/x"):
+        assert "Read-only file system" in container.run("touch", path).stderr
+    assert container.run("touch", "/tmp/x").returncode == 0
+
+
+def test_a_container_that_is_replaced_compiles_nothing_and_uninstall_leaves_nothing(root, node, daemon):
+    first = daemon()
+    first.wait_for(" ready: ")
+    assert first.stop() == 0
+    second = daemon()
+    second.wait_for(" ready: ")
+    assert "found pinned, nothing compiled" in second.log.read_text()
+    assert second.stop() == 0
+    removed = Container(root, SPEC, node).run("./start_kmesh.sh", "uninstall", "--manifests=/mnt/cluster")
+    assert removed.returncode == 0
+    assert not (node.bpffs / "kmesh-ipsec").exists()
+
+
+@pytest.mark.parametrize("missing", ["BPF", "NET_ADMIN"])
+def test_without_one_of_these_capabilities_it_does_not_start_and_says_why_in_a_sentence(daemon, missing):
+    container = daemon(SPEC.capabilities - {missing})
+    assert container.process.wait(60) == 1
+    said = container.log.read_text().splitlines()
+    assert said[-1].startswith("kmesh-daemon: ")
+    assert "ermi" in said[-1] or "privileges" in said[-1]
+    assert not [line for line in said if "Traceback" in line]
+
+
+def test_without_perfmon_the_kernel_hardens_the_programs_against_speculation(daemon, node):
+    sizes = []
+    for capabilities in (SPEC.capabilities, SPEC.capabilities - {"PERFMON"}):
+        container = daemon(capabilities)
+        container.wait_for(" ready: ")
+        assert container.stop() == 0
+        sizes.append({path.name: translated_bytes(path) for path in node.bpffs.glob("kmesh-ipsec/programs/*/*")})
+        run(f"rm -r {node.bpffs}/kmesh-ipsec")
+    print(f"bytes with and without PERFMON: {sizes}")
+    assert len(sizes[0]) == 3
+    assert all(sizes[1][name] > size for name, size in sizes[0].items())
+
+
+def test_each_capability_of_the_daemonset_is_one_that_a_test_takes_away():
+    assert SPEC.capabilities == {"BPF", "NET_ADMIN", "PERFMON"}
+
+
+def translated_bytes(program):
+    """Give a pinned program's size after the verifier has rewritten it (struct bpf_prog_info, linux/bpf.h)."""
+    with bpf.opened(program) as fd:
+        info = ctypes.create_string_buffer(256)
+        attributes = ctypes.create_string_buffer(struct.pack("=IIQ", fd, len(info), ctypes.addressof(info)))
+        number = BPF_SYSCALL[os.uname().machine]
+        assert ctypes.CDLL(None).syscall(number, BPF_OBJ_GET_INFO_BY_FD, attributes, 16) == 0
+    return struct.unpack_from("=I", info, 20)[0]
