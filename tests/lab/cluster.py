@@ -29,6 +29,36 @@ def wait_for(what: str, true: Callable[[], bool], seconds: float = 90.0) -> floa
     return time.monotonic() - start
 
 
+def node_manifest(node: Node, pod_cidrs: bool = True) -> dict[str, Any]:
+    """Give a Node as its kubelet and the node-ipam controller write it."""
+    spec = {"podCIDR": node.pod_cidrs[0], "podCIDRs": list(node.pod_cidrs)} if pod_cidrs else {}
+    status = {
+        "addresses": [{"type": "InternalIP", "address": address} for address in node.addresses],
+        "nodeInfo": {"bootID": f"b007{node.index:04d}-0000-4000-8000-000000000000"},
+    }
+    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name}, "spec": spec, "status": status}
+
+
+def pod_manifest(pod: Pod, labels: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
+    """Give a Pod as its kubelet tells of it when it runs; ``containers`` are names."""
+    containers = spec.pop("containers", ["app"])
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": pod.name, "namespace": "default", "labels": labels or {}},
+        "spec": {
+            "nodeName": pod.node,
+            "containers": [{"name": name, "image": "lab"} for name in containers],
+            **spec,
+        },
+        "status": {
+            "phase": "Running",
+            "podIP": pod.address(4),
+            "podIPs": [{"ip": str(one)} for one in pod.addresses],
+        },
+    }
+
+
 class Cluster:
     """The folder: a file an object."""
 
@@ -49,16 +79,7 @@ class Cluster:
         self._write("namespace-default", {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
 
     def node(self, node: Node, pod_cidrs: bool = True) -> None:
-        spec = {"podCIDR": node.pod_cidrs[0], "podCIDRs": list(node.pod_cidrs)} if pod_cidrs else {}
-        status = {
-            "addresses": [{"type": "InternalIP", "address": address} for address in node.addresses],
-            "nodeInfo": {"bootID": f"b007{node.index:04d}-0000-4000-8000-000000000000"},
-        }
-        metadata = {"name": node.name}
-        self._write(
-            f"node-{node.name}",
-            {"apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": spec, "status": status},
-        )
+        self._write(f"node-{node.name}", node_manifest(node, pod_cidrs))
 
     def delete_node(self, name: str) -> None:
         (self.folder / f"node-{name}.yaml").unlink()
@@ -71,19 +92,7 @@ class Cluster:
         (self.folder / f"kmeshnodeinfo-{node}.yaml").unlink()
 
     def pod(self, pod: Pod, labels: dict[str, str] | None = None, **spec: Any) -> None:
-        containers = spec.pop("containers", ["app"])
-        manifest = {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": pod.name, "namespace": "default", "labels": labels or {}},
-            "spec": {"nodeName": pod.node, "containers": [{"name": name} for name in containers], **spec},
-            "status": {
-                "phase": "Running",
-                "podIP": pod.address(4),
-                "podIPs": [{"ip": str(one)} for one in pod.addresses],
-            },
-        }
-        self._write(f"pod-{pod.name}", manifest)
+        self._write(f"pod-{pod.name}", pod_manifest(pod, labels, **spec))
 
     def delete_pod(self, name: str) -> None:
         (self.folder / f"pod-{name}.yaml").unlink()

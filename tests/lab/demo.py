@@ -11,11 +11,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lab.cluster import LABEL, Cluster, Daemon, wait_for
+from lab.cluster import LABEL, ROOT, Cluster, Daemon, wait_for
+from lab.kube import KubeCluster, KubeDaemon
 from lab.network import Network, run
 from lab.traffic import Count, Echo, exchange
 
 START = time.monotonic()
+KEY = "secret --key=$(dd if=/dev/urandom count=36 bs=1 2>/dev/null | xxd -p -c 64)"
+DAEMON = "./start_kmesh.sh --mode=dual-engine --enable-bypass=false --enable-ipsec=true"
+LABELLING = f"kubectl label namespace default {LABEL}=Kmesh"
 PAIRS = (("p1a", "p2a"), ("p2b", "p3a"), ("p3b", "p1b"))
 
 
@@ -88,12 +92,51 @@ class Tcpdump:
         return set(re.findall(r"IP6? (\S+ > \S+): ESP", "\n".join(self.lines)))
 
 
-def main() -> None:
+class Folder:
+    """The cluster is a folder of manifests."""
+
+    def __init__(self, work: Path, network: Network) -> None:
+        self.cluster = Cluster(work / "cluster", network)
+        self.daemons = [Daemon(node.name, self.cluster, work) for node in network.nodes]
+
+    def key(self) -> str:
+        return run(f"{ROOT}/.venv/bin/kmeshctl --manifests {self.cluster.folder} {KEY}")
+
+    def label(self) -> str:
+        self.cluster.namespace({LABEL: "Kmesh"})
+        return "the manifest of the namespace has the label now"
+
+    def close(self) -> None:
+        """A folder needs none."""
+
+
+class Kubernetes:
+    """The cluster is a real API server, and the steps are the guide's own lines."""
+
+    def __init__(self, work: Path, network: Network) -> None:
+        say("starting etcd and kube-apiserver, applying deploy/base")
+        self.cluster = KubeCluster(work, network)
+        self.daemons = [KubeDaemon(node.name, self.cluster, work, DAEMON) for node in network.nodes]
+
+    def key(self) -> str:
+        return self.cluster.sh(f"kmeshctl {KEY}")
+
+    def label(self) -> str:
+        return self.cluster.sh(LABELLING)
+
+    def close(self) -> None:
+        for daemon in self.daemons:
+            daemon.close()
+        self.cluster.close()
+
+
+def main(kubernetes: bool) -> None:
     """Walk the steps; exits with status 1 at the first that is not as it should be."""
     work = Path(tempfile.mkdtemp(prefix="kmesh-demo-"))
     say("building three nodes with two pods each (network namespaces on one bridge)")
     network = Network(3)
-    cluster = Cluster(work / "cluster", network)
+    place = Kubernetes(work, network) if kubernetes else Folder(work, network)
+    cluster, daemons = place.cluster, place.daemons
     for node in network.nodes:
         for number, letter in ((10, "a"), (11, "b")):
             cluster.pod(network.add_pod(f"p{node.index}{letter}", node, number))
@@ -111,14 +154,10 @@ def main() -> None:
         say(f"sent {total.sent}, received {total.received}; tcpdump on the uplinks:")
         seen.show()
 
-    key = "--key=$(dd if=/dev/urandom count=36 bs=1 2>/dev/null | xxd -p -c 64)"
-    kmeshctl = f"{Path(sys.executable).parent}/kmeshctl --manifests {cluster.folder} secret"
+    say(f"step 1: kmeshctl {KEY}")
+    say(place.key().strip())
 
-    say("step 1: kmeshctl secret --key=<72 hex digits>")
-    say(run(f"{kmeshctl} {key}").strip())
-
-    say("step 2: start_kmesh.sh --mode=dual-engine --enable-bypass=false --enable-ipsec=true, on every node")
-    daemons = [Daemon(node.name, cluster, work) for node in network.nodes]
+    say(f"step 2: {DAEMON}, on every node")
     for daemon in daemons:
         daemon.start()
     for daemon in daemons:
@@ -131,8 +170,8 @@ def main() -> None:
     report(seen, total)
     check(total.lost == 0 and seen.clear() > 0 and not seen.spis(), "before labelling", "the traffic should be clear")
 
-    say(f"step 3: kubectl label namespace default {LABEL}=Kmesh")
-    cluster.namespace({LABEL: "Kmesh"})
+    say(f"step 3: {LABELLING}")
+    say(place.label().strip())
     for daemon in daemons:
         wait_for("managed pods are in the map", lambda d=daemon: "kmesh_pods" in d.text())
     time.sleep(2)
@@ -146,8 +185,8 @@ def main() -> None:
         check(len(seen.directions()) == 6, "encrypted traffic", f"directions: {seen.directions()}")
         check(total.lost == 0, "encrypted traffic", f"{total.lost} packets lost")
 
-    say("step 5: kmeshctl secret --key=<another>")
-    say(run(f"{kmeshctl} {key}").strip())
+    say(f"step 5: kmeshctl {KEY}")
+    say(place.key().strip())
     wait_for("every node announces SPI 2", lambda: all(cluster.spi(node.name) == 2 for node in network.nodes))
     for daemon in daemons:
         # A node moves towards a peer when it has seen that peer's announcement.
@@ -165,9 +204,10 @@ def main() -> None:
         check(daemon.uninstall().returncode == 0, "uninstall", f"on {daemon.node}")
     for echo in echoes:
         echo.close()
+    place.close()
     network.close()
     say("done: all five steps as they should be")
 
 
 if __name__ == "__main__":
-    main()
+    main("--kubernetes" in sys.argv[1:])

@@ -109,6 +109,18 @@ class Network:
         self._route_between_nodes()
         return node
 
+    def attach_host(self, device: str, address: str) -> None:
+        """Give the namespace that we live in a port of the wire: where an API server can be reached from every node."""
+        self.detach_host(device)
+        run(
+            f"ip link add {device} type veth peer name uhost netns {WIRE};"
+            f"ip -n {WIRE} link set uhost master br0; ip -n {WIRE} link set uhost up;"
+            f"ip link set {device} up; ip addr add {address}/24 dev {device}"
+        )
+
+    def detach_host(self, device: str) -> None:
+        run(f"ip link del {device} 2>/dev/null || :")
+
     def delete_node(self, node: Node) -> None:
         self.nodes.remove(node)
         run(f"ip netns del {node.name}")

@@ -1,0 +1,140 @@
+"""The lab's nodes as a Kubernetes cluster: a real API server on the wire, daemons in it as pods of our DaemonSet would be."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from lab.cluster import ROOT, Daemon, node_manifest, pod_manifest
+from lab.network import Network, Node, Pod, run
+from tests.lab import objects
+from tests.lab.apiserver import ApiServer
+
+ADDRESS, DEVICE = "10.10.0.254", "kmesh-api"
+IN_A_POD = """
+mount --bind "$BPFFS" /sys/fs/bpf
+mkdir -p /run/secrets && mount -t tmpfs tmpfs /run/secrets && mkdir -p /run/secrets/kubernetes.io
+ln -s "$ACCOUNT" /run/secrets/kubernetes.io/serviceaccount
+cd "$SCRIPTS"
+exec {command}
+"""
+"""What a kubelet sees to: bpffs of the node's own, the service account's token; then the command."""
+
+
+class KubeCluster:
+    """A cluster with what ``kubectl apply -k deploy/base`` puts into it, and Nodes and Pods as kubelets write them."""
+
+    def __init__(self, folder: Path, network: Network) -> None:
+        self._network = network
+        network.attach_host(DEVICE, ADDRESS)
+        self.server = ApiServer(folder / "api", ApiServer.available(), address=ADDRESS)
+        self.server.start()
+        self.kubeconfig = self.server.kubeconfig("admin", self.server.token)
+        self.server.kubectl("apply", "--server-side", "--validate=strict", "-k", str(ROOT / "deploy/base"))
+        self.server.kubectl("wait", "--for=condition=Established", "crd/kmeshnodeinfos.kmesh.net", "--timeout=120s")
+        self.account = folder / "account"
+        self.account.mkdir()
+        (self.account / "ca.crt").write_bytes(self.server.certificate.read_bytes())
+        (self.account / "namespace").write_text("kmesh-system")
+        self.renew_token()
+        for node in network.nodes:
+            self.node(node)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What an operator has at hand: kubectl, kmeshctl, start_kmesh.sh, a kubeconfig."""
+        path = f"{ROOT / '.venv/bin'}:{self.server.binaries}:{os.environ['PATH']}"
+        return {**os.environ, "PATH": path, "KUBECONFIG": str(self.kubeconfig)}
+
+    def renew_token(self) -> None:
+        token = self.server.service_account_token("kmesh-system", "kmesh-ipsec")
+        draft = self.account / ".token"
+        draft.write_text(token)
+        draft.rename(self.account / "token")
+
+    def node(self, node: Node, pod_cidrs: bool = True) -> None:
+        objects.put(self.server, node_manifest(node, pod_cidrs))
+
+    def pod(self, pod: Pod, labels: dict[str, str] | None = None, **spec: Any) -> None:
+        objects.put(self.server, pod_manifest(pod, labels, **spec))
+
+    def delete_pod(self, name: str) -> None:
+        objects.delete(self.server, {"kind": "Pod", "metadata": {"name": name, "namespace": "default"}})
+
+    def namespace(self, labels: dict[str, str]) -> None:
+        self.sh(" ".join(["kubectl label --overwrite namespace default", *(f"{k}={v}" for k, v in labels.items())]))
+
+    def sh(self, line: str) -> str:
+        """Run a line of shell as the operator; give what it prints."""
+        done = subprocess.run(
+            ["bash", "-c", line],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=self.environment,
+            cwd=ROOT / "scripts",
+        )
+        assert done.returncode == 0, f"{line}: status {done.returncode}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def info(self, node: str) -> dict[str, Any] | None:
+        found = json.loads(self.sh("kubectl get kmeshnodeinfos -n kmesh-system -o json"))["items"]
+        return next((one for one in found if one["metadata"]["name"] == node), None)
+
+    def spi(self, node: str) -> int:
+        info = self.info(node)
+        return info["spec"]["spi"] if info else 0
+
+    def kmeshctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["kmeshctl", *arguments], capture_output=True, text=True, check=False, env=self.environment
+        )
+
+    def close(self) -> None:
+        self.server.stop()
+        self._network.detach_host(DEVICE)
+
+
+class KubeDaemon(Daemon):
+    """The daemon of one node, in the node's network and a mount namespace of its own, with exactly ``line``."""
+
+    def __init__(self, node: str, cluster: KubeCluster, logs: Path, line: str) -> None:
+        super().__init__(node, cluster, logs)  # type: ignore[arg-type] # of a cluster it wants a folder only to start
+        self._kube, self._line = cluster, line
+        # The node's bpffs outlives its daemon.
+        self._bpffs = logs / f"bpffs-{node}"
+        self._bpffs.mkdir()
+        run(f"mount -t bpf bpf {self._bpffs}")
+        self.pin_root = self._bpffs / "kmesh-ipsec"
+
+    def start(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = self._in_a_pod(self._line, stdout=log, stderr=log)
+
+    def uninstall(self) -> subprocess.CompletedProcess[str]:
+        process = self._in_a_pod(
+            "./start_kmesh.sh uninstall", stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        out, err = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def close(self) -> None:
+        """Unmount the node's bpffs: with the pins, what they hold goes too."""
+        run(f"umount {self._bpffs}")
+
+    def _in_a_pod(self, line: str, **streams: Any) -> subprocess.Popen[Any]:
+        environment = {
+            "PATH": os.environ["PATH"],
+            "NODE_NAME": self.node,
+            "KUBERNETES_SERVICE_HOST": ADDRESS,
+            "KUBERNETES_SERVICE_PORT": str(self._kube.server.port),
+            "ACCOUNT": str(self._kube.account),
+            "SCRIPTS": str(ROOT / "scripts"),
+            "BPFFS": str(self._bpffs),
+        }
+        command = ["nsenter", f"--net=/run/netns/{self.node}", "unshare", "--mount", "bash", "-ec"]
+        script = IN_A_POD.format(command=line)
+        return subprocess.Popen([*command, script], stdin=subprocess.DEVNULL, env=environment, **streams)
