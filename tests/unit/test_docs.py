@@ -1,0 +1,36 @@
+"""The pages for operators tell of everything that is there, and of nothing else."""
+
+import re
+from pathlib import Path
+
+import pytest
+from kmesh.launcher import config
+
+from kmesh_bpf import contract
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "ARCHITECTURE.md"])
+
+
+def page(name: str) -> str:
+    return (ROOT / "docs" / name).read_text()
+
+
+def test_every_flag_of_the_daemon_is_documented_and_no_other():
+    flags = {word for action in config._parser()._actions for word in action.option_strings if word.startswith("--")}
+    assert set(re.findall(r"^\| `(--[a-z-]+)", page("flags.md"), re.MULTILINE)) == flags
+
+
+def test_every_counter_is_explained_and_no_other():
+    section = page("troubleshooting.md").partition("## Counters")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == set(contract.COUNTERS)
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_links_and_paths_lead_somewhere(path):
+    text = path.read_text()
+    links = [one.partition("#")[0] for one in re.findall(r"\]\(([^)]+)\)", text) if "://" not in one]
+    missing = [one for one in links if one and not (path.parent / one).exists()]
+    named = re.findall(r"(?<![\w/.])(?:docs|deploy|scripts|tests|bpf|kmesh_bpf|python)/[\w./-]*\w(?![\w*/])", text)
+    missing += [one for one in named if not (ROOT / one).exists()]
+    assert missing == []
