@@ -8,6 +8,7 @@ import yaml
 from kmesh.cluster.kubernetes.connection import connect
 from kmesh.cluster.kubernetes.source import KubernetesCluster
 from kmesh.errors import ClusterError
+from kmesh.launcher import conditions
 
 from tests.contract.test_cluster_source import lease
 from tests.deploy.conftest import apply, manifests
@@ -16,6 +17,7 @@ from tests.lab.apiserver import ROOT
 from tests.unit.cluster import kube
 
 ACCOUNT = "system:serviceaccount:kmesh-system:kmesh-ipsec"
+CONDITIONS = conditions.manifest({"KeyAccepted": conditions.Condition("True", "Accepted", "SPI 1", 1.0, 1)}, "n1")
 GUIDE = ["--mode=dual-engine", "--enable-bypass=false", "--enable-ipsec=true"]
 
 
@@ -108,6 +110,7 @@ def as_the_daemon(applied, monkeypatch):
             actions = (
                 lambda: source.publish(kube.node_info(1)),
                 lambda: source.publish_status(lease("n1")),
+                lambda: source.publish_conditions(CONDITIONS),
                 lambda: source.tell(event),
                 lambda: source.withdraw("n1"),
             )

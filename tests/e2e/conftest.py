@@ -1,17 +1,14 @@
 """One lab for the whole session: starting three daemons takes a minute under emulation."""
 
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from lab.cluster import LABEL, Cluster, Daemon, wait_for
-from lab.network import Network
-from lab.traffic import Echo
+from tests.lab.cluster import LABEL, Cluster, Daemon, wait_for
+from tests.lab.network import Network
+from tests.lab.traffic import Echo
 
 
 class Lab:

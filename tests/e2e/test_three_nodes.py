@@ -4,10 +4,11 @@ import signal
 import time
 
 import pytest
-from lab.capture import Capture
-from lab.cluster import LABEL, wait_for
-from lab.network import run
-from lab.traffic import Echo, Flow, exchange, transfer
+
+from tests.lab.capture import Capture
+from tests.lab.cluster import LABEL, wait_for
+from tests.lab.network import run
+from tests.lab.traffic import Echo, Flow, exchange, transfer
 
 NODES = {4: ("10.10.0.1", "10.10.0.2"), 6: ("fd00:10::1", "fd00:10::2")}
 VERSIONS = pytest.mark.parametrize("version", [4, 6])

@@ -2,10 +2,10 @@
 
 import time
 
-from lab.capture import Capture
-from lab.cluster import wait_for
-from lab.network import run
-from lab.traffic import Flow, exchange
+from tests.lab.capture import Capture
+from tests.lab.cluster import wait_for
+from tests.lab.network import run
+from tests.lab.traffic import Flow, exchange
 
 NODES = ("10.10.0.1", "10.10.0.2")
 

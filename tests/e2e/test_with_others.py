@@ -7,12 +7,12 @@ import time
 from contextlib import contextmanager
 
 import pytest
-from lab.capture import Capture
-from lab.cluster import wait_for
-from lab.network import WIRE, inside, run
-from lab.traffic import Echo, exchange
 
 from tests.kernel import tiny_bpf
+from tests.lab.capture import Capture
+from tests.lab.cluster import wait_for
+from tests.lab.network import WIRE, inside, run
+from tests.lab.traffic import Echo, exchange
 
 HAND, HAND_BOOT_ID = "n4", "0badcafe-0000-4000-8000-00000000beef"
 SENT = 20

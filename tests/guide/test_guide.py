@@ -1,23 +1,23 @@
 """The README's five steps, word for word, against a real API server. Tests run in order and share one cluster."""
 
 import http.client
+import json
 import re
 import signal
 import subprocess
-import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from lab.capture import Capture
-from lab.cluster import ROOT, wait_for
-from lab.kube import KubeCluster, KubeDaemon
-from lab.network import Network, inside, run
-from lab.traffic import Echo, Flow, exchange
+from tests.lab.capture import Capture
+from tests.lab.cluster import ROOT, wait_for
+from tests.lab.kube import KubeCluster, KubeDaemon
+from tests.lab.network import Network, Pod, inside, run
+from tests.lab.traffic import Echo, Flow, exchange
 
 NODES = {4: ("10.10.0.1", "10.10.0.2"), 6: ("fd00:10::1", "fd00:10::2")}
 SENT = 20
@@ -188,6 +188,62 @@ def test_step_5_a_key_replaced_under_a_flood_raises_the_spi_and_loses_no_packet(
     assert (four.lost, six.lost, seen.pods_in_clear()) == (0, 0, 0)
     assert set(seen.esp(*NODES[4])) == {1, 2}
     assert "ESP(spi=0x00000002,seq=" in look(guide, "n1")
+
+
+def reasons(guide):
+    events = json.loads(guide.cluster.sh("kubectl get events -n default -o json"))["items"]
+    return {(event["involvedObject"]["name"], event["reason"]) for event in events}
+
+
+def test_the_cluster_s_events_tell_of_readiness_and_of_the_replaced_key(guide):
+    for reason in ("EncryptionReady", "KeyReplaced"):
+        wanted = {(node, reason) for node in guide.daemons}
+        wait_for(f"{reason} of all nodes", lambda wanted=wanted: wanted <= reasons(guide), 150)
+
+
+def test_a_broken_secret_changes_nothing_and_is_said_and_the_next_key_goes_on_above(guide):
+    with Capture(guide.network) as seen, Flow(guide.pod("p1a"), guide.pod("p2a").address(4), 50) as count:
+        broken = """'{"data":{"ipSec":"bm9uc2Vuc2U="}}'"""
+        guide.cluster.sh(f"kubectl patch secret -n kmesh-system kmesh-ipsec --type=merge -p {broken}")
+        wait_for("KeyRefused", lambda: ("n1", "KeyRefused") in reasons(guide))
+        refused = guide.cluster.kmeshctl("secret", "create")
+        assert refused.returncode == 1
+        assert "kmeshctl secret delete" in refused.stderr
+        guide.cluster.sh("kmeshctl secret delete")
+        assert "SPI 3" in guide.cluster.sh("kmeshctl secret create")
+        guide.wait_spi(3)
+    print(f"broken Secret: {count}")
+    assert (count.lost, seen.pods_in_clear()) == (0, 0)
+
+
+def test_two_hundred_pods_come_and_go_at_once_and_others_lose_nothing(guide):
+    """Not 2,000, as in tests/cluster, where no daemon runs under emulation."""
+    pods = [
+        Pod(f"many{number}", "n3", (ip_address(f"10.244.3.{number}"), ip_address(f"fd00:244:3::{number:x}")), "")
+        for number in range(20, 220)
+    ]
+    with Capture(guide.network) as seen, Flow(guide.pod("p1a"), guide.pod("p2a").address(4), 50) as count:
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(guide.cluster.pod, pods))
+        wait_for("n1 has them", lambda: {str(pod.addresses[1]) for pod in pods} <= guide.managed("n1"))
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda pod: guide.cluster.delete_pod(pod.name), pods))
+        wait_for("n1 has none of them", lambda: not {str(pod.addresses[0]) for pod in pods} & guide.managed("n1"))
+    print(f"200 pods: {count}")
+    assert (count.lost, seen.pods_in_clear()) == (0, 0)
+
+
+def test_a_daemon_that_restarts_without_its_permissions_says_which_and_goes_on_when_it_has_them(guide):
+    daemon = guide.daemons["n2"]
+    with Capture(guide.network) as seen, Flow(guide.pod("p1a"), guide.pod("p2a").address(4), 50) as count:
+        guide.cluster.sh("kubectl delete clusterrolebinding kmesh-ipsec")
+        daemon.stop(signal.SIGKILL)
+        daemon.start()
+        wait_for("it says what it may not", lambda: "may not list" in daemon.text(), 120)
+        guide.cluster.sh("kubectl apply --server-side -k ../deploy/base")
+        daemon.wait_ready()
+    print(f"permissions taken away: {count}")
+    assert (count.lost, seen.pods_in_clear()) == (0, 0)
 
 
 def test_an_api_server_that_dies_and_comes_back_costs_no_packet_and_the_view_goes_on(guide):

@@ -5,7 +5,6 @@ import json
 import os
 import struct
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -15,15 +14,11 @@ from types import SimpleNamespace
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-from container import Container, Node, Spec
-from lab.cluster import LABEL, Cluster
-from lab.network import Node as LabNode
-from lab.network import Pod, run
-
 from kmesh_bpf.kernel import bpf
+from tests.image.container import Container, Node, Spec
+from tests.lab.cluster import LABEL, Cluster
+from tests.lab.network import Node as LabNode
+from tests.lab.network import Pod, run
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD_SECONDS = 1200

@@ -4,7 +4,6 @@ import ctypes
 import shutil
 import socket
 import subprocess
-import sys
 import uuid
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,14 +12,12 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit/core"))
-import mesh
-
 from kmesh_bpf import LinkWatcher, LinuxKernel, Options, Settings, make_plan
 from kmesh_bpf.core import operations as ops
 from kmesh_bpf.core.diff import diff
 from kmesh_bpf.core.state import KernelState, PodFlags, Program
 from kmesh_bpf.errors import ConfigError, ConflictError, MapFullError
+from tests.unit.core import mesh
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWNET = 0x40000000

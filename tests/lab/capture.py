@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from types import TracebackType
 
-from lab.network import WIRE, Network, inside
+from tests.lab.network import WIRE, Network, inside
 
 ETH_P_ALL = 3
 ESP = 50

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from lab.network import Network, Node, Pod
+from tests.lab.network import Network, Node, Pod
 
 ROOT = Path(__file__).resolve().parents[2]
 PINS = Path("/sys/fs/bpf")

@@ -9,12 +9,10 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from lab.cluster import LABEL, ROOT, Cluster, Daemon, wait_for
-from lab.kube import KubeCluster, KubeDaemon
-from lab.network import Network, run
-from lab.traffic import Count, Echo, exchange
+from tests.lab.cluster import LABEL, ROOT, Cluster, Daemon, wait_for
+from tests.lab.kube import KubeCluster, KubeDaemon
+from tests.lab.network import Network, run
+from tests.lab.traffic import Count, Echo, exchange
 
 START = time.monotonic()
 KEY = "secret --key=$(dd if=/dev/urandom count=36 bs=1 2>/dev/null | xxd -p -c 64)"

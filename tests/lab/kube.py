@@ -8,10 +8,10 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from lab.cluster import ROOT, Daemon, node_manifest, pod_manifest
-from lab.network import Network, Node, Pod, run
 from tests.lab import objects
 from tests.lab.apiserver import ApiServer
+from tests.lab.cluster import ROOT, Daemon, node_manifest, pod_manifest
+from tests.lab.network import Network, Node, Pod, run
 
 ADDRESS, DEVICE = "10.10.0.254", "kmesh-api"
 IN_A_POD = """

@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 
-from lab.network import Pod, socket_in
+from tests.lab.network import Pod, socket_in
 
 FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 PORT = 7

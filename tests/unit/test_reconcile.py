@@ -1,11 +1,7 @@
 import errno
-import sys
 from dataclasses import replace
 from ipaddress import ip_address
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent / "core"))
-import mesh
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,6 +15,7 @@ from kmesh_bpf.core.view import View
 from kmesh_bpf.errors import KernelError
 from kmesh_bpf.kernel.fake import FakeKernel
 from kmesh_bpf.reconcile import reconcile
+from tests.unit.core import mesh
 
 R = ip_address("10.10.0.2")
 

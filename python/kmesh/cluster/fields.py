@@ -51,9 +51,9 @@ class Fields:
             raise ConfigError(f"{self._at(name)} is neither true nor false")
         return bool(value)
 
-    def number(self, name: str, least: int, most: int) -> int:
-        """Give an integer within bounds, both included."""
-        return _number(self._values.get(name), self._at(name), least, most)
+    def number(self, name: str, least: int, most: int, default: int | None = None) -> int:
+        """Give an integer within bounds, both included; without a default it must be there."""
+        return _number(self._values.get(name, default), self._at(name), least, most)
 
     def numbers(self, name: str, least: int, most: int) -> tuple[int, ...]:
         """Give a list of integers within bounds, both included; an absent one is empty."""

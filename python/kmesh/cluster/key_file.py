@@ -68,6 +68,10 @@ class KeyFile:
         """See :class:`kmesh.cluster.source.ClusterSource`."""
         self._source.publish_status(lease)
 
+    def publish_conditions(self, node_info: Mapping[str, Any]) -> None:
+        """See :class:`kmesh.cluster.source.ClusterSource`."""
+        self._source.publish_conditions(node_info)
+
     def statuses(self) -> tuple[Mapping[str, Any], ...]:
         """See :class:`kmesh.cluster.source.ClusterSource`."""
         return self._source.statuses()

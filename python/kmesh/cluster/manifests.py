@@ -162,6 +162,9 @@ class FolderCluster:
         node = str(lease["metadata"]["name"]).removeprefix(LEASE_PREFIX)
         self._write(self._path(STATUS_FILE_PREFIX, node), lease, mode=0o644)
 
+    def publish_conditions(self, node_info: Mapping[str, Any]) -> None:
+        """See :class:`kmesh.cluster.source.ClusterSource`: a folder counts no generations; the Lease says the same."""
+
     def statuses(self) -> tuple[Mapping[str, Any], ...]:
         """See :class:`kmesh.cluster.source.ClusterSource`; a file that cannot be read is as good as none."""
         found: list[Mapping[str, Any]] = []

@@ -19,6 +19,7 @@ REPLAY_ANNOTATION = "kmesh.net/ipsec-replay-window"
 LARGEST_WINDOW = 4096
 """Packets: XFRMA_REPLAY_ESN_MAX of linux/xfrm.h."""
 LARGEST_SPI = (1 << 32) - 1
+LARGEST_GENERATION = (1 << 63) - 1
 
 Identity = tuple[str, str, str]
 """(kind, namespace, name); the namespace is empty for what has none."""
@@ -58,7 +59,10 @@ class PodObject:
 
 @dataclass(frozen=True, slots=True)
 class NodeInfo:
-    """A KmeshNodeInfo; addresses and CIDRs as text, for keys are derived from the text."""
+    """A KmeshNodeInfo; addresses and CIDRs as text, for keys are derived from the text.
+
+    ``generation``: the server's count of changes of its spec, 0 where nobody counts; no part of what it says.
+    """
 
     name: str
     spi: int
@@ -66,6 +70,7 @@ class NodeInfo:
     boot_id: str
     pod_cidrs: tuple[str, ...]
     annotations: Mapping[str, str] = field(hash=False)
+    generation: int = field(default=0, compare=False)
 
     @property
     def replay_window(self) -> int | None:
@@ -242,6 +247,7 @@ def _node_info(_: Mapping[str, Any], top: Fields) -> NodeInfo:
         spec.text("bootID"),
         spec.texts("podCIDRS"),
         metadata.labels("annotations"),
+        metadata.number("generation", 0, LARGEST_GENERATION, default=0),
     )
 
 

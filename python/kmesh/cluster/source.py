@@ -41,6 +41,9 @@ class ClusterSource(Protocol):
     def publish_status(self, lease: Mapping[str, Any]) -> None:
         """Create or replace a node's status: a Lease, see :mod:`kmesh.cluster.status`."""
 
+    def publish_conditions(self, node_info: Mapping[str, Any]) -> None:
+        """Write the status of a KmeshNodeInfo, where the cluster is one that keeps it."""
+
     def statuses(self) -> tuple[Mapping[str, Any], ...]:
         """Give the Leases of all nodes, as they are now.
 

@@ -56,6 +56,7 @@ class Memory:
     refused: str = ""
     problems: tuple[str, ...] = ()
     published: bool = False
+    generation: int = 0
     status: NodeStatus | None = None
     ready: bool = False
 
@@ -140,7 +141,9 @@ class Daemon:
         self.recorder.passed(
             view,
             report,
-            KeyRecord(memory.keyring.current if memory.keyring else 0, memory.announced, memory.refused),
+            KeyRecord(
+                memory.keyring.current if memory.keyring else 0, memory.announced, memory.refused, memory.generation
+            ),
             cluster_problems=objects.problems,
             counters=counters,
             xfrm_errors=self.kernel.xfrm_errors(),
@@ -221,6 +224,7 @@ class Daemon:
         ours = next((info for info in objects.node_infos if info.name == view.node.name), None)
         node = local_node(objects, self.config.node)
         wanted = kmesh_node_info(node, spi, self.config.options.replay_window, boot_id=report.incarnation)
+        self.memory.generation = ours.generation if ours is not None and ours == parse(wanted) else 0
         if ours != parse(wanted):
             self.source.publish(wanted)
             log.info("announced: SPI %d, incarnation %s", spi, report.incarnation)

@@ -57,15 +57,16 @@ def notes(before: Record, after: Record) -> tuple[Note, ...]:
             f"key replaced: SPI {after.settled} with {len(after.peers)} peers, nothing of SPI {before.settled} left"
         )
         found.append(Note("Normal", "KeyReplaced", message))
-    if not _patience_lost(before) and _patience_lost(after):
+    if not patience_lost(before) and patience_lost(after):
         found.append(Note("Warning", "EncryptionNotReady", "; ".join(after.unready)))
-    if not after.unready and (_patience_lost(before) or not before.been_ready):
+    if not after.unready and (patience_lost(before) or not before.been_ready):
         message = f"ready for encryption: {after.peers_ready} of {after.peers_expected} peers, SPI {after.key.spi}"
         found.append(Note("Normal", "EncryptionReady", message))
     return tuple(found)
 
 
-def _patience_lost(record: Record) -> bool:
+def patience_lost(record: Record) -> bool:
+    """Tell whether a node has been unready for so long that it is worth saying."""
     return bool(record.unready) and record.attempted - record.unready_since >= PATIENCE
 
 

@@ -1,4 +1,4 @@
-"""Writes whose outcome nobody waits for, Events and the node's report, sent by a thread of their own.
+"""Writes whose outcome nobody waits for, Events, the node's report and conditions, sent by a thread of their own.
 
 A slow API server must not hold up the loop that puts back what somebody flushes.
 """
@@ -8,8 +8,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from kmesh.cluster.source import ClusterSource
 from kmesh_bpf import KmeshBpfError
@@ -25,14 +25,22 @@ LAST_SECONDS = 2.0
 Manifest = Mapping[str, Any]
 
 
+class Letter(NamedTuple):
+    """What is to be sent, and how; of one ``kind`` only the newest, unless it is empty."""
+
+    kind: str
+    send: Callable[[Manifest], None]
+    manifest: Manifest
+
+
 class Outbox:
-    """Hands on to a source what :meth:`tell` and :meth:`report` take; both return at once and raise nothing."""
+    """Hands on to a source what :meth:`tell`, :meth:`report` and :meth:`conditions` take; they return at once."""
 
     def __init__(self, source: ClusterSource, retry_seconds: float = RETRY_SECONDS) -> None:
         self._source, self._retry_seconds = source, retry_seconds
         self._condition = threading.Condition()
-        self._events: deque[Manifest] = deque(maxlen=MOST_EVENTS)
-        self._lease: Manifest | None = None
+        self._events: deque[Letter] = deque(maxlen=MOST_EVENTS)
+        self._newest: dict[str, Letter] = {}
         self._closed = False
         self._complaint = ""
         self._thread = threading.Thread(target=self._work, name="outbox", daemon=True)
@@ -41,14 +49,16 @@ class Outbox:
     def tell(self, event: Manifest) -> None:
         """Send an Event."""
         with self._condition:
-            self._events.append(event)
+            self._events.append(Letter("", self._source.tell, event))
             self._condition.notify()
 
     def report(self, lease: Manifest) -> None:
         """Send the node's report, in place of an older one that is still waiting."""
-        with self._condition:
-            self._lease = lease
-            self._condition.notify()
+        self._renew(Letter("report", self._source.publish_status, lease))
+
+    def conditions(self, node_info: Manifest) -> None:
+        """Send the conditions of the node's KmeshNodeInfo, in place of older ones that are still waiting."""
+        self._renew(Letter("conditions", self._source.publish_conditions, node_info))
 
     def close(self) -> None:
         """Send what is waiting, if that is soon done, and end."""
@@ -57,32 +67,39 @@ class Outbox:
             self._condition.notify()
         self._thread.join(LAST_SECONDS)
 
+    def _renew(self, letter: Letter) -> None:
+        with self._condition:
+            self._newest[letter.kind] = letter
+            self._condition.notify()
+
     def _work(self) -> None:
         while True:
             with self._condition:
-                self._condition.wait_for(lambda: self._closed or self._events or self._lease is not None)
-                event = self._events.popleft() if self._events else None
-                lease, self._lease = (self._lease, None) if event is None else (None, self._lease)
+                self._condition.wait_for(lambda: self._closed or self._events or self._newest)
+                letter = self._next()
                 closed = self._closed
-            if event is None and lease is None:
+            if letter is None:
                 return
-            sent = self._send(event, lease)
+            sent = self._send(letter)
             if not sent and closed:
                 return
             if not sent:
                 with self._condition:
-                    if event is not None:
-                        self._events.appendleft(event)
-                    elif self._lease is None:
-                        self._lease = lease
+                    if not letter.kind:
+                        self._events.appendleft(letter)
+                    else:
+                        self._newest.setdefault(letter.kind, letter)
                     self._condition.wait_for(lambda: self._closed, self._retry_seconds)
 
-    def _send(self, event: Manifest | None, lease: Manifest | None) -> bool:
+    def _next(self) -> Letter | None:
+        """Take what is to be sent next; the lock is held."""
+        if self._events:
+            return self._events.popleft()
+        return self._newest.pop(next(iter(self._newest))) if self._newest else None
+
+    def _send(self, letter: Letter) -> bool:
         try:
-            if event is not None:
-                self._source.tell(event)
-            elif lease is not None:
-                self._source.publish_status(lease)
+            letter.send(letter.manifest)
         except KmeshBpfError as error:
             if str(error) != self._complaint:  # once, as long as it lasts
                 self._complaint = str(error)

@@ -74,11 +74,15 @@ class PeerRecord:
 
 @dataclass(frozen=True, slots=True)
 class KeyRecord:
-    """The key in force (SPI 0: none), the SPI in our KmeshNodeInfo, and why the Secret's content was refused."""
+    """The key in force (SPI 0: none), the SPI in our KmeshNodeInfo, and why the Secret's content was refused.
+
+    ``generation``: of our KmeshNodeInfo in the cluster; 0: it is not known to stand there as we announced it.
+    """
 
     spi: int = 0
     announced: int = 0
     refused: str = ""
+    generation: int = 0
 
 
 NO_KEY = KeyRecord()

@@ -9,6 +9,8 @@ from dataclasses import replace
 
 from kmesh.cluster.reporting import should_publish
 from kmesh.cluster.status import NodeStatus, to_lease
+from kmesh.launcher import conditions
+from kmesh.launcher.conditions import Condition
 from kmesh.launcher.events import Allowance, admit, manifest, notes
 from kmesh.launcher.outbox import Outbox
 from kmesh.launcher.readiness import Bounds, Page, answer, unready
@@ -41,6 +43,9 @@ class Recorder:
         self._bounds = bounds
         self._allowances: dict[str, Allowance] = {}
         self._reported: NodeStatus | None = None
+        self._conditions: dict[str, Condition] = {}
+        self._written: dict[str, Condition] = {}
+        self._written_at = 0.0
         self._take(self.record)
 
     def passed(
@@ -91,3 +96,7 @@ class Recorder:
         self._allowances, told = admit(self._allowances, notes(before, self.record), now)
         for number, note in enumerate(told):
             self._outbox.tell(manifest(note, record.node, now, number))
+        self._conditions = conditions.conditions(self.record, self._conditions)
+        if record.key.generation and conditions.due(self._written, self._conditions, self._written_at, now):
+            self._written, self._written_at = self._conditions, now
+            self._outbox.conditions(conditions.manifest(self._conditions, record.node))

@@ -1,17 +1,13 @@
-import sys
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from itertools import product
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-import mesh
 
 from kmesh_bpf import Fate, KernelState, Node, Observation, Options, Peer, Stop, make_plan, trace
 from kmesh_bpf.core.state import PodFlags
 from tests.bpf import model
+from tests.unit.core import mesh
 
 A, B, C = (ip_address(f"10.244.{index}.10") for index in (1, 2, 3))
 SERVICE = ip_network("10.96.0.0/16")

@@ -1,18 +1,14 @@
-import sys
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-import mesh
 
 from kmesh_bpf import contract
 from kmesh_bpf.core import keys
 from kmesh_bpf.core.planner import Options, make_plan
 from kmesh_bpf.core.state import Direction, KernelState, Mark, Observation, PodFlags
 from kmesh_bpf.core.view import Peer
+from tests.unit.core import mesh
 
 EMPTY = Observation(KernelState(), links=mesh.LINKS)
 OPTIONS = Options()

@@ -69,8 +69,8 @@ class Node:
         for index in range(2, others + 2):
             self.put(kube.node_info(index))
         self.source = FolderCluster(folder, self.clock)
-        self.told, self.reported = [], []
-        outbox = SimpleNamespace(tell=self.told.append, report=self.reported.append)
+        self.told, self.reported, self.written = [], [], []
+        outbox = SimpleNamespace(tell=self.told.append, report=self.reported.append, conditions=self.written.append)
         self.recorder = Recorder("n1", self.source.age, outbox, BOUNDS, self.clock)
         self.daemon = Daemon(parse([], "n1", "host"), self.source, self.kernel, self.recorder)
 

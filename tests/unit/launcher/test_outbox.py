@@ -22,7 +22,7 @@ class Cluster:
             raise ClusterError("the API server is away")
         self.taken.append(what)
 
-    tell = publish_status = take
+    tell = publish_status = publish_conditions = take
 
 
 def until(true):
@@ -49,7 +49,7 @@ def test_of_reports_that_wait_only_the_newest_is_sent():
     cluster.open.clear()
     with closing(Outbox(cluster)) as outbox:
         outbox.report({"report": 1})
-        assert until(lambda: outbox._lease is None)  # it is under way
+        assert until(lambda: not outbox._newest)  # it is under way
         outbox.report({"report": 2})
         outbox.report({"report": 3})
         cluster.open.set()
@@ -57,7 +57,7 @@ def test_of_reports_that_wait_only_the_newest_is_sent():
     assert cluster.taken == [{"report": 1}, {"report": 3}]
 
 
-@pytest.mark.parametrize("send", ["tell", "report"])
+@pytest.mark.parametrize("send", ["tell", "report", "conditions"])
 def test_what_the_cluster_refuses_is_sent_again_and_complained_of_once(send, caplog):
     cluster = Cluster(refusals=3)
     with closing(Outbox(cluster, retry_seconds=0.01)) as outbox:

@@ -126,6 +126,15 @@ class KubernetesCluster:
         """See :class:`kmesh.cluster.source.ClusterSource`."""
         self._writer.apply(self._leases, lease)
 
+    def publish_conditions(self, node_info: Mapping[str, Any]) -> None:
+        """See :class:`kmesh.cluster.source.ClusterSource`."""
+        try:
+            self._writer.apply(self._infos, node_info, "/status")
+        except ApiError as error:
+            if error.status != NOT_FOUND:
+                raise
+            # Another project's CRD, without this subresource, or uninstalled in between: nothing is lost.
+
     def statuses(self) -> tuple[Mapping[str, Any], ...]:
         """See :class:`kmesh.cluster.source.ClusterSource`."""
         found = [one for page in pages(self._connection, self._leases) for one in page.items]

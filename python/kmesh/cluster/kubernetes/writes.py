@@ -30,15 +30,18 @@ class Writer:
         self._connection = connection
         self._secrets = Collection("Secret", namespace)
 
-    def apply(self, collection: Collection, manifest: Mapping[str, Any]) -> dict[str, Any]:
-        """Create or replace, as the owner of every field that is given; give the object as stored."""
+    def apply(self, collection: Collection, manifest: Mapping[str, Any], subresource: str = "") -> dict[str, Any]:
+        """Create or replace, as the owner of every field that is given; give the object as stored.
+
+        ``subresource``: of an object that is there, as it stands in paths ("/status").
+        """
         name = str(manifest["metadata"]["name"])
         query = urlencode({"fieldManager": FIELD_MANAGER, "force": "true"})
         return self._connection.call(
             "patch",
-            _what(collection, name),
+            _what(collection, name, subresource),
             "PATCH",
-            f"{collection.item(name)}?{query}",
+            f"{collection.item(name)}{subresource}?{query}",
             _placed(manifest, collection),
             APPLY,
         )
@@ -102,8 +105,8 @@ class Writer:
             raise
 
 
-def _what(collection: Collection, name: str) -> str:
-    return f"{collection.plural} {collection.namespace}/{name}"
+def _what(collection: Collection, name: str, subresource: str = "") -> str:
+    return f"{collection.plural}{subresource} {collection.namespace}/{name}"
 
 
 def _placed(manifest: Mapping[str, Any], collection: Collection) -> dict[str, Any]:
