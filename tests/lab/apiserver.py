@@ -263,6 +263,7 @@ class ApiServer:
                 stdout=log,
                 stderr=log,
                 cwd=self.folder,
+                env={**os.environ, "GOGC": "400"},  # a third less time to start under emulation, for some memory
             )
 
     @staticmethod

@@ -38,6 +38,15 @@ def put(server: ApiServer, manifest: Mapping[str, Any]) -> dict[str, Any]:
         spec = {"spec": here["spec"]} if manifest["kind"] == "Pod" else {}
         body = {**here, **manifest, **spec, "metadata": {**here["metadata"], **metadata}}
         stored = server.request("PUT", path(manifest), body)
+    return _put_status(server, manifest, stored)
+
+
+def create(server: ApiServer, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """Create an object that is not there, in as few requests as it takes; its status too."""
+    return _put_status(server, manifest, server.request("POST", path(manifest).rpartition("/")[0], manifest))
+
+
+def _put_status(server: ApiServer, manifest: Mapping[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
     if manifest["kind"] in WITH_STATUS and "status" in manifest:
         status = {**stored.get("status", {}), **manifest["status"]}
         stored = server.request("PUT", f"{path(manifest)}/status", {**stored, "status": status})
@@ -58,6 +67,31 @@ def delete_namespace(server: ApiServer, name: str) -> None:
     delete(server, {"kind": "Namespace", "metadata": {"name": name}})
     here = server.request("GET", f"/api/v1/namespaces/{name}")
     server.request("PUT", f"/api/v1/namespaces/{name}/finalize", {**here, "spec": {"finalizers": []}})
+
+
+def serve_another_version(server: ApiServer) -> None:
+    """Let the server have KmeshNodeInfo in a version only that no daemon knows, as a newer CRD could."""
+    _patch_crd(
+        server,
+        {"op": "copy", "from": "/spec/versions/0", "path": "/spec/versions/1"},
+        {"op": "replace", "path": "/spec/versions/1/name", "value": "v1beta1"},
+        {"op": "replace", "path": "/spec/versions/1/storage", "value": False},
+        {"op": "replace", "path": "/spec/versions/0/served", "value": False},
+    )
+
+
+def serve_our_version(server: ApiServer) -> None:
+    """Undo that."""
+    _patch_crd(
+        server,
+        {"op": "replace", "path": "/spec/versions/0/served", "value": True},
+        {"op": "remove", "path": "/spec/versions/1"},
+    )
+
+
+def _patch_crd(server: ApiServer, *operations: Mapping[str, Any]) -> None:
+    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/kmeshnodeinfos.kmesh.net"
+    server.request("PATCH", path, operations, "application/json-patch+json")
 
 
 def clear(server: ApiServer) -> None:

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from kmesh.launcher import config
+from kmesh.launcher import conditions, config
 
 from kmesh_bpf import contract
 
@@ -34,3 +34,8 @@ def test_links_and_paths_lead_somewhere(path):
     named = re.findall(r"(?<![\w/.])(?:docs|deploy|scripts|tests|bpf|kmesh_bpf|python)/[\w./-]*\w(?![\w*/])", text)
     missing += [one for one in named if not (ROOT / one).exists()]
     assert missing == []
+
+
+def test_every_condition_is_explained_and_no_other():
+    section = page("troubleshooting.md").partition("## Events and conditions")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == set(conditions.TYPES)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from kmesh.cluster.objects import APIS, CLUSTER_WIDE
+from kmesh.cluster.objects import APIS, CLUSTER_WIDE, NODE_INFO_API
 from kmesh.errors import ApiError
 
 PLURALS = {
@@ -28,6 +28,8 @@ MESSAGE_LIMIT = 300
 """Characters of the server's own words in an error."""
 KEY_LIKE = re.compile(r"[A-Za-z0-9+/=]{40,}")
 """In the server's words, what could be key material."""
+UNKNOWN_PATH = ("not find the requested resource", "page not found")
+"""The server's words where it knows nothing of a kind, and where it knows the group in other versions."""
 REFUSED, NOT_FOUND, CONFLICT, GONE, UNAUTHORIZED = 403, 404, 409, 410, 401
 
 
@@ -90,10 +92,9 @@ def refusal(verb: str, what: str, status: int, body: bytes) -> ApiError:
     if status == UNAUTHORIZED:
         why = "the API server does not accept the credentials: they are of another cluster, or have expired"
         return ApiError(f"cannot {verb} {what}: {why}", status)
-    if status == NOT_FOUND and "kmeshnodeinfos" in what and "not find the requested resource" in words:
-        return ApiError(
-            f"cannot {verb} {what}: the cluster does not know KmeshNodeInfo; apply deploy/base/crd.yaml", status
-        )
+    if status == NOT_FOUND and "kmeshnodeinfos" in what and any(one in words for one in UNKNOWN_PATH):
+        why = f"the cluster does not know KmeshNodeInfo, or serves it in other versions than {NODE_INFO_API}"
+        return ApiError(f"cannot {verb} {what}: {why}; apply deploy/base/crd.yaml", status)
     if status == NOT_FOUND and words.startswith("namespaces "):
         return ApiError(f"cannot {verb} {what}: {words}; apply deploy/, or: kubectl create namespace", status)
     return ApiError(f"cannot {verb} {what}: {words} (HTTP status {status})", status)

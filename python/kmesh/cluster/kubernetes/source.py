@@ -162,7 +162,7 @@ class KubernetesCluster:
                 for manifest in page.items:
                     infos.add(manifest)
         except ApiError as error:
-            if error.status != NOT_FOUND:
+            if error.status != NOT_FOUND or self._group_known():
                 raise
             # A cluster that does not know KmeshNodeInfo yet: nobody has announced anything.
         for problem in infos.problems.values():
@@ -190,6 +190,17 @@ class KubernetesCluster:
             watch.join(CLOSE_SECONDS)
         self._connection.close()
         self._store.close()
+
+    def _group_known(self) -> bool:
+        """Tell whether the server has KmeshNodeInfo in any version at all."""
+        group = self._infos.api.partition("/")[0]
+        try:
+            self._connection.call("get", f"API group {group}", "GET", f"/apis/{group}")
+        except ApiError as error:
+            if error.status != NOT_FOUND:
+                raise
+            return False
+        return True
 
     def _watch(self, collection: Collection) -> Watch:
         on_change = {"Namespace": self._choose_pods, "Pod": self._adjust_pods}.get(collection.kind, lambda: None)
