@@ -147,6 +147,7 @@ class ApiServer:
             # Nobody makes service accounts in new namespaces here, and no kubelet reaches loopback endpoints.
             "--disable-admission-plugins=ServiceAccount",
             "--endpoint-reconciler-type=none",
+            "--delete-collection-workers=8",
             "--v=0",
             *self._flags,
         )
@@ -309,5 +310,5 @@ class ApiServer:
         """Give the pool of connections; trust is in the server's certificate as soon as it has made one."""
         if self._pool is None or (self.certificate.exists() and "ca_certs" not in self._pool.connection_pool_kw):
             trust = {"ca_certs": str(self.certificate)} if self.certificate.exists() else {}
-            self._pool = urllib3.PoolManager(maxsize=16, timeout=30.0, retries=False, **trust)
+            self._pool = urllib3.PoolManager(maxsize=16, timeout=120.0, retries=False, **trust)
         return self._pool

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.lab.cluster import LABEL, ROOT, Cluster, Daemon, wait_for
@@ -199,7 +200,9 @@ def main(kubernetes: bool) -> None:
 
     for daemon in daemons:
         daemon.stop()
-        check(daemon.uninstall().returncode == 0, "uninstall", f"on {daemon.node}")
+    with ThreadPoolExecutor() as pool:
+        for daemon, done in zip(daemons, pool.map(lambda daemon: daemon.uninstall(), daemons), strict=True):
+            check(done.returncode == 0, "uninstall", f"on {daemon.node}: {done.stderr}")
     for echo in echoes:
         echo.close()
     place.close()

@@ -5,6 +5,7 @@ Written rarely: every write goes to all nodes' watches, which read it and drop i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -82,11 +83,16 @@ def _verdicts(record: Record, before: Mapping[str, Condition]) -> Iterator[tuple
         yield KEY_REPLACED, "Unknown", "Replacing", f"SPI {key.spi} is not the only one yet"
 
 
-def due(before: Mapping[str, Condition], after: Mapping[str, Condition], written_at: float, now: float) -> bool:
-    """Tell whether they should be written now; other words for the same are no reason, but a new generation is."""
+def delay(before: Mapping[str, Condition], after: Mapping[str, Condition], written_at: float, now: float) -> float:
+    """Give the seconds after which they should be written, infinity: there is nothing new.
+
+    Other words for the same are no reason to write, but a new generation is.
+    """
     news = {name: replace(one, message="") for name, one in after.items()}
     known = {name: replace(one, message="") for name, one in before.items()}
-    return news != known and not 0 <= now - written_at < SOONEST
+    if news == known:
+        return math.inf
+    return SOONEST - (now - written_at) if 0 <= now - written_at < SOONEST else 0.0
 
 
 def manifest(found: Mapping[str, Condition], node: str) -> dict[str, Any]:

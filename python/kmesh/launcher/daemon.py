@@ -40,8 +40,9 @@ PERIOD = 30.0
 """Seconds between passes when nothing happens: catches what no notification told."""
 TRANSITION_PERIOD = 1.0
 """Seconds between passes while an old SA waits to become idle."""
-SETTLE = 0.02
-"""Seconds to let a burst of notifications end before acting on it."""
+SETTLE, LONGEST_SETTLE = 0.02, 2.0
+"""Seconds, at least and at most, to let a burst of notifications end before acting on it: in between as long as the
+last pass took, so that a cluster where something always changes costs half of a processor, and not all of it."""
 FIRST_RETRY, LAST_RETRY = 0.5, 30.0
 
 
@@ -81,6 +82,7 @@ class Daemon:
         self.clock = recorder.clock
         self.memory = Memory()
         self.stopping = False
+        self.took = 0.0
 
     def stop(self) -> None:
         """Ask the loop to end after the pass under way; the kernel objects stay."""
@@ -114,7 +116,7 @@ class Daemon:
             selector.select(min(self.source.poll_interval, max(0.0, until - self.clock())))
             kernel_changed, links_changed = self.kernel.changed(), links.drain()
             if kernel_changed or links_changed or self.source.changed():
-                time.sleep(SETTLE)
+                time.sleep(min(max(SETTLE, self.took), LONGEST_SETTLE))
                 self.kernel.changed()
                 links.drain()
                 return
@@ -128,13 +130,14 @@ class Daemon:
         self._tell(report)
         self._publish(view, report, objects)
         self._record(view, report, objects, began)
+        self.took = max(0.0, self.clock() - began)
         if report.converged:
             self.kernel.remove_stale()
         elif not report.failures:
             return SETTLE  # what is left is of a later step: the first pass only brought it about
         if report.failures:
             return TRANSITION_PERIOD
-        return TRANSITION_PERIOD if report.plan.transition else PERIOD
+        return TRANSITION_PERIOD if report.plan.transition else min(PERIOD, self.recorder.unwritten)
 
     def _record(self, view: View, report: Report, objects: ClusterObjects, began: float) -> None:
         memory, counters = self.memory, self.kernel.counters()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -25,7 +26,8 @@ class Recorder:
     """One daemon's. The loop's thread calls :meth:`passed`, :meth:`failed`, :meth:`report`, any thread :meth:`answer`.
 
     ``view_age`` is a ClusterSource's; ``clock`` gives seconds since the epoch, ``jitter`` something from 0 to 1.
-    ``record`` is replaced as a whole, so whoever reads it needs no lock.
+    ``record`` is replaced as a whole, so whoever reads it needs no lock. ``unwritten``: the seconds after which another
+    pass would write what had to wait, infinity: nothing has.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Recorder:
         self._conditions: dict[str, Condition] = {}
         self._written: dict[str, Condition] = {}
         self._written_at = 0.0
+        self.unwritten = math.inf
         self._take(self.record)
 
     def passed(
@@ -97,6 +100,9 @@ class Recorder:
         for number, note in enumerate(told):
             self._outbox.tell(manifest(note, record.node, now, number))
         self._conditions = conditions.conditions(self.record, self._conditions)
-        if record.key.generation and conditions.due(self._written, self._conditions, self._written_at, now):
-            self._written, self._written_at = self._conditions, now
+        self.unwritten = math.inf
+        if record.key.generation:
+            self.unwritten = conditions.delay(self._written, self._conditions, self._written_at, now)
+        if not self.unwritten:
+            self.unwritten, self._written, self._written_at = math.inf, self._conditions, now
             self._outbox.conditions(conditions.manifest(self._conditions, record.node))

@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from kmesh.launcher.conditions import (
     TYPES,
     Condition,
     conditions,
-    due,
+    delay,
     manifest,
 )
 from kmesh.launcher.events import PATIENCE
@@ -79,13 +80,13 @@ def test_a_daemon_that_starts_says_that_it_does_not_know_yet():
 def test_other_words_are_no_reason_to_write_but_a_status_and_a_generation_are():
     before = conditions(READY, {})
     words = {name: replace(one, message="other") for name, one in before.items()}
-    assert due({}, before, 0.0, 1000.0)
-    assert not due(before, words, 0.0, 1000.0)
+    assert delay({}, before, 0.0, 1000.0) == 0
+    assert delay(before, words, 0.0, 1000.0) == math.inf
     for change in ({"status": "False"}, {"reason": "Other"}, {"generation": 2}):
         other = before | {"KeyAccepted": replace(before["KeyAccepted"], **change)}
-        assert due(before, other, 1000.0, 1000.0 + SOONEST)
-        assert not due(before, other, 1000.0, 1000.0 + SOONEST / 2)
-        assert due(before, other, 5000.0, 1000.0), "the clock was set back"
+        assert delay(before, other, 1000.0, 1000.0 + SOONEST) == 0
+        assert delay(before, other, 1000.0, 1000.0 + SOONEST / 4) == SOONEST * 3 / 4
+        assert delay(before, other, 5000.0, 1000.0) == 0, "the clock was set back"
 
 
 @given(st.lists(st.text(max_size=900), max_size=5), st.text(max_size=3000))

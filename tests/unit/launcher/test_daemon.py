@@ -1,8 +1,10 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from kmesh.launcher.config import HostPort, parse
+from kmesh.launcher.daemon import LONGEST_SETTLE, SETTLE
 
 from kmesh_bpf import ConfigError, KernelError
 from tests.unit.cluster import kube
@@ -162,3 +164,16 @@ def test_the_health_address_is_15020_by_default_and_none_when_empty():
 def test_what_cannot_be_listened_on_or_waited_for_is_refused_in_a_sentence(flag):
     with pytest.raises(ConfigError, match=r"argument --(health-address|max-view-age): .*see --help"):
         parse([flag], None, "h")
+
+
+@pytest.mark.parametrize(("took", "settled"), [(0.0, SETTLE), (0.3, 0.3), (60.0, LONGEST_SETTLE)])
+def test_a_burst_may_last_as_long_as_the_last_pass_took_within_bounds(tmp_path, monkeypatch, took, settled):
+    node, slept = Node(tmp_path), []
+    node.steps(1)
+    node.daemon.took = took
+    node.put(kube.pod("late", 2, 77))
+    node.kernel.changed = lambda: False
+    monkeypatch.setattr("kmesh.launcher.daemon.time.sleep", slept.append)
+    quiet = SimpleNamespace(select=lambda seconds: [], drain=lambda: False)
+    node.daemon._sleep(quiet, quiet, 30.0)
+    assert slept == [settled]

@@ -22,6 +22,7 @@ from kubernetes.client.rest import RESTClientObject
 from kubernetes.config import ConfigException, load_incluster_config, load_kube_config
 from kubernetes.config.incluster_config import SERVICE_HOST_ENV_NAME, SERVICE_TOKEN_FILENAME
 
+from kmesh.cluster.kubernetes.comeback import Comeback
 from kmesh.cluster.kubernetes.resources import UNAUTHORIZED, refusal
 from kmesh.errors import ApiError
 from kmesh_bpf import ConfigError, __version__
@@ -51,6 +52,7 @@ class Connection:
         self._load = load
         self._lock = threading.Lock()
         self._loaded_at = 0.0
+        self.comeback = Comeback(time.monotonic)
         self._session = self._open()
 
     @property
@@ -100,6 +102,8 @@ class Connection:
         for attempt in (1, 2):
             session = self._session
             response = self._send(session, method, path, body, content, seconds)
+            if response.status != UNAUTHORIZED:
+                self.comeback.answered()
             if 200 <= response.status < 300:
                 return Answer(response)
             with Answer(response) as answer:
@@ -107,6 +111,8 @@ class Connection:
             if response.status == UNAUTHORIZED and attempt == 1 and self._renew(session):
                 continue
             break
+        if response.status == UNAUTHORIZED:
+            self.comeback.away()
         raise refusal(verb, what, response.status, said)
 
     def stream(self, answer: Answer) -> Iterator[bytes]:
@@ -152,6 +158,7 @@ class Connection:
         return response
 
     def _failed(self, error: Exception) -> ApiError:
+        self.comeback.away()
         return ApiError(f"the API server {self.server} cannot be reached: {_reason(error)}")
 
     def _renew(self, refused: _Session) -> bool:

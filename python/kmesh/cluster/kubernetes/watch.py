@@ -13,7 +13,17 @@ from typing import Any
 
 from kmesh.cluster.kubernetes.connection import Answer, Connection
 from kmesh.cluster.kubernetes.listing import pages
-from kmesh.cluster.kubernetes.resources import GONE, NOT_FOUND, REFUSED, Collection, lines, older, refusal, version_of
+from kmesh.cluster.kubernetes.resources import (
+    GONE,
+    NOT_FOUND,
+    REFUSED,
+    UNAUTHORIZED,
+    Collection,
+    lines,
+    older,
+    refusal,
+    version_of,
+)
 from kmesh.cluster.kubernetes.store import Shelf
 from kmesh.errors import ApiError
 
@@ -74,6 +84,7 @@ class Watch:
     def stop(self) -> None:
         """Ask the thread to end, now."""
         self._stopping.set()
+        self._connection.comeback.nudge()
         self.cut()
 
     def cut(self) -> None:
@@ -100,7 +111,7 @@ class Watch:
     def _keep_current(self) -> None:
         failures, doubt = 0, False
         while not self._stopping.is_set():
-            wait = 0.0
+            wait, away = 0.0, False
             self._open_since = None
             try:
                 if doubt and self._version:
@@ -115,7 +126,7 @@ class Watch:
                 log.info("all %s are read anew: %s", self._collection, reason)
                 self._version, failed = "", True
             except ApiError as error:
-                failed = True
+                failed, away = True, error.status in (0, UNAUTHORIZED)
                 if error.status == NOT_FOUND and self._optional:
                     self.shelf.replace(self.shelf.draft())
                     self._version, wait = "", ABSENT_RETRY
@@ -123,7 +134,8 @@ class Watch:
                     # That a watch breaks off is ordinary; that it cannot be taken up again is worth saying.
                     self.shelf.lost(None if self._open_since is not None else str(error))
             failures = (0 if self._was_open() else failures) + failed
-            self._stopping.wait(wait or (retry_delay(failures, self._random) if failures else 0.0))
+            wait = wait or (retry_delay(failures, self._random) if failures else 0.0)
+            self._connection.comeback.wait(wait, self._stopping, early=away)
 
     def _was_open(self) -> bool:
         """Tell whether the watch just ended had been open for some time."""
