@@ -1,5 +1,6 @@
 """Bad days of the API server, on each of which one of three daemons is killed and starts anew. After test_five_steps."""
 
+import os
 import signal
 import threading
 import time
@@ -7,12 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from ipaddress import ip_address
 
+import pytest
+
 from tests.lab import objects
 from tests.lab.cluster import wait_for
 from tests.lab.kube import ADDRESS
 from tests.lab.network import WIRE, Pod, run
 
-PODS = 2000
+PODS = int(os.environ.get("KMESH_GUIDE_PODS", "300"))
+"""2000 take six minutes under emulation, so tests/cluster has them, natively and without a daemon; here, when asked for."""
+GROUP = 100
+"""Deleted in one request: a server under emulation needs its minute for more."""
 
 
 def restart(daemon, until=""):
@@ -141,7 +147,8 @@ def test_an_api_server_that_dies_and_comes_back_costs_no_packet_and_the_view_goe
     assert "nothing compiled" in daemon.text()
 
 
-def test_two_thousand_pods_come_and_go_at_once_while_a_daemon_restarts(guide):
+@pytest.mark.timeout(1200)
+def test_hundreds_of_pods_come_and_go_at_once_while_a_daemon_restarts(guide):
     daemon = guide.daemons["n2"]
     pods = [
         Pod(f"many{number}", "n3", (ip_address(f"10.9.{number >> 8}.{number & 255}"),), "") for number in range(PODS)
@@ -149,12 +156,13 @@ def test_two_thousand_pods_come_and_go_at_once_while_a_daemon_restarts(guide):
     addresses = {str(pod.addresses[0]) for pod in pods}
     with guide.nothing_lost(f"{PODS} pods"):
         with ThreadPoolExecutor(8) as pool:
-            made = pool.map(lambda pod: guide.cluster.new_pod(pod, {"many": "yes"}), pods)
+            made = pool.map(lambda one: guide.cluster.new_pod(one[1], {"many": str(one[0] // GROUP)}), enumerate(pods))
             restart(daemon)
             list(made)
         for node in guide.daemons:
             wait_for(f"{node} has them", lambda node=node: addresses <= guide.managed(node), 300)
-        guide.cluster.delete_pods("many=yes")
+        for group in range(-(-PODS // GROUP)):
+            guide.cluster.delete_pods(f"many={group}")
         for node in guide.daemons:
             wait_for(f"{node} has none of them", lambda node=node: not addresses & guide.managed(node), 300)
         daemon.wait_ready()

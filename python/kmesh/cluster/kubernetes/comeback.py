@@ -20,12 +20,12 @@ class Comeback:
         self._woken_at = float("-inf")
 
     def away(self) -> None:
-        """Note that a request was not answered, or that the credentials were refused."""
+        """Note that a request was not answered, or not as it would be on a good day."""
         with self._condition:
             self._away = True
 
     def answered(self) -> None:
-        """Note that a request was answered: after a time away, wake those who wait."""
+        """Note that a request was answered well: after a time away, wake those who wait."""
         with self._condition:
             if self._away and self._clock() - self._woken_at >= QUIET_SECONDS:
                 self._away, self._woken_at = False, self._clock()

@@ -23,7 +23,7 @@ from kubernetes.config import ConfigException, load_incluster_config, load_kube_
 from kubernetes.config.incluster_config import SERVICE_HOST_ENV_NAME, SERVICE_TOKEN_FILENAME
 
 from kmesh.cluster.kubernetes.comeback import Comeback
-from kmesh.cluster.kubernetes.resources import UNAUTHORIZED, refusal
+from kmesh.cluster.kubernetes.resources import UNAUTHORIZED, common, refusal
 from kmesh.errors import ApiError
 from kmesh_bpf import ConfigError, __version__
 
@@ -102,16 +102,15 @@ class Connection:
         for attempt in (1, 2):
             session = self._session
             response = self._send(session, method, path, body, content, seconds)
-            if response.status != UNAUTHORIZED:
-                self.comeback.answered()
             if 200 <= response.status < 300:
+                self.comeback.answered()
                 return Answer(response)
             with Answer(response) as answer:
                 said = self._body(answer)
             if response.status == UNAUTHORIZED and attempt == 1 and self._renew(session):
                 continue
             break
-        if response.status == UNAUTHORIZED:
+        if common(response.status):
             self.comeback.away()
         raise refusal(verb, what, response.status, said)
 

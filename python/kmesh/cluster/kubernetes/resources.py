@@ -127,6 +127,11 @@ def version_of(manifest: Mapping[str, Any]) -> str:
     return str(metadata.get("resourceVersion") or "") if isinstance(metadata, Mapping) else ""
 
 
+def common(status: int) -> bool:
+    """Tell whether what a status (0: no answer) says is likely to begin and to end for all requests at once."""
+    return status in (0, UNAUTHORIZED, REFUSED) or status >= 500
+
+
 def older(one: str, other: str) -> bool:
     """Tell whether a resourceVersion is older than another; of versions that are no numbers nothing is known."""
     return one.isdecimal() and other.isdecimal() and int(one) < int(other)

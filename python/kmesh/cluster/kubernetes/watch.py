@@ -17,8 +17,8 @@ from kmesh.cluster.kubernetes.resources import (
     GONE,
     NOT_FOUND,
     REFUSED,
-    UNAUTHORIZED,
     Collection,
+    common,
     lines,
     older,
     refusal,
@@ -126,7 +126,7 @@ class Watch:
                 log.info("all %s are read anew: %s", self._collection, reason)
                 self._version, failed = "", True
             except ApiError as error:
-                failed, away = True, error.status in (0, UNAUTHORIZED)
+                failed, away = True, common(error.status)
                 if error.status == NOT_FOUND and self._optional:
                     self.shelf.replace(self.shelf.draft())
                     self._version, wait = "", ABSENT_RETRY
