@@ -175,7 +175,7 @@ def test_clang_under_bcc_and_cffi_see_the_same_layouts(root, tmp_path, monkeypat
     seen = {}
 
     def look(sources, flags, unfinished):
-        import bcc  # noqa: PLC0415
+        import bcc  # noqa: PLC0415 # it loads LLVM, for this test only
 
         bcc_loader.make_kernel_source(tmp_path / "linux", os.uname().machine, bcc_loader.HEADERS)
         monkeypatch.setenv("BCC_KERNEL_SOURCE", str(tmp_path / "linux"))

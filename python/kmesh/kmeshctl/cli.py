@@ -60,9 +60,8 @@ def _source(flags: argparse.Namespace, environment: Mapping[str, str]) -> Cluste
     given = vars(flags)
     folder, kubeconfig, context = (given.get(name) for name in ("manifests", "kubeconfig", "context"))
     if folder is None:
-        # A quarter of the time to start, which a folder does without.
-        from kmesh.cluster.kubernetes.connection import connect  # noqa: PLC0415
-        from kmesh.cluster.kubernetes.source import EVERYTHING, KubernetesCluster  # noqa: PLC0415
+        from kmesh.cluster.kubernetes.connection import connect  # noqa: PLC0415 # slow, and a folder needs none of it
+        from kmesh.cluster.kubernetes.source import EVERYTHING, KubernetesCluster  # noqa: PLC0415 # likewise
 
         connection = connect(kubeconfig, context, environment)
         kinds = KINDS.get(flags.command, EVERYTHING)

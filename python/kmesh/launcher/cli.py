@@ -77,9 +77,8 @@ def _source(config: Config, environment: Mapping[str, str]) -> ClusterSource:
     if config.manifests is not None:
         source: ClusterSource = FolderCluster(config.manifests)
     else:
-        # A quarter of the time to start, which a folder does without.
-        from kmesh.cluster.kubernetes.connection import connect  # noqa: PLC0415
-        from kmesh.cluster.kubernetes.source import EVERYTHING, KubernetesCluster  # noqa: PLC0415
+        from kmesh.cluster.kubernetes.connection import connect  # noqa: PLC0415 # slow, and a folder needs none of it
+        from kmesh.cluster.kubernetes.source import EVERYTHING, KubernetesCluster  # noqa: PLC0415 # likewise
 
         if key_file is None and MOUNTED_KEY.exists():
             key_file = MOUNTED_KEY
