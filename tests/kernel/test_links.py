@@ -9,7 +9,7 @@ import pytest
 from kmesh_bpf.core import devices
 from kmesh_bpf.core.state import Link, Program
 from kmesh_bpf.kernel.links import LinkWatcher
-from tests.kernel.conftest import links
+from tests.kernel.device import links
 from tests.lab.network import inside, run
 
 

@@ -75,7 +75,9 @@ def _verdicts(record: Record, before: Mapping[str, Condition]) -> Iterator[tuple
         yield PEERS_ACCEPTED, "False", "Quarantined", "; ".join(quarantined)
     else:
         yield PEERS_ACCEPTED, "True", "Accepted", f"{len(record.peers)} peers"
-    if key.spi and record.settled == key.spi:
+    if not key.spi:
+        return
+    if record.settled == key.spi:
         yield KEY_REPLACED, "True", "Settled", f"nothing older than SPI {key.spi} is left"
     elif record.attempted - record.key_since >= REPLACEMENT_PATIENCE:
         yield KEY_REPLACED, "False", "Replacing", f"SPI {key.spi} is not the only one yet"

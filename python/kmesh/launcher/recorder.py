@@ -101,7 +101,9 @@ class Recorder:
             self._outbox.tell(manifest(note, record.node, now, number))
         self._conditions = conditions.conditions(self.record, self._conditions)
         self.unwritten = math.inf
-        if record.key.generation:
+        if not record.key.generation:
+            self._written = {}  # one that was deleted and made anew has none of them, and counts from the start
+        else:
             self.unwritten = conditions.delay(self._written, self._conditions, self._written_at, now)
         if not self.unwritten:
             self.unwritten, self._written, self._written_at = math.inf, self._conditions, now

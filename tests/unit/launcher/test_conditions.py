@@ -74,7 +74,11 @@ def test_a_daemon_that_starts_says_that_it_does_not_know_yet():
         "n1", 1000.0, unready=("no pass has reached its plan yet",), unready_since=1000.0, key_since=999.0
     )
     found = conditions(starting, {})
-    assert statuses(found) == {"EncryptionReady": "Unknown", "KeyReplaced": "Unknown", "PeersAccepted": "True"}
+    assert statuses(found) == {"EncryptionReady": "Unknown", "PeersAccepted": "True"}
+    late = conditions(replace(starting, attempted=1000.0 + 2 * REPLACEMENT_PATIENCE), found)
+    assert "KeyReplaced" not in late, "without a key there is none to replace"
+    first = replace(starting, attempted=2000.0, key=KeyRecord(1, 1, generation=1), key_since=2000.0)
+    assert conditions(first, late)["KeyReplaced"].status == "Unknown"
 
 
 def test_other_words_are_no_reason_to_write_but_a_status_and_a_generation_are():
@@ -119,14 +123,19 @@ def test_the_manifest_is_the_object_with_nothing_but_its_status():
     }
 
 
-def test_a_daemon_writes_them_for_the_generation_that_stands_in_the_cluster_and_seldom(tmp_path):
-    node = Node(tmp_path)
+def counting(node: Node) -> Node:
+    """Let the cluster count the changes of the spec, as an API server does."""
     stored = node.source.publish
 
-    def publish(info):  # as an API server that counts the changes of the spec
+    def publish(info):
         stored({**info, "metadata": {**info["metadata"], "generation": info["spec"]["spi"]}})
 
     node.source.publish = publish
+    return node
+
+
+def test_a_daemon_writes_them_for_the_generation_that_stands_in_the_cluster_and_seldom(tmp_path):
+    node = counting(Node(tmp_path))
     node.steps()
     assert node.written == [], "nothing is announced, so there is no object whose status it could be"
     node.key(1)
@@ -135,6 +144,17 @@ def test_a_daemon_writes_them_for_the_generation_that_stands_in_the_cluster_and_
     assert {one["status"] for one in written[-1].values()} == {"True"}
     assert {one["observedGeneration"] for one in written[-1].values()} == {1}
     assert len(written) <= 2
+
+
+def test_one_that_somebody_deleted_is_announced_and_told_anew(tmp_path):
+    node = counting(Node(tmp_path))
+    node.key(1)
+    node.steps(60)
+    before = len(node.written)
+    node.source.withdraw("n1")
+    node.steps(30)
+    assert len(node.written) == before + 1
+    assert node.written[-1] == node.written[-2]
 
 
 def test_a_cluster_that_counts_no_generations_is_given_none(tmp_path):
