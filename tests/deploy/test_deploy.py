@@ -23,7 +23,7 @@ GUIDE = ["--mode=dual-engine", "--enable-bypass=false", "--enable-ipsec=true"]
 
 def test_applied_twice_it_is_the_same_and_every_object_is_there(applied):
     again = apply(applied).splitlines()
-    assert len(again) == 12
+    assert len(again) == 14
     assert all(line.endswith("serverside-applied") for line in again)
     assert "kmesh" in applied.kubectl("get", "daemonset", "-n", "kmesh-system", "-o", "name")
 
@@ -88,17 +88,21 @@ CASES = [
 ]
 
 
+def daemon_of(server, node: str) -> KubernetesCluster:
+    """Give the cluster as the daemon of a node has it, with its pod's token."""
+    file = server.kubeconfig(f"kmesh-{node}", objects.daemon_token(server, node))
+    return KubernetesCluster(connect(str(file), None, {}), node=node)
+
+
 @pytest.fixture
 def as_the_daemon(applied, monkeypatch):
     """Do what a daemon does, with its account's token; give what went wrong."""
     monkeypatch.setattr("kmesh.cluster.kubernetes.source.FIRST_SECONDS", 2.0)
     for manifest in (kube.node(), kube.secret(kube.entry(1))):
         objects.put(applied, manifest)
-    token = applied.service_account_token("kmesh-system", "kmesh-ipsec")
-    file = applied.kubeconfig("kmesh-ipsec", token)
 
     def run() -> list[str]:
-        with closing(KubernetesCluster(connect(str(file), None, {}), node="n1")) as source:
+        with closing(daemon_of(applied, "n1")) as source:
             wrong = list(source.read().problems)
             event = {
                 "apiVersion": "v1",
@@ -153,3 +157,56 @@ def test_without_one_of_its_verbs_something_fails_and_the_sentence_names_it(
     # To create by server-side apply takes the verb create too; the server's own words tell.
     said = (f"may not {verb} {resource}", f'cannot {verb} resource "{resource}"')
     assert any(words in sentence for sentence in wrong for words in said), wrong
+
+
+# --- and of its own node only -------------------------------------------------------------------------------------
+
+
+def of_node_2(condition: dict) -> dict:
+    return {**condition, "metadata": {**condition["metadata"], "name": "n2"}}
+
+
+WRITES = {
+    "announce": lambda source: source.publish(kube.node_info(2, 5)),
+    "conditions": lambda source: source.publish_conditions(of_node_2(CONDITIONS)),
+    "report": lambda source: source.publish_status(lease("n2")),
+    "withdraw": lambda source: source.withdraw("n2"),
+}
+
+
+def refusal_of(write, source) -> str:
+    """Give the words of the server; it hears of a policy by a watch of its own, so at first it may let us."""
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        try:
+            write(source)
+        except ClusterError as error:
+            return str(error)
+        time.sleep(0.2)
+    return "it was taken"
+
+
+@pytest.fixture
+def node_2(applied):
+    written = (kube.node(2), kube.node_info(2), lease("n2"))
+    for one in written:
+        objects.put(applied, one)
+    yield
+    for one in written:
+        objects.delete(applied, one)
+
+
+@pytest.mark.usefixtures("node_2")
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_a_daemon_writes_of_its_own_node_and_of_no_other(applied, write):
+    with closing(daemon_of(applied, "n1")) as source:
+        assert "the daemon of node n1 writes of its own node only, which is named " in refusal_of(write, source)
+    with closing(daemon_of(applied, "n2")) as source:
+        write(source)
+
+
+@pytest.mark.usefixtures("node_2")
+def test_a_token_that_no_pod_was_given_writes_nothing(applied):
+    file = applied.kubeconfig("nowhere", applied.service_account_token("kmesh-system", "kmesh-ipsec"))
+    with closing(KubernetesCluster(connect(str(file), None, {}), node="n2")) as source:
+        assert "the daemon's token names no node" in refusal_of(WRITES["announce"], source)

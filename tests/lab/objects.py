@@ -38,19 +38,22 @@ def put(server: ApiServer, manifest: Mapping[str, Any]) -> dict[str, Any]:
         spec = {"spec": here["spec"]} if manifest["kind"] == "Pod" else {}
         body = {**here, **manifest, **spec, "metadata": {**here["metadata"], **metadata}}
         stored = server.request("PUT", path(manifest), body)
-    return _put_status(server, manifest, stored)
-
-
-def create(server: ApiServer, manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Create an object that is not there, in as few requests as it takes; its status too."""
-    return _put_status(server, manifest, server.request("POST", path(manifest).rpartition("/")[0], manifest))
-
-
-def _put_status(server: ApiServer, manifest: Mapping[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
     if manifest["kind"] in WITH_STATUS and "status" in manifest:
         status = {**stored.get("status", {}), **manifest["status"]}
         stored = server.request("PUT", f"{path(manifest)}/status", {**stored, "status": status})
     return stored
+
+
+def daemon_token(server: ApiServer, node: str) -> str:
+    """Make the pod of our DaemonSet on a node, if it is not there, and a token as a kubelet gets for it."""
+    containers = [{"name": "kmesh", "image": "lab"}]
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": f"kmesh-{node}", "namespace": "kmesh-system"},
+        "spec": {"nodeName": node, "serviceAccountName": "kmesh-ipsec", "containers": containers},
+    }
+    return server.service_account_token("kmesh-system", "kmesh-ipsec", put(server, pod))
 
 
 def delete(server: ApiServer, manifest: Mapping[str, Any]) -> None:
