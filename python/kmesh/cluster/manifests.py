@@ -1,8 +1,9 @@
 """The folder cluster: Kubernetes manifests, YAML or JSON, several a file, ``List`` too, watched by polling.
 
 Polling (name, size, time, inode) rather than inotify: it also works on file systems that tell nothing (9p, NFS).
-A broken file is reported with file and line and leaves its last good content in force. A file's *objects* go when
-they are taken out of it or it is deleted; a file of no bytes is one that somebody is about to write.
+A broken file is reported with file and line and leaves its last good content in force; one that never could be read
+leaves the whole cluster unknown to whoever starts now, for its objects may be in force elsewhere. A file's *objects* go
+when they are taken out of it or it is deleted; a file of no bytes is one that somebody is about to write.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +58,11 @@ Signature = tuple[int, int, int]
 
 
 class _File:
-    """The objects of one file as last read well."""
+    """The objects of one file as last read well; ``known``: it was, once."""
 
     def __init__(self) -> None:
         self.signature: Signature | None = None
+        self.known = False
         self.objects: dict[Identity, Object] = {}
         self.problems: tuple[str, ...] = ()
 
@@ -67,7 +70,7 @@ class _File:
         """Read it anew; what cannot be read, file or object, stays as it was."""
         try:
             content = self._content(path)
-            if not content and self.objects:
+            if not content:
                 raise ConfigError("it is empty; delete it to delete its objects")
             documents = manifests(content, path.suffix)
         except ConfigError as error:
@@ -90,7 +93,7 @@ class _File:
                     found[who] = one
             except ConfigError as error:
                 problems.append(f"{path.name}: {error}")
-        self.objects, self.problems = found, tuple(problems)
+        self.objects, self.problems, self.known = found, tuple(problems), True
 
     def _content(self, path: Path) -> bytes:
         """Give the bytes, and remember the signature they belong to: none where they may be half of a write."""
@@ -126,6 +129,7 @@ class FolderCluster:
         self._files: dict[str, _File] = {}
         self._seen: dict[str, Signature] = {}
         self._trouble: str | None = None
+        self._complete = False
         self._clock = clock
         self._unseen_since: float | None = None
 
@@ -136,7 +140,8 @@ class FolderCluster:
     def read(self) -> ClusterObjects:
         """See :class:`kmesh.cluster.source.ClusterSource`."""
         self._seen, self._trouble = self._look()
-        self._files = {name: self._files.get(name, _File()) for name in sorted(self._seen)}
+        # Ours come last: a dump of the cluster beside them must not bring back what nodes announced when it was made.
+        self._files = {name: self._files.get(name, _File()) for name in sorted(self._seen, key=lambda n: (_ours(n), n))}
         merged: dict[Identity, Object] = {}
         problems = [self._trouble] if self._trouble else []
         for name, file in self._files.items():
@@ -146,7 +151,8 @@ class FolderCluster:
             for who in file.objects.keys() & merged.keys():
                 problems.append(f"{name}: {label(who)} stands in another file too; this one counts")
             merged.update(file.objects)
-        return collect(merged.values(), problems)
+        self._complete = self._complete or (not self._trouble and all(file.known for file in self._files.values()))
+        return replace(collect(merged.values(), problems), complete=self._complete)
 
     def age(self) -> float:
         """See :class:`kmesh.cluster.source.ClusterSource`; as of the last time somebody read or asked for changes."""
@@ -207,8 +213,7 @@ class FolderCluster:
         if self._trouble:
             raise ClusterError(self._trouble)
         for name, file in self._files.items():
-            ours = name == SECRET_FILE or name.startswith(NODE_INFO_PREFIX)
-            if ours and file.problems:
+            if _ours(name) and file.problems:
                 raise ClusterError(f"{file.problems[0]}; repair or delete it first")
             if name == SECRET_FILE and file.objects.keys() - {SECRET}:
                 raise ClusterError(f"{name} holds other objects too, which would be lost: move them")
@@ -282,6 +287,11 @@ class FolderCluster:
             yield
         finally:
             os.close(descriptor)
+
+
+def _ours(name: str) -> bool:
+    """Tell whether daemons and kmeshctl write this file."""
+    return name == SECRET_FILE or name.startswith(NODE_INFO_PREFIX)
 
 
 def _signature(status: os.stat_result) -> Signature:

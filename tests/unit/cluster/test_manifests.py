@@ -144,7 +144,6 @@ def test_an_object_taken_out_of_a_file_is_gone_whatever_else_is_broken_in_it(fol
 
 
 def test_a_file_of_no_bytes_is_one_that_somebody_is_about_to_write(folder, cluster):
-    (folder / "b.yaml").touch()
     put(folder, "a.yaml", kube.pod("a"))
     assert cluster.read().problems == ()
     (folder / "a.yaml").write_text("")
