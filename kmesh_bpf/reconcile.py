@@ -21,7 +21,8 @@ class Report:
     """What a pass did. ``drift``: what still differs from the plan after it; empty when the pass succeeded.
 
     ``incarnation`` is the one the objects were made for; ``renewed`` tells that this pass had to choose it anew,
-    because SAs of the former one had vanished. ``observed`` is the last observation: what the pass left in the kernel.
+    because SAs of the former one had vanished, here or at the peers. ``observed`` is the last observation: what the
+    pass left in the kernel.
     """
 
     plan: Plan
@@ -44,11 +45,14 @@ def reconcile(
     options: Options,
     clock: Callable[[], float],
     fresh_incarnation: Callable[[], str],
+    *,
+    forgotten: bool = False,
 ) -> Report:
     """Bring the kernel to what the view calls for.
 
     ``view.node.boot_id`` is this node's incarnation unless the kernel remembers another one.
-    ``clock`` gives seconds since the epoch, ``fresh_incarnation`` a new text of 36 characters.
+    ``clock`` gives seconds since the epoch, ``fresh_incarnation`` a new text of 36 characters. ``forgotten``: the peers
+    may have removed their SAs for this incarnation; when they make them again, they count from the start.
 
     Raises:
         DecodeError, KernelError: the kernel could not be observed; nothing was changed after that.
@@ -58,7 +62,7 @@ def reconcile(
     incarnation = observed.incarnation or view.node.boot_id
     view = _as(view, incarnation)
     plan = make_plan(view, observed, options, clock())
-    renewed = bool(plan.lost)
+    renewed = bool(plan.lost) or (forgotten and any(entry.spi for entry in observed.state.peers.values()))
     if renewed:
         incarnation = fresh_incarnation()
         view = _as(view, incarnation)

@@ -49,7 +49,8 @@ class Plan:
 
     ``ready_peers``: names of the peers we can send to. ``transition``: true while something waits for time or use to
     pass (an old SA still in use), so another pass is due without any event. ``lost``: SAs of ours that were in the
-    kernel for these very incarnations and are not any more; a new incarnation must be chosen before they are remade.
+    kernel for these very incarnations and are not any more, or would have to be made again to be as planned (another
+    replay window); a new incarnation must be chosen before, for their sequence numbers would start again.
     ``problems``: sentences for the operator.
     """
 
@@ -111,6 +112,7 @@ def make_plan(view: View, observed: Observation, options: Options, now: float) -
                 )
         if tunnels:
             ready.add(peer.node.name)
+    _keep((peer.node for peer in view.peers if peer.node.name not in fingerprints), observed, peers, sas)
     return Plan(
         KernelState(
             sas=sas,
@@ -169,6 +171,16 @@ def _without_double_claims(
         owners.update(dict.fromkeys(peer.node.addresses, peer.node.name))
         accepted.append(peer)
     return sorted(accepted, key=lambda one: one.node.name), problems
+
+
+def _keep(
+    quarantined: Iterable[Node], observed: Observation, peers: dict[Address, PeerEntry], sas: dict[SaId, Sa]
+) -> None:
+    """Leave the SAs of quarantined peers as they are: made again later, they would count from the start."""
+    for address in (address for node in quarantined for address in node.addresses):
+        if address in observed.state.peers and address not in peers:
+            peers[address] = observed.state.peers[address]
+            sas.update((one.id, one) for one in observed.state.sas.values() if address in (one.src, one.dst))
 
 
 def _node_ids(fingerprints: Iterable[int], observed: Observation, mask: int) -> dict[int, int]:
@@ -252,11 +264,12 @@ def _made(planned: list[Sa], observed: Observation, version: int | None) -> bool
 
 
 def _lost(planned: list[Sa], observed: Observation, remote: Address, fingerprint: int) -> list[SaId]:
-    """Give the SAs that the peer map remembers to have been made for these incarnations, and that are gone."""
+    """Give the SAs made for these incarnations, as the peer map remembers, that are gone or differ from the plan."""
     before = observed.state.peers.get(remote)
     if before is None or not before.spi or before.incarnations != fingerprint:
         return []
-    return [sa.id for sa in planned if sa.spi == before.spi and sa.id not in observed.state.sas]
+    there = ((sa, observed.state.sas.get(sa.id)) for sa in planned if sa.spi == before.spi)
+    return [sa.id for sa, made in there if made is None or (made != sa and made.key == sa.key)]
 
 
 def _selectors(node: Node, by_node: dict[str, list[Address]]) -> list[Network]:

@@ -15,7 +15,9 @@ from kmesh_bpf.core.view import Address
 from kmesh_bpf.errors import KernelError
 from kmesh_bpf.kernel.netlink import NetlinkSocket
 
-GROUPS: int = lib.RTMGRP_LINK | lib.RTMGRP_IPV4_IFADDR | lib.RTMGRP_IPV6_IFADDR
+GROUPS: int = lib.RTMGRP_LINK | lib.RTMGRP_IPV4_IFADDR | lib.RTMGRP_IPV6_IFADDR | lib.RTMGRP_TC
+MADE: tuple[int, ...] = (lib.RTM_NEWQDISC, lib.RTM_NEWCHAIN, lib.RTM_NEWTFILTER)
+"""Nothing of ours is missing when these come, and we make them ourselves."""
 RT_SCOPE_UNIVERSE = 0  # linux/rtnetlink.h
 
 
@@ -55,7 +57,7 @@ def _link(found: Any, addresses: tuple[Address, ...]) -> Link:
 
 
 class LinkWatcher:
-    """Tells that a device or address has come, gone or changed in the caller's namespace."""
+    """Tells that a device or address has come, gone or changed in the caller's namespace, or a qdisc or filter gone."""
 
     def __init__(self) -> None:
         self._socket = NetlinkSocket(lib.NETLINK_ROUTE, GROUPS)
@@ -71,5 +73,5 @@ class LinkWatcher:
         return self._socket.fileno()
 
     def drain(self) -> bool:
-        """Take what is waiting; tell whether there was anything."""
-        return bool(self._socket.drain())
+        """Take what is waiting; tell whether there was anything to look into."""
+        return any(number not in MADE for number, _ in self._socket.drain())

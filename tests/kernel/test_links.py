@@ -100,6 +100,17 @@ def test_each_kind_of_change_is_told_once(netns: str, change: str) -> None:
         assert not watcher.drain()
 
 
+@pytest.mark.parametrize("gone", ["tc filter del dev d0 ingress", "tc qdisc del dev d0 clsact"])
+def test_a_filter_or_qdisc_that_goes_is_told_and_one_that_comes_is_not(netns: str, gone: str) -> None:
+    run("ip link add d0 type veth peer name d1")
+    with LinkWatcher() as watcher:
+        run("tc qdisc add dev d0 clsact; tc filter add dev d0 ingress prio 7 protocol all u32 match u32 0 0")
+        assert not watcher.drain()
+        run(gone)
+        assert select.select([watcher], [], [], 5)[0]
+        assert watcher.drain()
+
+
 def test_a_device_that_comes_from_another_namespace_is_told(netns: str, new_netns: Callable[[], str]) -> None:
     other = new_netns()
     with LinkWatcher() as watcher:

@@ -98,6 +98,26 @@ def test_a_flush_of_policies_is_healed_without_one():
     assert not report.renewed
 
 
+def test_another_replay_window_means_another_incarnation_for_sequence_numbers_must_not_start_again_under_a_key():
+    world = World()
+    world.run(mesh.view())
+    before = {sa.key for sa in world.kernel.sas.values()}
+    report = reconcile(world.kernel, mesh.view(), Options(replay_window=64), lambda: world.now, world.fresh)
+    assert report.renewed
+    assert report.converged
+    assert {sa.replay_window for sa in world.kernel.sas.values()} == {64}
+    assert not before & {sa.key for sa in world.kernel.sas.values()}
+
+
+def test_a_node_whom_its_peers_have_forgotten_comes_back_as_another_if_it_had_sas():
+    world = World()
+    assert not reconcile(world.kernel, mesh.view(), Options(), lambda: 0.0, world.fresh, forgotten=True).renewed
+    before = {sa.key for sa in world.kernel.sas.values()}
+    report = reconcile(world.kernel, mesh.view(), Options(), lambda: 0.0, world.fresh, forgotten=True)
+    assert (report.renewed, report.converged) == (True, True)
+    assert not before & {sa.key for sa in world.kernel.sas.values()}
+
+
 def test_an_sa_that_the_kernel_refuses_is_reported_and_does_not_renew_the_incarnation_for_ever():
     world = World()
     world.kernel.refuse = lambda op: KernelError("add SA", "x", errno.ENOMEM) if isinstance(op, ops.AddSa) else None

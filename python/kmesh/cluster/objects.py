@@ -61,7 +61,8 @@ class PodObject:
 class NodeInfo:
     """A KmeshNodeInfo; addresses and CIDRs as text, for keys are derived from the text.
 
-    ``generation``: the server's count of changes of its spec, 0 where nobody counts; no part of what it says.
+    ``generation``: the server's count of changes of its spec, 0 where nobody counts; ``uid`` tells it from one of the
+    same name that was there before. They are no part of what it says.
     """
 
     name: str
@@ -71,6 +72,7 @@ class NodeInfo:
     pod_cidrs: tuple[str, ...]
     annotations: Mapping[str, str] = field(hash=False)
     generation: int = field(default=0, compare=False)
+    uid: str = field(default="", compare=False)
 
     @property
     def replay_window(self) -> int | None:
@@ -248,6 +250,7 @@ def _node_info(_: Mapping[str, Any], top: Fields) -> NodeInfo:
         spec.texts("podCIDRS"),
         metadata.labels("annotations"),
         metadata.number("generation", 0, LARGEST_GENERATION, default=0),
+        metadata.text("uid", ""),
     )
 
 

@@ -10,7 +10,7 @@ import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from kmesh.cluster.objects import ClusterObjects, parse
+from kmesh.cluster.objects import ClusterObjects, NodeInfo, parse
 from kmesh.cluster.reporting import make_status
 from kmesh.cluster.secret import Keyring, accept, parse_keys
 from kmesh.cluster.snapshot import build_view, kmesh_node_info, local_node
@@ -48,7 +48,10 @@ FIRST_RETRY, LAST_RETRY = 0.5, 30.0
 
 @dataclass(slots=True)
 class Memory:
-    """What the daemon knows beyond the cluster and the kernel: the keys it has seen and what it has announced."""
+    """What the daemon knows beyond the cluster and the kernel: the keys it has seen and what it has announced.
+
+    ``unseen``: the incarnation that it has chosen and not announced yet; ``uid``: of our KmeshNodeInfo when last seen.
+    """
 
     keyring: Keyring | None = None
     keys: dict[int, Key] = field(default_factory=dict)
@@ -56,8 +59,11 @@ class Memory:
     announced_at: float = 0.0
     refused: str = ""
     problems: tuple[str, ...] = ()
+    failures: tuple[str, ...] = ()
     published: bool = False
     generation: int = 0
+    unseen: str = ""
+    uid: str = ""
     status: NodeStatus | None = None
     ready: bool = False
 
@@ -111,9 +117,9 @@ class Daemon:
 
     def _sleep(self, selector: selectors.BaseSelector, links: LinkWatcher, wait: float) -> None:
         """Return when something happened or ``wait`` seconds are over; a burst counts as one event."""
-        until = self.clock() + wait
-        while not self.stopping and self.clock() < until:
-            selector.select(min(self.source.poll_interval, max(0.0, until - self.clock())))
+        until = time.monotonic() + wait  # whoever sets the clock back must not stop the passes
+        while not self.stopping and (left := until - time.monotonic()) > 0:
+            selector.select(min(self.source.poll_interval, left))
             kernel_changed, links_changed = self.kernel.changed(), links.drain()
             if kernel_changed or links_changed or self.source.changed():
                 time.sleep(min(max(SETTLE, self.took), LONGEST_SETTLE))
@@ -123,14 +129,25 @@ class Daemon:
 
     def step(self) -> float:
         """Do one pass; give the seconds until the next one is due without any event."""
-        began = self.clock()
+        began, started = self.clock(), time.monotonic()
         objects = self.source.read()
         view = self.view(objects)
-        report = reconcile(self.kernel, view, self.config.options, self.clock, lambda: str(uuid.uuid4()))
+        ours, kept = self._ours(objects), self.kernel.incarnation()
+        report = reconcile(
+            self.kernel,
+            view,
+            self.config.options,
+            self.clock,
+            lambda: str(uuid.uuid4()),
+            forgotten=self._forgotten(ours, kept),
+        )
+        self.memory.uid = ours.uid if ours is not None else ""
+        if report.incarnation != kept:
+            self.memory.unseen = report.incarnation
         self._tell(report)
-        self._publish(view, report, objects)
+        self._publish(report, objects)
         self._record(view, report, objects, began)
-        self.took = max(0.0, self.clock() - began)
+        self.took = time.monotonic() - started
         if report.converged:
             self.kernel.remove_stale()
         elif not report.failures:
@@ -141,6 +158,7 @@ class Daemon:
 
     def _record(self, view: View, report: Report, objects: ClusterObjects, began: float) -> None:
         memory, counters = self.memory, self.kernel.counters()
+        refused = (f"the key in the Secret is refused: {memory.refused}",) if memory.refused else ()
         self.recorder.passed(
             view,
             report,
@@ -160,7 +178,7 @@ class Daemon:
             view=view,
             version=__version__,
             strict=self.config.settings.strict,
-            hindrances=(f"the key in the Secret is refused: {memory.refused}",) if memory.refused else (),
+            hindrances=(*refused, *self.recorder.too_old()),
             previous=memory.status,
         )
         self.recorder.report(memory.status)
@@ -178,7 +196,7 @@ class Daemon:
             raise ClusterError(f"the cluster is not known yet: {'; '.join(objects.problems) or 'it is being read'}")
         self._take_keys(objects)
         node = local_node(objects, self.config.node)
-        ours = next((info for info in objects.node_infos if info.name == node.name), None)
+        ours = self._ours(objects)
         if not self.memory.published and ours is not None and self.kernel.incarnation() == ours.boot_id:
             # A restart: our inbound SAs for that version have been there all along.
             self.memory.announced = ours.spi
@@ -197,6 +215,15 @@ class Daemon:
             boot_id=boot_id,
         )
 
+    def _ours(self, objects: ClusterObjects) -> NodeInfo | None:
+        return next((info for info in objects.node_infos if info.name == self.config.node), None)
+
+    def _forgotten(self, ours: NodeInfo | None, incarnation: str | None) -> bool:
+        """Tell whether somebody deleted our KmeshNodeInfo, or made another: then peers have forgotten our SAs."""
+        if ours is None:
+            return incarnation != self.memory.unseen
+        return "" not in (self.memory.uid, ours.uid) and self.memory.uid != ours.uid
+
     def _take_keys(self, objects: ClusterObjects) -> None:
         if objects.secret is None:
             return
@@ -211,7 +238,7 @@ class Daemon:
         self.memory.keyring, self.memory.refused = keyring, ""
         self.memory.keys.update(keyring.keys)
 
-    def _publish(self, view: View, report: Report, objects: ClusterObjects) -> None:
+    def _publish(self, report: Report, objects: ClusterObjects) -> None:
         """Announce the newest key once every inbound SA for it is in the kernel (DESIGN section 6, step 1)."""
         keyring = self.memory.keyring
         if keyring is None:
@@ -224,23 +251,28 @@ class Daemon:
         spi = self.memory.announced if missing else keyring.current
         if not spi:
             return
-        ours = next((info for info in objects.node_infos if info.name == view.node.name), None)
+        ours = self._ours(objects)
         node = local_node(objects, self.config.node)
         wanted = kmesh_node_info(node, spi, self.config.options.replay_window, boot_id=report.incarnation)
         self.memory.generation = ours.generation if ours is not None and ours == parse(wanted) else 0
         if ours != parse(wanted):
             self.source.publish(wanted)
+            self.memory.unseen = ""
             log.info("announced: SPI %d, incarnation %s", spi, report.incarnation)
         if self.memory.announced != spi or not self.memory.published:
             self.memory.announced, self.memory.announced_at, self.memory.published = spi, self.clock(), True
 
     def _tell(self, report: Report) -> None:
         if report.renewed:
-            log.warning("SAs of ours had vanished: incarnation %s, peers will use new keys", report.incarnation)
+            why = "SAs of ours had vanished, or our KmeshNodeInfo"
+            log.warning("%s: incarnation %s, peers will use new keys", why, report.incarnation)
         for operation in report.applied:
             log.info("%s", self.kernel.render(operation))
-        for failure in report.failures:
-            log.error("%s", failure.error)
+        failures = tuple(str(failure.error) for failure in report.failures)
+        for sentence in failures:
+            if sentence not in self.memory.failures:  # once, as long as it lasts
+                log.error("%s", sentence)
+        self.memory.failures = failures
         self._problems(report.plan.problems)
         if report.converged and not self.memory.ready:
             self.memory.ready = True

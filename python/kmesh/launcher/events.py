@@ -50,7 +50,8 @@ def notes(before: Record, after: Record) -> tuple[Note, ...]:
         if problem.startswith("peer ") and problem not in before.plan_problems:
             found.append(Note("Warning", "PeerQuarantined", problem))
     if after.renewed:
-        message = f"security associations had vanished; new incarnation {after.incarnation}, peers use new keys"
+        where = "security associations had vanished, here or at the peers"
+        message = f"{where}; new incarnation {after.incarnation}, peers use new keys"
         found.append(Note("Warning", "SecurityAssociationsLost", message))
     if 0 < before.settled < after.settled:
         message = (

@@ -29,6 +29,14 @@ class Bounds:
     view_age: float
 
 
+def too_old(view_age: float, bounds: Bounds) -> tuple[str, ...]:
+    """Give the sentence on a view that is older than it should be; nothing: it is not."""
+    if view_age <= bounds.view_age:
+        return ()
+    bound = f"more than {bounds.view_age:.0f}; its last content stays in force"
+    return (f"the cluster has not been seen for {view_age:.0f} s, {bound}",)
+
+
 def unready(record: Record, view_age: float, bounds: Bounds) -> tuple[str, ...]:
     """Give why the node is not ready for encryption; nothing: it is. Encryption goes on in either case."""
     reasons = []
@@ -36,11 +44,7 @@ def unready(record: Record, view_age: float, bounds: Bounds) -> tuple[str, ...]:
         reasons.append(f"the last pass had to be given up: {record.error}")
     if not record.succeeded:
         reasons.append("no pass has reached its plan yet")
-    if view_age > bounds.view_age:
-        reasons.append(
-            f"the cluster has not been seen for {view_age:.0f} s, more than {bounds.view_age:.0f}; "
-            "its last content stays in force"
-        )
+    reasons.extend(too_old(view_age, bounds))
     if not record.key.spi:
         reasons.append("there is no key: store one with kmeshctl secret")
     elif not record.key.announced:

@@ -141,6 +141,22 @@ def test_an_event_from_before_our_own_write_does_not_undo_it(shelf):
     assert [info.spi for info in shelf.objects.values()] == [3]
 
 
+def test_neither_does_a_deletion_or_a_list_from_before_it(shelf):
+    shelf.written(stored(2, 10))
+    shelf.remove(stored(2, 9))
+    shelf.replace(shelf.draft(), "9")
+    assert list(shelf.objects.values()) == [parse(kube.node_info(2))]
+    shelf.replace(shelf.draft(), "11")
+    assert shelf.objects == {}
+
+
+def test_a_server_that_has_gone_back_is_believed(shelf):
+    shelf.written(stored(2, 10))
+    shelf.forget_writes()
+    shelf.replace(shelf.draft(), "5")
+    assert shelf.objects == {}
+
+
 def test_an_object_that_cannot_be_read_stays_through_a_new_list_and_goes_with_its_deletion(shelf):
     shelf.put(stored(2, 5))
     broken = stored(2, 6)

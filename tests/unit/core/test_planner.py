@@ -155,6 +155,21 @@ def test_a_peer_that_claims_another_s_address_is_quarantined_and_the_one_in_plac
     assert both.problems == ("peer a-thief: its address 10.10.0.2 is n2's; quarantined, not ready",)
 
 
+def test_a_known_peer_that_claims_another_s_address_is_quarantined_too_and_its_sas_stay_for_when_it_is_good_again():
+    honest, other = mesh.view().peers
+    thief = replace(other, node=replace(other.node, name="a-thief"))
+    good = mesh.view(peers=(honest, thief))
+    before = plan(good, replace(EMPTY, state=plan(good).state)).state
+    observed = replace(EMPTY, state=before)
+    addresses = (*honest.node.addresses[:1], *thief.node.addresses)
+    bad = plan(mesh.view(peers=(honest, replace(thief, node=replace(thief.node, addresses=addresses)))), observed)
+    assert bad.ready_peers == {"n2"}
+    assert (bad.state.sas, bad.state.peers) == (before.sas, before.peers)
+    assert bad.state.policies.keys() < before.policies.keys()
+    again = plan(good, replace(observed, state=bad.state))
+    assert (again.state, again.lost) == (before, ())
+
+
 def test_of_two_new_peers_with_one_address_the_first_by_name_is_taken():
     peers = tuple(Peer(replace(mesh.node(2), name=name), 1, mesh.WINDOW) for name in ("n2", "n2-again"))
     assert plan(mesh.view(peers=peers)).ready_peers == plan(mesh.view(peers=peers[::-1])).ready_peers == {"n2"}

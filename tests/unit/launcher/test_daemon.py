@@ -3,10 +3,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from kmesh.errors import ClusterError
 from kmesh.launcher.config import HostPort, parse
 from kmesh.launcher.daemon import LONGEST_SETTLE, SETTLE
 
 from kmesh_bpf import ConfigError, KernelError
+from kmesh_bpf.core import operations as ops
 from tests.unit.cluster import kube
 from tests.unit.launcher.standin import Node
 
@@ -78,6 +80,72 @@ def test_flushed_sas_are_an_event_that_names_the_new_incarnation(node):
     (event,) = [one for one in node.told if one["reason"] == "SecurityAssociationsLost"]
     assert node.memory.incarnation in event["message"]
     assert event["involvedObject"]["name"] == "n1"
+
+
+def announced(node: Node) -> str | None:
+    return next((info.boot_id for info in node.source.read().node_infos if info.name == "n1"), None)
+
+
+def test_a_node_whose_announcement_was_deleted_comes_back_as_another_for_its_peers_have_removed_its_sas(node):
+    node.key(1)
+    node.steps()
+    before = announced(node)
+    assert before == kube.BOOT_ID
+    node.source.withdraw("n1")
+    node.steps(1)
+    after = announced(node)
+    assert after not in (before, None)
+    assert node.memory.incarnation == after
+    node.steps()
+    assert announced(node) == after, "once"
+    assert node.reasons()[-1] == "SecurityAssociationsLost"
+
+
+def test_one_whose_announcement_cannot_be_written_becomes_another_once(node, monkeypatch):
+    node.key(1)
+    node.steps()
+    node.source.withdraw("n1")
+
+    def refusing(info):
+        raise ClusterError("no")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(node.source, "publish", refusing)
+        incarnations = set()
+        for _ in range(3):
+            with pytest.raises(ClusterError):
+                node.steps(1)
+            incarnations.add(node.memory.incarnation)
+    assert len(incarnations) == 1
+    node.steps()
+    assert {announced(node)} == incarnations
+
+
+def test_an_announcement_deleted_and_made_anew_by_somebody_else_is_told_by_its_uid(node):
+    stored = node.source.publish
+    uid = "first"
+    node.source.publish = lambda info: stored({**info, "metadata": {**info["metadata"], "uid": uid}})
+    node.key(1)
+    node.steps()
+    before = announced(node)
+    file = node.folder / "kmeshnodeinfo-n1.yaml"
+    file.write_text(file.read_text().replace("first", "other"))
+    uid = "other"
+    node.steps()
+    assert announced(node) not in (before, None)
+    again = announced(node)
+    node.steps()
+    assert announced(node) == again
+
+
+def test_a_node_announces_a_key_only_when_it_could_decrypt_with_it(node):
+    node.memory.refuse = lambda op: KernelError("add", "SA", 12) if isinstance(op, ops.AddSa) and op.sa.mark else None
+    node.key(1)
+    node.steps()
+    assert announced(node) is None
+    node.memory.refuse = lambda op: None
+    node.steps()
+    assert announced(node) is not None
 
 
 def test_two_peers_that_claim_the_same_pods_are_an_event(node):

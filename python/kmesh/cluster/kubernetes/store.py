@@ -81,9 +81,14 @@ class Shelf:
         """Begin a new content."""
         return Draft(self.collection, self.objects)
 
-    def replace(self, draft: Draft) -> None:
-        """Put a new content in place of the old one, at once."""
+    def replace(self, draft: Draft, version: str = "") -> None:
+        """Put a new content in place of the old one, at once; ``version``: of the list that it is, if known.
+
+        What we wrote while the list was under way is kept.
+        """
         with self._store.condition:
+            kept = [who for who, written in self._written.items() if older(version, written) and who in self.objects]
+            draft.objects.update((who, self.objects[who]) for who in kept)
             changed = not self.synced or self.objects != draft.objects or self._problems != draft.problems
             self.objects, self._problems, self.synced = draft.objects, draft.problems, True
             self.recovered()
@@ -96,7 +101,7 @@ class Shelf:
         if who is None:
             return
         with self._store.condition:
-            if who in self._written and older(version_of(manifest), self._written[who]):
+            if self._outdated(who, manifest):
                 return
             before = self.objects.get(who), self._problems.get(who)
             if new is not None:
@@ -111,7 +116,7 @@ class Shelf:
     def remove(self, manifest: dict[str, Any]) -> None:
         """Take out an object that was deleted, or that the selectors no longer let through."""
         who = _read(manifest, self.collection)[0]
-        if who is not None:
+        if who is not None and not self._outdated(who, manifest):
             self.take_out(who)
 
     def take_out(self, who: Identity) -> None:
@@ -130,6 +135,11 @@ class Shelf:
             with self._store.condition:
                 self._written[who] = version_of(manifest)
 
+    def forget_writes(self) -> None:
+        """Measure nothing by what we wrote any more: the server has begun anew, or gone back."""
+        with self._store.condition:
+            self._written.clear()
+
     def recovered(self) -> None:
         """Note that the view is current again."""
         with self._store.condition:
@@ -138,14 +148,21 @@ class Shelf:
                 self.trouble = None
                 self._changed()
 
-    def lost(self, trouble: str | None = None) -> None:
-        """Note that the view may not be current any more; ``trouble`` says why, where that is worth saying."""
+    def lost(self, trouble: str | None = None, since: float | None = None) -> None:
+        """Note that the view may not be current any more; ``trouble`` says why, where that is worth saying.
+
+        ``since``: when it was last known to be, if that is not now.
+        """
         with self._store.condition:
             if self.lost_at is None:
-                self.lost_at = self._clock()
+                self.lost_at = self._clock() if since is None else since
             if trouble is not None and self.trouble != trouble:
                 self.trouble = trouble
                 self._changed()
+
+    def _outdated(self, who: Identity, manifest: dict[str, Any]) -> bool:
+        """Tell whether an event is of a time before we wrote the object."""
+        return who in self._written and older(version_of(manifest), self._written[who])
 
     def _changed(self) -> None:
         self._on_change()

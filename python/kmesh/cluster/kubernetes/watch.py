@@ -75,6 +75,7 @@ class Watch:
         self._answer: Answer | None = None
         self._cluster, self._version = "", ""
         self._open_since: float | None = None
+        self._heard_at = 0.0
         self._thread = threading.Thread(target=self._run, name=f"watch {self._collection}", daemon=True)
 
     def start(self) -> None:
@@ -124,6 +125,7 @@ class Watch:
                 failed = not self._was_open()
             except _RelistError as reason:
                 log.info("all %s are read anew: %s", self._collection, reason)
+                self.shelf.forget_writes()
                 self._version, failed = "", True
             except ApiError as error:
                 failed, away = True, common(error.status)
@@ -131,8 +133,10 @@ class Watch:
                     self.shelf.replace(self.shelf.draft())
                     self._version, wait = "", ABSENT_RETRY
                 else:
-                    # That a watch breaks off is ordinary; that it cannot be taken up again is worth saying.
-                    self.shelf.lost(None if self._open_since is not None else str(error))
+                    # That a watch breaks off is ordinary; that it cannot be taken up again is worth saying. One that
+                    # fell silent has told nothing since its last event or bookmark.
+                    trouble = None if self._open_since is not None else str(error)
+                    self.shelf.lost(trouble, self._heard_at if self._was_silent() else None)
             failures = (0 if self._was_open() else failures) + failed
             wait = wait or (retry_delay(failures, self._random) if failures else 0.0)
             self._connection.comeback.wait(wait, self._stopping, early=away)
@@ -140,6 +144,10 @@ class Watch:
     def _was_open(self) -> bool:
         """Tell whether the watch just ended had been open for some time."""
         return self._open_since is not None and self._clock() - self._open_since >= SHORT_SECONDS
+
+    def _was_silent(self) -> bool:
+        """Tell whether the watch just ended had told nothing for so long that it was given up."""
+        return self._open_since is not None and self._clock() - self._heard_at >= SILENCE_SECONDS
 
     def _list(self) -> None:
         """Read the whole collection, and the version to watch from."""
@@ -151,7 +159,7 @@ class Watch:
             for manifest in page.items:
                 draft.add(manifest)
             version = page.version
-        self.shelf.replace(draft)
+        self.shelf.replace(draft, version)
         self._version = version
 
     def _cluster_identity(self) -> tuple[str, str]:
@@ -196,7 +204,7 @@ class Watch:
             try:
                 if self._stopping.is_set():
                     return
-                self._open_since = self._clock()
+                self._open_since = self._heard_at = self._clock()
                 self.shelf.recovered()
                 for event in self._events(answer):
                     self._take(event)
@@ -216,6 +224,7 @@ class Watch:
 
     def _take(self, event: dict[str, Any]) -> None:
         """Act on an event."""
+        self._heard_at = self._clock()
         manifest = event["object"]
         match event.get("type"):
             case "ADDED" | "MODIFIED":
