@@ -17,7 +17,7 @@ from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError
 from kmesh_bpf.kernel.fake import FakeKernel
 from kmesh_bpf.kernel.interface import AttachMode
 from kmesh_bpf.kernel.maps import Maps, open_maps
-from kmesh_bpf.kernel.programs import DEFAULT_PIN_ROOT, Settings
+from kmesh_bpf.kernel.programs import DEFAULT_PIN_ROOT, Settings, claim
 from kmesh_bpf.reconcile import Report, preview, reconcile
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ __all__ = [
     "Trace",
     "View",
     "check_node_mark_mask",
+    "claim",
     "make_plan",
     "open_maps",
     "preview",

@@ -9,6 +9,7 @@ Below the pin root (a folder in bpffs)::
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -24,7 +25,7 @@ from pathlib import Path
 
 from kmesh_bpf import contract
 from kmesh_bpf.core.state import Program
-from kmesh_bpf.errors import LoadError, UnsupportedError
+from kmesh_bpf.errors import ConflictError, LoadError, UnsupportedError
 from kmesh_bpf.kernel import bpf, maps
 
 DEFAULT_PIN_ROOT = Path("/sys/fs/bpf/kmesh-ipsec")
@@ -32,7 +33,9 @@ PROGRAM_NAMES = tuple(program.value for program in Program)
 SOURCES = ("lookups.c", *(f"{name}.c" for name in PROGRAM_NAMES))
 # Run by its path, not as a module: it needs nothing of the package, and the package takes time to import.
 LOADER = Path(__file__).with_name("bcc_loader.py")
-OWN_FOLDERS = ("programs", "links", "clsact")
+RUNNING = "running"
+"""A folder whose lock the daemon holds: bpffs has no room for files."""
+OWN_FOLDERS = ("programs", "links", "clsact", RUNNING)
 DIGEST_DIGITS = 16
 UNFINISHED = "unfinished-"
 LOAD_SECONDS = 300
@@ -64,6 +67,30 @@ class LoadedPrograms:
 def source_folder() -> Path:
     """Give the folder of the C sources, as shipped."""
     return Path(str(resources.files("kmesh_bpf.csrc")))
+
+
+@contextmanager
+def claim(pin_root: Path) -> Iterator[None]:
+    """Be the only one who keeps the objects of a pin root, for the length of the block or until the process ends.
+
+    Raises:
+        ConflictError: another process is (EBUSY).
+        UnsupportedError: there is no bpffs.
+
+    """
+    _need_bpffs(pin_root)
+    held = pin_root / RUNNING
+    held.mkdir(exist_ok=True)
+    folder = os.open(held, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(folder)
+        raise ConflictError("claim", str(pin_root), errno.EBUSY, "a daemon keeps it; stop that one first") from error
+    try:
+        yield
+    finally:
+        os.close(folder)
 
 
 def expected(pin_root: Path, settings: Settings, sources: Path | None = None) -> LoadedPrograms:

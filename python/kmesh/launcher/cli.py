@@ -23,7 +23,7 @@ from kmesh.launcher.health import HealthServer
 from kmesh.launcher.outbox import Outbox
 from kmesh.launcher.readiness import Bounds
 from kmesh.launcher.recorder import Recorder
-from kmesh_bpf import ConfigError, KmeshBpfError, LinuxKernel, preview
+from kmesh_bpf import ConfigError, KmeshBpfError, LinuxKernel, claim, preview
 
 EXIT_FAILED, EXIT_REFUSED = 1, 2
 GC_THRESHOLDS = 50_000, 20, 20
@@ -104,7 +104,8 @@ def _run(config: Config, environment: Mapping[str, str]) -> int:
         recorder = Recorder(config.node, source.age, outbox, bounds)
         if config.dry_run:
             return _dry_run(config, source, recorder)
-        with HealthServer(config.health, recorder.answer) if config.health else nullcontext():
+        health = HealthServer(config.health, recorder.answer) if config.health else nullcontext()
+        with health, claim(config.pin_root):
             return _encrypt(config, source, recorder)
 
 
@@ -116,7 +117,9 @@ def _uninstall(config: Config, environment: Mapping[str, str]) -> int:
         log.warning("the KmeshNodeInfo stays: %s", error)
         source = None
     kernel = LinuxKernel(config.pin_root, config.settings, load=False)
-    with closing(source) if source is not None else nullcontext():
+    # A daemon that runs would put everything back. Where nothing is pinned there is nothing to claim.
+    claimed = claim(config.pin_root) if config.pin_root.is_dir() else nullcontext()
+    with closing(source) if source is not None else nullcontext(), claimed:
         left = uninstall(kernel, source, config.node, config.pin_root)
     for sentence in left:
         log.error("%s", sentence)
