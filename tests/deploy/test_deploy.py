@@ -40,6 +40,22 @@ def test_the_daemonset_runs_the_guide_s_command_with_no_more_than_it_needs(appli
     assert pod["tolerations"] == [{"operator": "Exists"}]
 
 
+def test_uninstalling_everywhere_is_the_daemonset_s_pod_with_another_command_and_nothing_that_runs_on(applied):
+    text = applied.kubectl("kustomize", str(ROOT / "deploy/uninstall"))
+    taken = applied.kubectl("apply", "--server-side", "--validate=strict", "--dry-run=server", "-f", "-", stdin=text)
+    assert "daemonset.apps/kmesh-uninstall serverside-applied" in taken
+    (daemonset,) = [one for one in yaml.safe_load_all(text) if one["kind"] == "DaemonSet"]
+    pod = daemonset["spec"]["template"]["spec"]
+    (like,) = manifests(applied, "DaemonSet")
+    (daemon,) = like["spec"]["template"]["spec"]["containers"]
+    (uninstall,), (done,) = pod["initContainers"], pod["containers"]
+    same = ("image", "command", "workingDir", "env", "securityContext", "volumeMounts")
+    assert {name: uninstall[name] for name in same} == {name: daemon[name] for name in same}
+    assert uninstall["args"] == ["uninstall"]
+    assert done["image"] == daemon["image"]
+    assert daemonset["spec"]["selector"]["matchLabels"] == daemonset["spec"]["template"]["metadata"]["labels"]
+
+
 @pytest.mark.parametrize(
     ("verb", "what", "where"),
     [

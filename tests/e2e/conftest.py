@@ -22,8 +22,8 @@ class Lab:
             for number, letter in ((10, "a"), (11, "b")):
                 self.add_pod(f"p{node.index}{letter}", node.index, number, bridge="cni0" if node.index == 3 else None)
         self._work, self._flags = work, flags
-        # One node attaches its programs as kernels without TCX have to.
-        own = {"n2": ("--tc-attach=clsact",)}
+        # One node attaches its programs as kernels without TCX have to, one has its node ids in other bits.
+        own = {"n2": ("--tc-attach=clsact",), "n3": ("--node-mark-mask=0x0fff0000",)}
         self.daemons = {
             node.name: Daemon(node.name, self.cluster, work, *flags, *own.get(node.name, ()))
             for node in self.network.nodes

@@ -60,6 +60,7 @@ def test_pods_of_one_node_talk_in_clear_and_nothing_reaches_the_wire(lab, versio
     count, seen = talk(lab, "p1a", "p1b", version)
     assert count.lost == 0
     assert not seen.esp(*NODES[version])
+    assert not seen.clear(*ends(lab, "p1a", "p1b", version))
 
 
 def test_a_pod_that_opts_out_talks_in_clear_though_its_namespace_is_in(lab):
@@ -148,6 +149,7 @@ def test_a_node_whose_firewall_writes_marks_as_calico_and_kubernetes_do_still_de
         "nsenter --net=/run/netns/n2 nft -f -",
         """table inet others {
         chain pre { type filter hook prerouting priority raw; meta mark set meta mark & 0xfff0ffff; }
+        chain services { type filter hook prerouting priority dstnat; meta mark set meta mark | 0x4000; }
         chain input { type filter hook input priority filter; meta mark set meta mark & 0xfff0ffff;
             meta mark & 0x8000 == 0x8000 drop; }
         chain post { type filter hook postrouting priority filter; meta mark set meta mark | 0x4000; }
@@ -233,6 +235,10 @@ def test_a_node_that_leaves_takes_its_objects_and_foreign_ones_stay_and_it_can_c
         "nsenter --net=/run/netns/n3 nft add table ip theirs"
     )
     daemon = lab.daemons["n3"]
+    refused = daemon.uninstall()
+    assert refused.returncode == 1
+    assert "a daemon keeps it; stop that one first" in refused.stderr
+    assert "10.10.0.1" in run("ip -n n3 xfrm state")
     daemon.stop()
     done = daemon.uninstall()
     assert done.returncode == 0, done.stderr

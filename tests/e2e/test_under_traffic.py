@@ -60,7 +60,10 @@ def test_a_pod_deleted_and_re_created_with_its_address_under_traffic_is_encrypte
             lab.wait_managed(address, managed=False)
             lab.add_pod("p2b", 2, 11)
             lab.wait_managed(address)
-            wait_for("its device has its program", lambda: "vp2b" in run("nsenter --net=/run/netns/n2 tc qdisc show"))
+            wait_for(
+                "its device has its program",
+                lambda: "clsact" in run("nsenter --net=/run/netns/n2 tc qdisc show dev vp2b"),
+            )
         time.sleep(1)
         settled = count.lost
         with Capture(lab.network) as seen:
@@ -72,6 +75,37 @@ def test_a_pod_deleted_and_re_created_with_its_address_under_traffic_is_encrypte
     assert seen.pods_in_clear() == 0
     assert count.lost - settled <= 1
     assert other.lost == 0
+
+
+def test_a_node_whose_announcement_somebody_deletes_announces_itself_anew_and_is_talked_to_under_new_keys(enrolled):
+    lab = enrolled
+    was = lab.cluster.info("n2")["spec"]["bootID"]
+    with Flow(lab.pod("p1a"), lab.pod("p2a").address(4), 100) as count, Capture(lab.network) as seen:
+        time.sleep(0.5)
+        lab.cluster.withdraw("n2")
+        wait_for(
+            "a new incarnation", lambda: (lab.cluster.info("n2") or {"spec": {"bootID": was}})["spec"]["bootID"] != was
+        )
+        time.sleep(4)
+        settled = count.lost
+        time.sleep(2)
+    report("announcement deleted", count, seen)
+    assert seen.pods_in_clear() == 0
+    assert count.lost - settled <= 1
+    assert count.received > count.sent / 2
+
+
+def test_a_daemon_that_comes_back_with_other_settings_replaces_its_programs_without_a_gap(enrolled):
+    lab = enrolled
+    daemon = lab.daemons["n2"]
+    with Capture(lab.network) as seen, Flow(lab.pod("p1a"), lab.pod("p2a").address(4), 50) as count:
+        for flags in (("--permissive",), ()):
+            daemon.stop()
+            daemon.start(*flags)
+            daemon.wait_ready()
+            assert "programs compiled" in daemon.text()
+    report("other settings", count, seen)
+    assert (count.lost, seen.pods_in_clear()) == (0, 0)
 
 
 def test_a_node_joins_and_leaves_and_the_others_lose_nothing(enrolled):

@@ -241,6 +241,7 @@ def test_esp_of_strangers_is_counted_and_harms_nobody(enrolled):
     assert after["decrypted"] == before["decrypted"]
     count = exchange(lab.pod("p1a"), lab.pod("p2a").address(4), SENT)
     assert count.lost == 0
+    assert lab.counters("n2")["decrypted"] - after["decrypted"] >= SENT
 
 
 def test_packets_cut_short_are_counted_and_harm_nobody(enrolled):

@@ -72,6 +72,8 @@ class Guide:
                 yield four, six
         print(f"{what}: IPv4 {four}, IPv6 {six}")
         assert (four.lost, six.lost, seen.pods_in_clear()) == (0, 0, 0)
+        # A listener on a busy machine misses some.
+        assert sum(seen.esp("10.10.0.1", "10.10.0.2").values()) > four.sent / 2, "what crosses in no way proves nothing"
         assert min(four.sent, six.sent) >= 50
 
     def reasons(self) -> set[tuple[str, str]]:

@@ -25,10 +25,10 @@ def restart(daemon, until=""):
         wait_for(f"{daemon.node} says {until!r}", lambda: until in daemon.text(), 120)
 
 
-def cut(guide):
-    """Reset all connections between daemons and the API server."""
-    for node in guide.daemons:
-        run(f"nsenter --net=/run/netns/{node} ss -K dst {ADDRESS} >/dev/null")
+def cut(guide) -> int:
+    """Reset all connections between daemons and the API server; give how many: ss is silent about a kernel that cannot."""
+    killed = [run(f"nsenter --net=/run/netns/{node} ss -H -K dst {ADDRESS}") for node in guide.daemons]
+    return sum(len(lines.splitlines()) for lines in killed)
 
 
 def test_a_broken_secret_changes_nothing_and_is_said_and_the_next_key_goes_on_above(guide):
@@ -63,7 +63,7 @@ def test_a_token_of_an_account_made_anew_is_taken_up_by_all_also_by_one_that_beg
         time.sleep(11)  # the server remembers for 10 s that the old token was good
         restart(daemon, "does not accept the credentials")
         guide.cluster.renew_tokens()
-        cut(guide)
+        assert cut(guide)
         daemon.wait_ready()
         guide.news(21)
 
@@ -73,7 +73,7 @@ def test_an_api_server_that_serves_our_kind_in_an_unknown_version_only_leaves_al
     with guide.nothing_lost("unknown version"):
         objects.serve_another_version(guide.cluster.server)
         try:
-            cut(guide)
+            assert cut(guide)
             restart(daemon, "serves it in other versions than kmesh.net/v1alpha1")
         finally:
             objects.serve_our_version(guide.cluster.server)
@@ -83,11 +83,11 @@ def test_an_api_server_that_serves_our_kind_in_an_unknown_version_only_leaves_al
 
 @contextmanager
 def cut_every_second(guide):
-    done = threading.Event()
+    done, killed = threading.Event(), []
 
     def work():
         while not done.wait(1.0):
-            cut(guide)
+            killed.append(cut(guide))
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -96,6 +96,7 @@ def cut_every_second(guide):
     finally:
         done.set()
         thread.join()
+    assert sum(killed) > len(killed), "less than a connection a second"
 
 
 def test_watches_cut_every_second_neither_lose_a_change_nor_keep_a_daemon_from_starting(guide):
@@ -114,7 +115,7 @@ def test_an_etcd_that_was_compacted_while_nobody_could_watch_is_read_anew(guide)
     guide.wait_managed(goes.address(4))
     with guide.nothing_lost("compacted"):
         run(f"ip -n {WIRE} link set uhost down")
-        cut(guide)
+        assert cut(guide)
         guide.cluster.pod(stays)
         guide.cluster.delete_pod(goes.name)
         server.compact()

@@ -126,11 +126,12 @@ class Daemon:
         # Not `ip netns exec`: that remounts /sys, and with it bpffs disappears.
         return ["nsenter", f"--net=/run/netns/{self.node}", script, *arguments, *where]
 
-    def start(self) -> None:
+    def start(self, *flags: str) -> None:
+        """Start it, with its own flags and for this time with these."""
         guide = ("--mode=dual-engine", "--enable-bypass=false", "--enable-ipsec=true")
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self._command(*guide, *self._flags),
+                self._command(*guide, *self._flags, *flags),
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,

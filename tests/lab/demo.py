@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 from tests.lab.cluster import LABEL, ROOT, Cluster, Daemon, wait_for
@@ -26,10 +27,23 @@ def say(text: str) -> None:
     print(f"[{time.monotonic() - START:5.1f} s] {text}", flush=True)
 
 
-def check(right: bool, step: str, why: str) -> None:
+class Story:
+    """What is being shown: whatever goes wrong is told under the newest headline."""
+
+    headline = ""
+
+    def begin(self, headline: str) -> None:
+        self.headline = headline
+        say(headline)
+
+
+class WrongError(Exception):
+    """A step is not as it should be."""
+
+
+def check(right: bool, why: str) -> None:
     if not right:
-        say(f"FAILED in step {step!r}: {why}")
-        sys.exit(1)
+        raise WrongError(why)
 
 
 class Tcpdump:
@@ -65,8 +79,8 @@ class Tcpdump:
         ]
         for one in self._running:
             assert one.stderr
-            while "listening on" not in one.stderr.readline():
-                pass
+            said = next((line for line in one.stderr if "listening on" in line), None)
+            check(said is not None, "tcpdump ended before it listened")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -75,11 +89,14 @@ class Tcpdump:
             one.terminate()
             self.lines += [f"{node} eth0: {line}" for line in one.communicate()[0].splitlines()]
 
-    def show(self, most: int = 6) -> None:
-        for line in self.lines[:most]:
-            print(f"          {line}")
-        if len(self.lines) > most:
-            print(f"          … {len(self.lines) - most} more lines", flush=True)
+    def show(self, most: int = 3) -> None:
+        """Print the first lines of each node, so that both ways are seen."""
+        for node in self._nodes:
+            lines = [line for line in self.lines if line.startswith(f"{node} ")]
+            for line in lines[:most]:
+                print(f"          {line}")
+            if len(lines) > most:
+                print(f"          … {len(lines) - most} more lines of {node}", flush=True)
 
     def spis(self) -> set[str]:
         return set(re.findall(r"ESP\(spi=(0x[0-9a-f]{8})", "\n".join(self.lines)))
@@ -97,6 +114,7 @@ class Folder:
     def __init__(self, work: Path, network: Network) -> None:
         self.cluster = Cluster(work / "cluster", network)
         self.daemons = [Daemon(node.name, self.cluster, work) for node in network.nodes]
+        say(f"the cluster is the folder {self.cluster.folder}; the lines below leave out --manifests and --pin-root")
 
     def key(self) -> str:
         return run(f"{ROOT}/.venv/bin/kmeshctl --manifests {self.cluster.folder} {KEY}")
@@ -129,17 +147,47 @@ class Kubernetes:
         self.cluster.close()
 
 
-def main(kubernetes: bool) -> None:
-    """Walk the steps; exits with status 1 at the first that is not as it should be."""
+def end(daemon: Daemon) -> None:
+    """Leave nothing of a daemon behind, whatever went wrong."""
+    if daemon.process is not None and daemon.process.poll() is None:
+        daemon.stop()
+        daemon.uninstall()
+
+
+def main(kubernetes: bool) -> int:
+    """Walk the steps; gives status 1, and says why, at the first that is not as it should be."""
+    story = Story()
+    try:
+        with ExitStack() as undo:
+            walk(kubernetes, story, undo)
+    except (WrongError, TimeoutError, RuntimeError, AssertionError, OSError) as error:
+        say(f"FAILED in {story.headline!r}: {error}")
+        return 1
+    say("done: all five steps as they should be")
+    return 0
+
+
+def walk(kubernetes: bool, story: Story, undo: ExitStack) -> None:
+    """Walk the steps; ``undo`` takes away what they make.
+
+    Raises:
+        WrongError, TimeoutError, RuntimeError: something is not as it should be.
+
+    """
     work = Path(tempfile.mkdtemp(prefix="kmesh-demo-"))
-    say("building three nodes with two pods each (network namespaces on one bridge)")
+    story.begin("building three nodes with two pods each (network namespaces on one bridge)")
     network = Network(3)
+    undo.callback(network.close)
     place = Kubernetes(work, network) if kubernetes else Folder(work, network)
+    undo.callback(place.close)
     cluster, daemons = place.cluster, place.daemons
+    for daemon in daemons:
+        undo.callback(end, daemon)
     for node in network.nodes:
         for number, letter in ((10, "a"), (11, "b")):
             cluster.pod(network.add_pod(f"p{node.index}{letter}", node, number))
-    echoes = [Echo(pod) for pod in network.pods.values()]
+    for pod in network.pods.values():
+        undo.callback(Echo(pod).close)
 
     def traffic(version: int = 4) -> tuple[Tcpdump, Count]:
         total = Count()
@@ -153,10 +201,10 @@ def main(kubernetes: bool) -> None:
         say(f"sent {total.sent}, received {total.received}; tcpdump on the uplinks:")
         seen.show()
 
-    say(f"step 1: kmeshctl {KEY}")
+    story.begin(f"step 1: kmeshctl {KEY}")
     say(place.key().strip())
 
-    say(f"step 2: {DAEMON}, on every node")
+    story.begin(f"step 2: {DAEMON}, on every node")
     for daemon in daemons:
         daemon.start()
     for daemon in daemons:
@@ -164,27 +212,27 @@ def main(kubernetes: bool) -> None:
     wait_for("every node announces SPI 1", lambda: all(cluster.spi(node.name) == 1 for node in network.nodes))
     say("three daemons ready, each announces SPI 1")
 
-    say("traffic between pods of different nodes, nobody labelled yet: clear")
+    story.begin("traffic between pods of different nodes, nobody labelled yet: clear")
     seen, total = traffic()
     report(seen, total)
-    check(total.lost == 0 and seen.clear() > 0 and not seen.spis(), "before labelling", "the traffic should be clear")
+    check(total.lost == 0 and seen.clear() > 0 and not seen.spis(), "the traffic should be clear")
 
-    say(f"step 3: {LABELLING}")
+    story.begin(f"step 3: {LABELLING}")
     say(place.label().strip())
     for daemon in daemons:
         wait_for("managed pods are in the map", lambda d=daemon: "kmesh_pods" in d.text())
     time.sleep(2)
 
     for version in (4, 6):
-        say(f"step 4: the same traffic, IPv{version}: ESP")
+        story.begin(f"step 4: the same traffic, IPv{version}: ESP")
         seen, total = traffic(version)
         report(seen, total)
-        check(seen.spis() == {"0x00000001"}, "encrypted traffic", f"SPIs on the wire: {seen.spis()}")
-        check(seen.clear() == 0, "encrypted traffic", f"{seen.clear()} packets crossed in clear")
-        check(len(seen.directions()) == 6, "encrypted traffic", f"directions: {seen.directions()}")
-        check(total.lost == 0, "encrypted traffic", f"{total.lost} packets lost")
+        check(seen.spis() == {"0x00000001"}, f"SPIs on the wire: {seen.spis()}")
+        check(seen.clear() == 0, f"{seen.clear()} packets crossed in clear")
+        check(len(seen.directions()) == 6, f"directions: {seen.directions()}")
+        check(total.lost == 0, f"{total.lost} packets lost")
 
-    say(f"step 5: kmeshctl {KEY}")
+    story.begin(f"step 5: kmeshctl {KEY}")
     say(place.key().strip())
     wait_for("every node announces SPI 2", lambda: all(cluster.spi(node.name) == 2 for node in network.nodes))
     for daemon in daemons:
@@ -195,20 +243,17 @@ def main(kubernetes: bool) -> None:
         )
     seen, total = traffic()
     report(seen, total)
-    check(seen.spis() == {"0x00000002"}, "key replaced", f"SPIs on the wire: {seen.spis()}")
-    check(seen.clear() == 0 and total.lost == 0, "key replaced", f"{seen.clear()} clear, {total.lost} lost")
+    check(seen.spis() == {"0x00000002"}, f"SPIs on the wire: {seen.spis()}")
+    check(len(seen.directions()) == 6, f"directions: {seen.directions()}")
+    check(seen.clear() == 0 and total.lost == 0, f"{seen.clear()} clear, {total.lost} lost")
 
+    story.begin("stopping and uninstalling")
     for daemon in daemons:
         daemon.stop()
     with ThreadPoolExecutor() as pool:
         for daemon, done in zip(daemons, pool.map(lambda daemon: daemon.uninstall(), daemons), strict=True):
-            check(done.returncode == 0, "uninstall", f"on {daemon.node}: {done.stderr}")
-    for echo in echoes:
-        echo.close()
-    place.close()
-    network.close()
-    say("done: all five steps as they should be")
+            check(done.returncode == 0, f"on {daemon.node}: {done.stderr}")
 
 
 if __name__ == "__main__":
-    main("--kubernetes" in sys.argv[1:])
+    sys.exit(main("--kubernetes" in sys.argv[1:]))
