@@ -175,7 +175,7 @@ def decode_sa(body: bytes) -> DecodedSa | None:
         packets=info.curlft.packets,
         bytes=info.curlft.bytes,
         sequence=_sequence(found, esn),
-        replays=info.stats.replay,
+        replays=info.stats.replay_window + info.stats.replay,
         integrity_failures=info.stats.integrity_failed,
     )
     output = None

@@ -10,7 +10,7 @@ from tests.monitoring.promtool import ALERTS, promtool
 
 RULES = {rule["alert"]: rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]}
 WELL = "n2"
-"""An instance for which no alert may fire; it is in the series beside those that make one fire."""
+"""An instance for which the alert may not fire; it is in the series beside those that make it fire."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,22 @@ CASES = [
         {
             'peer_integrity_failures_total{instance="n1",peer="n3"}': "0+1x20",
             'peer_integrity_failures_total{instance="n2",peer="n3"}': "7x20",
+        },
+        10,
+        11,
+        N1 | N3,
+    ),
+    Case(
+        "NothingDecrypted",
+        {
+            'peer_integrity_failures_total{instance="n1",peer="n3"}': "0+1x20",
+            'peer_packets_total{instance="n1",peer="n3",direction="in"}': "7x20",
+            'peer_packets_total{instance="n1",peer="n3",direction="out"}': "0+9x20",
+            'peer_integrity_failures_total{instance="n2",peer="n3"}': "0+1x20",
+            'peer_packets_total{instance="n2",peer="n3",direction="in"}': "0+1x20",
+            # Idle, and nothing fails.
+            'peer_integrity_failures_total{instance="n4",peer="n3"}': "0x20",
+            'peer_packets_total{instance="n4",peer="n3",direction="in"}': "7x20",
         },
         10,
         11,

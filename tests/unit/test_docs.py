@@ -10,6 +10,7 @@ from kmesh_bpf import contract
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "ARCHITECTURE.md"])
+PAGES.append(ROOT / "deploy/monitoring/alerts.yaml")
 
 
 def page(name: str) -> str:
@@ -26,13 +27,23 @@ def test_every_counter_is_explained_and_no_other():
     assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == set(contract.COUNTERS)
 
 
+def leads_somewhere(page: Path, link: str) -> bool:
+    """Tell whether there is what a link on a page, or in it (``#heading``), leads to."""
+    name, _, heading = link.partition("#")
+    target = page.parent / name if name else page
+    if not heading:
+        return target.exists()
+    headings = re.findall(r"^#+ (.+)", target.read_text(), re.MULTILINE) if target.exists() else []
+    return heading in {one.lower().replace(" ", "-") for one in headings}
+
+
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_links_and_paths_lead_somewhere(path):
     text = path.read_text()
-    links = [one.partition("#")[0] for one in re.findall(r"\]\(([^)]+)\)", text) if "://" not in one]
-    missing = [one for one in links if one and not (path.parent / one).exists()]
-    named = re.findall(r"(?<![\w/.])(?:docs|deploy|scripts|tests|bpf|kmesh_bpf|python)/[\w./-]*\w(?![\w*/])", text)
-    missing += [one for one in named if not (ROOT / one).exists()]
+    links = [one for one in re.findall(r"\]\(([^)]+)\)", text) if "://" not in one]
+    missing = [one for one in links if not leads_somewhere(path, one)]
+    named = re.findall(r"(?<![\w/.])(?:docs|deploy|scripts|tests|bpf|kmesh_bpf|python)/[\w./#-]*\w(?![\w*/])", text)
+    missing += [one for one in named if not leads_somewhere(ROOT / "README.md", one)]
     assert missing == []
 
 

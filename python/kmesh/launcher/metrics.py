@@ -193,14 +193,14 @@ FAMILIES = (
     Family(
         "peer_replay_errors_total",
         "counter",
-        "Packets of the peer dropped as replayed or older than the replay window.",
+        "Packets of the peer dropped by replay protection: received before, as far back as the window reaches.",
         _both_ways(lambda traffic: traffic.replays),
         ("peer",),
     ),
     Family(
         "peer_integrity_failures_total",
         "counter",
-        "Packets of the peer dropped because their integrity check failed: another key, or forged.",
+        "Packets of the peer whose integrity check failed: another key, forged, or (ESN) older than the replay window.",
         _both_ways(lambda traffic: traffic.integrity_failures),
         ("peer",),
     ),

@@ -1,5 +1,6 @@
 """Our messages against bytes that others wrote: requests as ip (iproute2) sent them, dumps as the kernel gave them."""
 
+import struct
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -105,6 +106,15 @@ def test_the_use_of_an_sa_is_read():
     three_echoes = 3 * 84
     assert inbound.usage == SaUsage(1795553190, 1795553193, 3, three_echoes, sequence=3)
     assert outbound.usage == SaUsage(1795553190, 1795553193, 3, three_echoes, sequence=3)
+
+
+def test_packets_outside_of_the_window_and_packets_seen_before_are_both_replays():
+    body = bytearray(read("dump-used")[0][1])
+    stats = slice(192, 204)  # struct xfrm_stats: replay_window, replay, integrity_failed
+    assert body[stats] == bytes(12)
+    body[stats] = struct.pack("=III", 3, 40, 500)
+    usage = wire.decode_sa(bytes(body)).usage
+    assert (usage.replays, usage.integrity_failures) == (43, 500)
 
 
 def test_without_esn_the_sequence_comes_from_the_short_replay_state():
