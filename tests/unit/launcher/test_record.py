@@ -15,7 +15,8 @@ from kmesh.launcher.record import (
     after_error,
 )
 
-from kmesh_bpf import AddSa, FakeKernel, KernelError
+from kmesh_bpf import AddSa, Direction, FakeKernel, KernelError
+from kmesh_bpf.core.operations import DeletePolicy, DeleteSa, SetPolicy
 from tests.unit.core import mesh
 from tests.unit.launcher.standin import Passes
 
@@ -58,6 +59,72 @@ def test_what_the_kernel_refused_counts_as_failed_and_not_as_applied():
     assert numbers["set_peer", APPLIED] > 0
     assert record.statistics.passes[FAILED] == 1
     assert record.succeeded == 0.0
+
+
+def refusing(passes: Passes, unwanted) -> None:
+    passes.kernel.refuse = lambda op: KernelError("write", "x", errno.ENOMEM) if unwanted(op) else None
+
+
+def outbound(kind: type, towards=None):
+    """Tell of an operation whether it is of a kind, for what this node sends, to the nodes whose address it is."""
+
+    def told(op) -> bool:
+        if not isinstance(op, kind):
+            return False
+        if isinstance(op, SetPolicy):
+            return op.policy.direction is Direction.OUT and towards in (None, op.policy.tunnel_dst)
+        return op.sa.mark is None and towards in (None, op.sa.dst)
+
+    return told
+
+
+@pytest.mark.parametrize("kind", [AddSa, SetPolicy])
+def test_a_peer_to_which_the_kernel_lets_us_not_send_is_not_ready_and_the_others_are(kind):
+    passes = Passes()
+    refusing(passes, outbound(kind, R))
+    record = passes.run(mesh.view())
+    assert {name: peer.ready for name, peer in record.peers.items()} == {"n2": False, "n3": True}
+    assert (record.peers_ready, record.peers_expected) == (1, 2)
+    refusing(passes, lambda op: False)
+    assert passes.run(mesh.view()).peers_ready == 2
+
+
+def test_a_peer_that_announces_no_key_of_ours_is_not_ready_though_what_it_had_cannot_be_removed():
+    passes = Passes()
+    view = mesh.view(nodes=2)
+    passes.run(view)
+    refusing(passes, lambda op: isinstance(op, DeletePolicy | DeleteSa))
+    record = passes.run(replace(view, peers=(replace(view.peers[0], spi=0),)))
+    assert (record.peers["n2"].ways["out"].newest, record.peers_ready) == (1, 0)
+
+
+def test_a_peer_without_pods_is_ready_with_its_sas_alone():
+    view = mesh.view(nodes=2)
+    bare = replace(view.peers[0], node=replace(view.peers[0].node, pod_cidrs=()))
+    view = replace(view, peers=(bare,), pods=view.pods[:1])
+    passes = Passes()
+    refusing(passes, outbound(AddSa))
+    assert passes.run(view).peers_ready == 0
+    refusing(passes, lambda op: False)
+    assert passes.run(view).peers_ready == 1
+    assert not passes.kernel.policies
+
+
+@pytest.mark.parametrize(
+    ("kinds", "ready"),
+    [
+        pytest.param((SetPolicy,), 2, id="the policies still send with the key before"),
+        pytest.param((AddSa,), 0, id="the policies point to SAs that are not there"),
+        pytest.param((AddSa, SetPolicy), 2, id="nothing of the new key is there"),
+    ],
+)
+def test_in_a_replacement_a_peer_is_ready_as_long_as_its_policies_have_their_sas(kinds, ready):
+    passes = Passes()
+    passes.run(mesh.view())
+    refusing(passes, lambda op: any(outbound(kind)(op) for kind in kinds))
+    record = replacing(passes, 2, 2)
+    assert record.peers_ready == ready
+    assert all(peer.ways["out"].newest for peer in record.peers.values())
 
 
 def test_a_pass_given_up_is_an_attempt_and_leaves_what_was_known():
