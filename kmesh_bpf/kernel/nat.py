@@ -55,7 +55,7 @@ def remove() -> None:
 def installed() -> bool:
     """Tell whether both tables are there and hold what we write, and nothing else.
 
-    False too where nft or the kernel's part of it is missing: :func:`install` says so, and only NAT suffers.
+    False too where nft or the kernel's part of it is missing: all else does without, and :func:`install` says so.
 
     Raises:
         KernelError: the kernel did not answer.

@@ -17,6 +17,9 @@ from kmesh.launcher.conditions import (
 from kmesh.launcher.events import PATIENCE
 from kmesh.launcher.record import KeyRecord, Record
 
+from kmesh_bpf import KmeshBpfError, Operation
+from kmesh_bpf.core.operations import InstallNatExemption
+from kmesh_bpf.errors import UnsupportedError
 from tests.unit.launcher.standin import Node
 
 READY = Record("n1", 1000.0, been_ready=True, key=KeyRecord(1, 1, generation=1), key_since=900.0, settled=1)
@@ -144,6 +147,26 @@ def test_a_daemon_writes_them_for_the_generation_that_stands_in_the_cluster_and_
     assert {one["status"] for one in written[-1].values()} == {"True"}
     assert {one["observedGeneration"] for one in written[-1].values()} == {1}
     assert len(written) <= 2
+
+
+def without_nftables(operation: Operation) -> KmeshBpfError | None:
+    return UnsupportedError("nft", "install nftables") if isinstance(operation, InstallNatExemption) else None
+
+
+def test_without_nftables_all_else_is_in_place_and_the_node_is_not_ready_until_it_works(tmp_path):
+    node = counting(Node(tmp_path))
+    node.memory.refuse = without_nftables
+    node.key(1)
+    node.steps(30)
+    assert (node.recorder.record.peers_ready, node.recorder.record.key.announced) == (2, 1)
+    page = node.recorder.answer("/readyz")
+    assert (page.status, "nft is not available: install nftables" in page.body) == (503, True)
+    (ready,) = [one for one in node.written[-1]["status"]["conditions"] if one["type"] == "EncryptionReady"]
+    assert (ready["status"], "nft is not available" in ready["message"]) == ("False", True)
+    node.memory.refuse = lambda _: None
+    node.steps(30)
+    assert node.recorder.answer("/readyz").status == 200
+    assert {one["status"] for one in node.written[-1]["status"]["conditions"]} == {"True"}
 
 
 def test_one_that_somebody_deleted_is_announced_and_told_anew(tmp_path):
