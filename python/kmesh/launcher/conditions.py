@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from kmesh.cluster.objects import NAMESPACE, NODE_INFO_API
-from kmesh.launcher.events import patience_lost
+from kmesh.launcher.events import patience_lost, peer_problems
 from kmesh.launcher.record import Record
 
 ENCRYPTION_READY, KEY_ACCEPTED, PEERS_ACCEPTED, KEY_REPLACED = TYPES = (
@@ -70,9 +70,10 @@ def _verdicts(record: Record, before: Mapping[str, Condition]) -> Iterator[tuple
         yield KEY_ACCEPTED, "False", "Refused", key.refused
     elif key.spi:
         yield KEY_ACCEPTED, "True", "Accepted", f"SPI {key.spi}"
-    quarantined = [problem for problem in record.plan_problems if problem.startswith("peer ")]
-    if quarantined:
-        yield PEERS_ACCEPTED, "False", "Quarantined", "; ".join(quarantined)
+    # The worst first: its reason is told, and it is not what a long message is cut off before.
+    problems = sorted(peer_problems(record), key=lambda one: one[0] != "Quarantined")
+    if problems:
+        yield PEERS_ACCEPTED, "False", problems[0][0], "; ".join(problem for _, problem in problems)
     else:
         yield PEERS_ACCEPTED, "True", "Accepted", f"{len(record.peers)} peers"
     if not key.spi:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -46,9 +46,9 @@ def notes(before: Record, after: Record) -> tuple[Note, ...]:
     found = []
     if after.key.refused and after.key.refused != before.key.refused:
         found.append(Note("Warning", "KeyRefused", f"the key in the Secret is refused: {after.key.refused}"))
-    for problem in after.plan_problems:
-        if problem.startswith("peer ") and problem not in before.plan_problems:
-            found.append(Note("Warning", "PeerQuarantined", problem))
+    for reason, problem in peer_problems(after):
+        if problem not in before.plan_problems:
+            found.append(Note("Warning", f"Peer{reason}", problem))
     if after.renewed:
         where = "security associations had vanished, here or at the peers"
         message = f"{where}; new incarnation {after.incarnation}, peers use new keys"
@@ -64,6 +64,13 @@ def notes(before: Record, after: Record) -> tuple[Note, ...]:
         message = f"ready for encryption: {after.peers_ready} of {after.peers_expected} peers, SPI {after.key.spi}"
         found.append(Note("Normal", "EncryptionReady", message))
     return tuple(found)
+
+
+def peer_problems(record: Record) -> Iterator[tuple[Literal["Quarantined", "Conflict"], str]]:
+    """Give the planner's sentences on peers; a quarantined one gets no packet, one in conflict misses a pod CIDR."""
+    for problem in record.plan_problems:
+        if problem.startswith("peer "):
+            yield "Quarantined" if problem.endswith("; quarantined, not ready") else "Conflict", problem
 
 
 def patience_lost(record: Record) -> bool:

@@ -23,6 +23,8 @@ from kmesh_bpf.errors import UnsupportedError
 from tests.unit.launcher.standin import Node
 
 READY = Record("n1", 1000.0, been_ready=True, key=KeyRecord(1, 1, generation=1), key_since=900.0, settled=1)
+CONFLICT = "peer n3: 10.244.9.0/24 is claimed by another peer too; ignored"
+QUARANTINE = "peer n4: its address 10.10.0.2 is n2's; quarantined, not ready"
 WELL = dict.fromkeys(TYPES, "True")
 
 
@@ -40,7 +42,8 @@ def test_a_node_that_is_well_says_so_in_all_conditions():
     ("wrong", "name", "reason"),
     [
         ({"key": KeyRecord(1, 1, "no JSON", 1)}, "KeyAccepted", "Refused"),
-        ({"plan_problems": ("peer n3: 10.244.9.0/24 is claimed by another peer too",)}, "PeersAccepted", "Quarantined"),
+        ({"plan_problems": (CONFLICT,)}, "PeersAccepted", "Conflict"),
+        ({"plan_problems": (CONFLICT, QUARANTINE)}, "PeersAccepted", "Quarantined"),
         ({"unready": ("there is no key",), "unready_since": 1000.0 - PATIENCE}, "EncryptionReady", "NotReady"),
         ({"settled": 0, "key_since": 1000.0 - REPLACEMENT_PATIENCE}, "KeyReplaced", "Replacing"),
     ],
@@ -51,6 +54,11 @@ def test_what_is_wrong_is_false_with_a_reason_and_its_words_and_the_rest_stays_t
     assert (found[name].reason, found[name].since) == (reason, 1001.0)
     assert found[name].message
     assert {one.since for other, one in found.items() if other != name} == {500.0}
+
+
+def test_of_many_problems_with_peers_the_one_that_is_quarantined_is_not_cut_off():
+    found = conditions(replace(READY, plan_problems=(CONFLICT,) * 99 + (QUARANTINE,)), {})
+    assert QUARANTINE in found["PeersAccepted"].message
 
 
 def test_what_is_under_way_for_a_moment_leaves_the_condition_and_its_generation_as_they_were():

@@ -148,14 +148,25 @@ def test_a_node_announces_a_key_only_when_it_could_decrypt_with_it(node):
     assert announced(node) is not None
 
 
-def test_two_peers_that_claim_the_same_pods_are_an_event(node):
+@pytest.mark.parametrize(
+    ("claim", "reason", "ready"),
+    [
+        ({"podCIDRS": ["10.244.2.0/24"]}, "PeerConflict", 2),
+        ({"addresses": ["10.10.0.2"]}, "PeerQuarantined", 1),
+    ],
+)
+def test_two_peers_that_claim_the_same_are_an_event_and_only_an_address_costs_one_of_them_its_traffic(
+    node, claim, reason, ready
+):
     node.key(1)
-    claim = kube.node_info(3)
-    claim["spec"]["podCIDRS"] = ["10.244.2.0/24"]
-    node.put(claim)
+    double = kube.node_info(3)
+    double["spec"] |= claim
+    node.put(double)
     node.steps()
-    (event,) = [one for one in node.told if one["reason"] == "PeerQuarantined"]
-    assert "10.244.2.0/24" in event["message"]
+    (event,) = [one for one in node.told if one["reason"].startswith("Peer")]
+    assert event["reason"] == reason
+    assert next(iter(claim.values()))[0] in event["message"]
+    assert metric(node, "peers_ready") == ready
 
 
 def test_operations_that_fail_make_the_node_unready_and_say_so(node):

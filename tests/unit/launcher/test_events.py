@@ -31,9 +31,13 @@ def test_a_refused_key_is_told_and_another_one_again():
 
 
 def test_a_problem_that_names_a_peer_is_told_and_others_are_not():
-    problems = ("peer n3: 10.244.9.0/24 is claimed by another peer too; ignored", "uplink eth9: no such device")
+    problems = (
+        "peer n3: 10.244.9.0/24 is claimed by another peer too; ignored",
+        "peer n4: its address 10.10.0.2 is n2's; quarantined, not ready",
+        "uplink eth9: no such device",
+    )
     found = notes(READY, replace(READY, plan_problems=problems))
-    assert found == (Note("Warning", "PeerQuarantined", problems[0]),)
+    assert found == (Note("Warning", "PeerConflict", problems[0]), Note("Warning", "PeerQuarantined", problems[1]))
 
 
 def test_lost_sas_are_told_with_the_new_incarnation():
