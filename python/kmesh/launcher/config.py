@@ -147,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
         "--key-file",
         type=Path,
         metavar="FILE",
-        help=f"take the key from a mounted file (default: {MOUNTED_KEY} if it is there at start, else the Secret)",
+        help=f"take the key from a mounted file (default, without --manifests: {MOUNTED_KEY} if it is there at start)",
     )
     strictness = parser.add_mutually_exclusive_group()
     strictness.add_argument(
