@@ -1,0 +1,80 @@
+"""What the DaemonSet asks of a kubelet, against what the daemon does; the file is read, so no API server is needed."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from kmesh.launcher import config
+from kmesh.launcher.readiness import answer
+from kmesh.launcher.record import KeyRecord, Record
+
+from kmesh_bpf.kernel.programs import DEFAULT_PIN_ROOT
+from tests.lab.apiserver import ROOT
+from tests.unit.launcher.standin import BOUNDS
+
+(DAEMONSET,) = yaml.safe_load_all((ROOT / "deploy/base/kmesh.yaml").read_text())
+POD = DAEMONSET["spec"]["template"]["spec"]
+(CONTAINER,) = POD["containers"]
+PROBES = ("startupProbe", "livenessProbe", "readinessProbe")
+READY = Record("n1", 1000.0, succeeded=1000.0, key=KeyRecord(1, 1))
+STARTING = Record("n1", 1000.0)
+
+
+def asked(probe: str, record: Record, seconds: float) -> int:
+    """Give the status that a probe gets, so many seconds after the last attempt at a pass."""
+    return answer(CONTAINER[probe]["httpGet"]["path"], record, record.attempted + seconds, 0.0, BOUNDS).status
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_a_daemon_that_is_ready_passes_every_probe(probe):
+    assert asked(probe, READY, 0) == 200
+
+
+def test_one_that_compiles_for_long_is_not_ready_and_not_restarted():
+    assert [asked(probe, STARTING, BOUNDS.silence) for probe in PROBES] == [200, 200, 503]
+
+
+def test_one_that_hangs_is_restarted():
+    assert asked("livenessProbe", READY, BOUNDS.silence + 1) == 503
+
+
+def test_the_probes_go_to_the_port_where_the_daemon_listens():
+    (port,) = CONTAINER["ports"]
+    where = config.parse(CONTAINER["args"], None, "n1").health
+    assert (where.host, where.port) == (None, port["containerPort"])
+    assert POD["hostNetwork"] is True, "the port is the node's"
+    for probe in PROBES:
+        assert CONTAINER[probe]["httpGet"].keys() == {"path", "port"}, "no host, and no TLS"
+        assert CONTAINER[probe]["httpGet"]["port"] == port["name"]
+
+
+def test_the_name_of_the_node_is_the_one_that_the_pod_was_put_on():
+    # The host's name, which counts otherwise, may be another one.
+    assert CONTAINER["env"] == [{"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}]
+
+
+def test_bpffs_is_the_only_folder_of_the_node_that_it_sees_and_sees_when_it_is_mounted_later():
+    volumes = {one["name"]: one for one in POD["volumes"]}
+    (host,) = [name for name, one in volumes.items() if "hostPath" in one]
+    # Directory: not made where it is missing, for then a node without bpffs would get pins in a common folder.
+    assert volumes[host]["hostPath"] == {"path": "/sys/fs/bpf", "type": "Directory"}
+    (mount,) = [one for one in CONTAINER["volumeMounts"] if one["name"] == host]
+    assert mount == {"name": host, "mountPath": "/sys/fs/bpf", "mountPropagation": "HostToContainer"}
+    assert Path(mount["mountPath"]) in DEFAULT_PIN_ROOT.parents
+
+
+def test_what_is_not_of_the_node_is_a_scratch_folder_where_the_compiler_writes():
+    others = {one["name"]: one for one in POD["volumes"] if "hostPath" not in one}
+    assert list(others.values()) == [{"name": "tmp", "emptyDir": {}}]
+    assert [one["mountPath"] for one in CONTAINER["volumeMounts"] if one["name"] in others] == ["/tmp"]
+
+
+def test_it_stays_on_every_linux_node_however_short_of_room_that_is():
+    assert POD["priorityClassName"] == "system-node-critical"
+    assert POD["nodeSelector"] == {"kubernetes.io/os": "linux"}
+    assert "limits" not in CONTAINER["resources"]
+
+
+def test_an_upgrade_goes_over_the_nodes_by_itself_and_a_few_at_a_time():
+    strategy = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": "10%"}}
+    assert DAEMONSET["spec"]["updateStrategy"] == strategy
