@@ -53,6 +53,18 @@ def test_the_name_of_the_node_is_the_one_that_the_pod_was_put_on():
     assert CONTAINER["env"] == [{"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}]
 
 
+def test_its_account_is_the_one_that_was_given_the_rights():
+    account = {
+        "kind": "ServiceAccount",
+        "name": POD["serviceAccountName"],
+        "namespace": DAEMONSET["metadata"]["namespace"],
+    }
+    rights = list(yaml.safe_load_all((ROOT / "deploy/base/rbac-daemon.yaml").read_text()))
+    given = [one["subjects"] for one in rights if "subjects" in one]
+    assert given == [[account]] * 3
+    assert [one["metadata"]["name"] for one in rights if one["kind"] == "ServiceAccount"] == [account["name"]]
+
+
 def test_bpffs_is_the_only_folder_of_the_node_that_it_sees_and_sees_when_it_is_mounted_later():
     volumes = {one["name"]: one for one in POD["volumes"]}
     (host,) = [name for name, one in volumes.items() if "hostPath" in one]

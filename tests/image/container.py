@@ -1,7 +1,7 @@
 """The daemon's container as the DaemonSet describes it, without a container engine: namespaces, mounts, capabilities.
 
-Everything is read from ``deploy/base/kmesh.yaml``: what is not understood there is an error, so that nothing stands in
-it untested.
+Everything is read from ``deploy/base/kmesh.yaml``. What is neither applied here nor named in ``ELSEWHERE`` is an error,
+so that nothing comes into it unseen.
 """
 
 from __future__ import annotations
@@ -20,6 +20,24 @@ ROOT = Path(__file__).resolve().parents[2]
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 DEVICES = ("null", "zero", "full", "random", "urandom")
 
+APPLIED = {
+    "pod": {"containers", "hostNetwork", "terminationGracePeriodSeconds", "volumes"},
+    "container": {"args", "command", "env", "securityContext", "volumeMounts", "workingDir"},
+    "securityContext": {"allowPrivilegeEscalation", "capabilities", "readOnlyRootFilesystem", "runAsUser"},
+    "capabilities": {"add", "drop"},
+    "volumeMount": {"mountPath", "name"},
+}
+ELSEWHERE = {
+    # tests/deploy: the account's rights, and what a scheduler and a kubelet make of the rest. Nobody: dnsPolicy.
+    "pod": {"dnsPolicy", "nodeSelector", "priorityClassName", "serviceAccountName", "tolerations"},
+    # tests/deploy. Nobody: the names of image and container.
+    "container": {"image", "livenessProbe", "name", "ports", "readinessProbe", "resources", "startupProbe"},
+    # Nobody: it takes an engine, and a kernel with these modules.
+    "securityContext": {"appArmorProfile", "seLinuxOptions", "seccompProfile"},
+    # tests/deploy.
+    "volumeMount": {"mountPropagation"},
+}
+
 # What a container engine does before it starts a program; $1 is the new root.
 PREPARE = """
 set -eu
@@ -37,38 +55,71 @@ ln -s fd/0 "$1/dev/stdin"
 
 @dataclass(frozen=True)
 class Spec:
-    """What the DaemonSet says of its only container; ``mounts``: path in it -> kind of volume."""
+    """What a pod says of its only container; ``mounts``: path in it -> kind of volume, ``grace``: seconds to end in."""
 
     command: list[str]
     folder: str
     capabilities: frozenset[str]
     read_only: bool
+    grace: float
     mounts: dict[str, str] = field(hash=False)
 
     @staticmethod
     def of_daemonset() -> Spec:
+        """Read the DaemonSet's pod."""
         manifests = yaml.safe_load_all((ROOT / "deploy/base/kmesh.yaml").read_text())
-        pod = next(one for one in manifests if one["kind"] == "DaemonSet")["spec"]["template"]["spec"]
+        return Spec.of_pod(next(one for one in manifests if one["kind"] == "DaemonSet")["spec"]["template"]["spec"])
+
+    @staticmethod
+    def of_pod(pod: dict[str, Any]) -> Spec:
+        """Read a pod.
+
+        Raises:
+            ValueError: something in it is neither applied here nor known to be looked at elsewhere.
+
+        """
+        _understood("pod", pod)
         (container,) = pod["containers"]
+        _understood("container", container)
         security = container["securityContext"]
-        assert security["capabilities"]["drop"] == ["ALL"]
-        assert security["runAsUser"] == 0
-        volumes = {one["name"]: one for one in pod["volumes"]}
+        _understood("securityContext", security)
+        _understood("capabilities", security["capabilities"])
+        # What is always done in one way here must be asked for in this way.
+        for name, value, done in (
+            ("hostNetwork", pod["hostNetwork"], True),
+            ("env", [one["name"] for one in container["env"]], ["NODE_NAME"]),
+            ("runAsUser", security["runAsUser"], 0),
+            ("allowPrivilegeEscalation", security["allowPrivilegeEscalation"], False),
+            ("drop", security["capabilities"]["drop"], ["ALL"]),
+        ):
+            if value != done:
+                raise ValueError(f"the test knows {name} as {done} only, not {value}")
+        volumes = {one["name"]: _kind(one) for one in pod["volumes"]}
+        for mount in container["volumeMounts"]:
+            _understood("volumeMount", mount)
         return Spec(
             command=[*container["command"], *container["args"]],
             folder=container["workingDir"],
             capabilities=frozenset(security["capabilities"]["add"]),
             read_only=security["readOnlyRootFilesystem"],
-            mounts={one["mountPath"]: _kind(volumes[one["name"]]) for one in container["volumeMounts"]},
+            grace=pod["terminationGracePeriodSeconds"],
+            mounts={one["mountPath"]: volumes[one["name"]] for one in container["volumeMounts"]},
         )
 
 
+def _understood(what: str, found: dict[str, Any]) -> None:
+    strange = found.keys() - APPLIED[what] - ELSEWHERE.get(what, set())
+    if strange:
+        raise ValueError(f"{what}: the test knows nothing of {', '.join(sorted(strange))}")
+
+
 def _kind(volume: dict[str, Any]) -> str:
-    if volume.get("hostPath"):
-        assert volume["hostPath"]["path"] == "/sys/fs/bpf"
-        return "bpffs"
-    (kind,) = volume.keys() - {"name"}
-    return kind
+    match volume:
+        case {"hostPath": {"path": "/sys/fs/bpf"}}:
+            return "bpffs"
+        case {"emptyDir": settings} if not settings:
+            return "emptyDir"
+    raise ValueError(f"the test knows no volume like {volume}")
 
 
 @dataclass(frozen=True)
@@ -114,10 +165,10 @@ class Container:
         return time.monotonic() - start
 
     def stop(self) -> int:
-        """End it as a kubelet does; give its exit status."""
+        """End it as a kubelet does, which does not wait for ever; give its exit status."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
+        return self.process.wait(self.spec.grace)
 
     def status(self, name: str) -> str:
         """Give a field of the daemon's ``/proc/PID/status``."""
@@ -143,9 +194,4 @@ class Container:
         return [*enter, "bash", "-c", "\n".join(script), "container", str(self.root), *inside]
 
     def _mount(self, kind: str, path: str) -> str:
-        match kind:
-            case "bpffs":
-                return f'mount --bind {self.node.bpffs} "$1{path}"'
-            case "emptyDir":
-                return f'mount -t tmpfs tmpfs "$1{path}"'
-        raise ValueError(f"the test knows no volume of kind {kind}")
+        return f'mount --bind {self.node.bpffs} "$1{path}"' if kind == "bpffs" else f'mount -t tmpfs tmpfs "$1{path}"'
