@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from kmesh.launcher import conditions, config
+from kmesh.launcher.metrics import FAMILIES
 
 from kmesh_bpf import contract
 
@@ -20,6 +21,14 @@ def page(name: str) -> str:
 def test_every_flag_of_the_daemon_is_documented_and_no_other():
     flags = {word for action in config._parser()._actions for word in action.option_strings if word.startswith("--")}
     assert set(re.findall(r"^\| `(--[a-z-]+)", page("flags.md"), re.MULTILINE)) == flags
+
+
+def test_every_metric_is_documented_as_it_says_of_itself_and_no_other():
+    rows = re.findall(r"^\| `(kmesh_ipsec_\w+)` \| (\w+) \| ([^|]*) \| ([^|]*) \|", page("metrics.md"), re.MULTILINE)
+    labels = {"reconcile_duration_seconds": ("le",)}  # of a histogram's buckets
+    assert [(name, kind, tuple(re.findall(r"\w+", names)), text) for name, kind, names, text in rows] == [
+        (family.full_name, family.kind, labels.get(family.name, family.labels), family.help) for family in FAMILIES
+    ]
 
 
 def test_every_counter_is_explained_and_no_other():
