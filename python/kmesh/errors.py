@@ -14,6 +14,10 @@ from __future__ import annotations
 
 from kmesh_bpf import KmeshBpfError
 
+PASSING = frozenset({401, 403, 404, 408, 409, 425, 429})
+"""HTTP statuses below 500 that may pass: credentials are renewed, roles given, namespaces made; another writer or too
+many of them are a matter of time."""
+
 
 class ServerError(KmeshBpfError):
     """Nobody can listen at an address: names it and the way out."""
@@ -29,6 +33,11 @@ class ApiError(ClusterError):
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
         self.status = status
+
+    @property
+    def final(self) -> bool:
+        """Whether the very same request will be refused for ever: it is at fault itself, not who sends it, or when."""
+        return 400 <= self.status < 500 and self.status not in PASSING
 
 
 class ConcurrentChangeError(ClusterError):

@@ -239,3 +239,9 @@ def test_an_event_is_taken_and_changes_nothing_that_is_read(source):
     event = {"apiVersion": "v1", "kind": "Event", "metadata": {"name": "n1.1", "namespace": "default"}}
     source.tell(event | {"type": "Warning", "reason": "KeyRefused", "message": "m"})
     assert source.read() == before
+
+
+def test_an_event_told_again_because_the_answer_was_lost_is_done(source):
+    event = {"apiVersion": "v1", "kind": "Event", "metadata": {"name": "n1.twice", "namespace": "default"}}
+    for _ in range(2):
+        source.tell(event | {"type": "Warning", "reason": "KeyRefused", "message": "m"})

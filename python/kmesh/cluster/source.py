@@ -53,7 +53,7 @@ class ClusterSource(Protocol):
         """
 
     def tell(self, event: Mapping[str, Any]) -> None:
-        """Create an Event (core/v1), where the cluster is one that has events."""
+        """Create an Event (core/v1), where the cluster is one that has events; one that is there already is done."""
 
     def withdraw(self, node: str) -> None:
         """Delete a node's KmeshNodeInfo and its status, if there."""

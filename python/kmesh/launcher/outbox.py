@@ -1,17 +1,19 @@
 """Writes whose outcome nobody waits for, Events, the node's report and conditions, sent by a thread of their own.
 
-A slow API server must not hold up the loop that puts back what somebody flushes.
+A slow API server must not hold up the loop that puts back what somebody flushes; what it refuses not what it takes.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from kmesh.cluster.source import ClusterSource
+from kmesh.errors import ApiError
 from kmesh_bpf import KmeshBpfError
 
 log = logging.getLogger("kmesh")
@@ -25,40 +27,60 @@ LAST_SECONDS = 2.0
 Manifest = Mapping[str, Any]
 
 
-class Letter(NamedTuple):
-    """What is to be sent, and how; of one ``kind`` only the newest, unless it is empty."""
+class Letter:
+    """What is to be sent, and what was said of it when it could not be."""
 
-    kind: str
-    send: Callable[[Manifest], None]
-    manifest: Manifest
+    def __init__(self, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self.complaint = ""
+
+
+class Tray:
+    """Letters of a kind that wait, the ``most`` newest of them, and when it is worth sending again."""
+
+    def __init__(self, send: Callable[[Manifest], None], most: int) -> None:
+        self.send = send
+        self.letters: deque[Letter] = deque(maxlen=most)
+        self.due = 0.0
+        self.complaint = ""
+
+    def put_back(self, letter: Letter, *, last: bool) -> None:
+        """Take a letter in again, unless newer ones fill the tray; ``last``: behind the others."""
+        if len(self.letters) == self.letters.maxlen:
+            return
+        if last:
+            self.letters.append(letter)
+        else:
+            self.letters.appendleft(letter)
 
 
 class Outbox:
-    """Hands on to a source what :meth:`tell`, :meth:`report` and :meth:`conditions` take; they return at once."""
+    """Hands on to a source what :meth:`tell`, :meth:`report` and :meth:`conditions` take; they return at once.
+
+    Each kind waits for its own next try only, and Events, of which there may be many, let the others pass.
+    """
 
     def __init__(self, source: ClusterSource, retry_seconds: float = RETRY_SECONDS) -> None:
-        self._source, self._retry_seconds = source, retry_seconds
+        self._retry_seconds = retry_seconds
         self._condition = threading.Condition()
-        self._events: deque[Letter] = deque(maxlen=MOST_EVENTS)
-        self._newest: dict[str, Letter] = {}
+        self._report, self._conditions = Tray(source.publish_status, 1), Tray(source.publish_conditions, 1)
+        self._events = Tray(source.tell, MOST_EVENTS)
+        self._trays = (self._report, self._conditions, self._events)
         self._closed = False
-        self._complaint = ""
         self._thread = threading.Thread(target=self._work, name="outbox", daemon=True)
         self._thread.start()
 
     def tell(self, event: Manifest) -> None:
         """Send an Event."""
-        with self._condition:
-            self._events.append(Letter("", self._source.tell, event))
-            self._condition.notify()
+        self._put(self._events, event)
 
     def report(self, lease: Manifest) -> None:
         """Send the node's report, in place of an older one that is still waiting."""
-        self._renew(Letter("report", self._source.publish_status, lease))
+        self._put(self._report, lease)
 
     def conditions(self, node_info: Manifest) -> None:
         """Send the conditions of the node's KmeshNodeInfo, in place of older ones that are still waiting."""
-        self._renew(Letter("conditions", self._source.publish_conditions, node_info))
+        self._put(self._conditions, node_info)
 
     def close(self) -> None:
         """Send what is waiting, if that is soon done, and end."""
@@ -67,43 +89,53 @@ class Outbox:
             self._condition.notify()
         self._thread.join(LAST_SECONDS)
 
-    def _renew(self, letter: Letter) -> None:
+    def _put(self, tray: Tray, manifest: Manifest) -> None:
         with self._condition:
-            self._newest[letter.kind] = letter
+            tray.letters.append(Letter(manifest))
             self._condition.notify()
 
     def _work(self) -> None:
         while True:
             with self._condition:
-                self._condition.wait_for(lambda: self._closed or self._events or self._newest)
-                letter = self._next()
-                closed = self._closed
-            if letter is None:
-                return
-            sent = self._send(letter)
-            if not sent and closed:
-                return
-            if not sent:
+                tray = self._next()
+                if tray is None:
+                    return
+                letter = tray.letters.popleft()
+            try:
+                tray.send(letter.manifest)
+            except KmeshBpfError as error:
                 with self._condition:
-                    if not letter.kind:
-                        self._events.appendleft(letter)
-                    else:
-                        self._newest.setdefault(letter.kind, letter)
-                    self._condition.wait_for(lambda: self._closed, self._retry_seconds)
+                    self._keep(tray, letter, error)
+            else:
+                tray.complaint = ""
 
-    def _next(self) -> Letter | None:
-        """Take what is to be sent next; the lock is held."""
-        if self._events:
-            return self._events.popleft()
-        return self._newest.pop(next(iter(self._newest))) if self._newest else None
+    def _next(self) -> Tray | None:
+        """Wait for a tray whose letters are to be sent now; None: that was all. The lock is held."""
+        while True:
+            now = time.monotonic()
+            waiting = [tray for tray in self._trays if tray.letters]
+            due = next((tray for tray in waiting if self._closed or tray.due <= now), None)
+            if due is not None or self._closed:
+                return due
+            self._condition.wait(min(tray.due for tray in waiting) - now if waiting else None)
 
-    def _send(self, letter: Letter) -> bool:
-        try:
-            letter.send(letter.manifest)
-        except KmeshBpfError as error:
-            if str(error) != self._complaint:  # once, as long as it lasts
-                self._complaint = str(error)
-                log.warning("%s; trying again", error)
-            return False
-        self._complaint = ""
-        return True
+    def _keep(self, tray: Tray, letter: Letter, error: KmeshBpfError) -> None:
+        """Keep what could not be sent for another try, if one can be of use; the lock is held."""
+        status = error.status if isinstance(error, ApiError) else 0
+        if tray is self._events and isinstance(error, ApiError) and error.final:
+            # Not so the report and the conditions, of which there is one: they are in nobody's way.
+            log.warning("%s; this Event is dropped", error)
+            return
+        self._complain(tray, letter, str(error))
+        if self._closed:
+            tray.letters.clear()  # whoever ends has no time to hear the same once more
+            return
+        # What was refused may be alone in that, and lets the others go first; else their order is kept.
+        tray.put_back(letter, last=400 <= status < 500)
+        tray.due = time.monotonic() + self._retry_seconds
+
+    def _complain(self, tray: Tray, letter: Letter, complaint: str) -> None:
+        """Say it once, as long as it lasts, however many letters meet with it."""
+        if complaint not in (letter.complaint, *(one.complaint for one in self._trays)):
+            log.warning("%s; trying again", complaint)
+        letter.complaint = tray.complaint = complaint

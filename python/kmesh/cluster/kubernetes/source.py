@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from kmesh.cluster.kubernetes.connection import Connection
 from kmesh.cluster.kubernetes.listing import pages
-from kmesh.cluster.kubernetes.resources import NOT_FOUND, Collection
+from kmesh.cluster.kubernetes.resources import CONFLICT, NOT_FOUND, Collection
 from kmesh.cluster.kubernetes.store import Draft, Shelf, Store
 from kmesh.cluster.kubernetes.watch import Watch
 from kmesh.cluster.kubernetes.writes import Writer
@@ -142,7 +142,12 @@ class KubernetesCluster:
 
     def tell(self, event: Mapping[str, Any]) -> None:
         """See :class:`kmesh.cluster.source.ClusterSource`."""
-        self._writer.create(Collection("Event", str(event["metadata"]["namespace"])), event)
+        try:
+            self._writer.create(Collection("Event", str(event["metadata"]["namespace"])), event)
+        except ApiError as error:
+            if error.status != CONFLICT:
+                raise
+            # It is there: told before, and the answer was lost.
 
     def withdraw(self, node: str) -> None:
         """See :class:`kmesh.cluster.source.ClusterSource`."""
