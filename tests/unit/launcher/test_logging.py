@@ -1,0 +1,63 @@
+"""What the flags make of the daemon's log: which lines are in it, and in which form."""
+
+import io
+import json
+import logging
+from collections.abc import Callable, Iterator
+from datetime import datetime
+
+import pytest
+from kmesh.launcher import cli as launcher
+
+LEVELS = ["debug", "info", "warning", "error"]
+TIME = "%Y-%m-%d %H:%M:%S,%f"
+
+
+@pytest.fixture
+def logged(monkeypatch) -> Iterator[Callable[..., list[str]]]:
+    """Start a daemon with these flags that has only one thing to say, a line a level; give the lines."""
+    log = logging.getLogger("kmesh")
+    level, propagate, handlers = log.level, log.propagate, log.handlers[:]
+
+    def speak(*_) -> int:
+        for name in LEVELS:
+            log.log(getattr(logging, name.upper()), 'peer %s:\n"%s"', "n2", name)
+        return 0
+
+    def logged(*flags: str) -> list[str]:
+        stderr = io.StringIO()
+        assert launcher.main(flags, {}, stderr) == 0
+        return stderr.getvalue().splitlines()
+
+    monkeypatch.setattr(launcher, "_run", speak)
+    yield logged
+    log.setLevel(level)
+    log.propagate, log.handlers[:] = propagate, handlers
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_log_holds_its_level_and_what_is_worse(logged, level):
+    found = [json.loads(line)["level"] for line in logged("--log-format=json", f"--log-level={level}")]
+    assert found == LEVELS[LEVELS.index(level) :]
+
+
+def test_unless_told_otherwise_the_log_is_text_from_info_on(logged):
+    found = logged()
+    assert [line.split()[2:] for line in found[::2]] == [[name.upper(), "peer", "n2:"] for name in LEVELS[1:]]
+    assert all(datetime.strptime(" ".join(line.split()[:2]), TIME) for line in found[::2])
+
+
+def test_in_json_each_record_is_one_line_with_time_level_and_message(logged):
+    began = datetime.now().replace(microsecond=0)
+    for line, level in zip(logged("--log-format=json", "--log-level=debug"), LEVELS, strict=True):
+        found = json.loads(line)
+        assert began <= datetime.strptime(found.pop("time"), TIME) <= datetime.now()
+        assert found == {"level": level, "message": f'peer n2:\n"{level}"'}
+
+
+@pytest.mark.parametrize("flag", ["--log-level=loud", "--log-format=xml"])
+def test_a_level_or_format_that_there_is_not_is_refused_in_a_sentence(flag):
+    stderr = io.StringIO()
+    assert launcher.main([flag], {}, stderr) == launcher.EXIT_REFUSED
+    assert stderr.getvalue().startswith(f"kmesh-daemon: argument {flag.partition('=')[0]}: invalid choice: ")
+    assert len(stderr.getvalue().splitlines()) == 1
