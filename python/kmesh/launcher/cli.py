@@ -96,9 +96,7 @@ def _run(config: Config, environment: Mapping[str, str]) -> int:
     if config.command == "uninstall":
         return _uninstall(config, environment)
     if not config.enable_ipsec:
-        log.info("encryption is off: start with --enable-ipsec=true to encrypt; nothing is loaded or changed")
-        _wait_for_signal()
-        return 0
+        return _idle()
     with closing(_source(config, environment)) as source, closing(Outbox(source)) as outbox:
         bounds = Bounds(silence=3 * PERIOD, view_age=config.max_view_age)
         recorder = Recorder(config.node, source.age, outbox, bounds)
@@ -156,10 +154,12 @@ def _dry_run(config: Config, source: ClusterSource, recorder: Recorder) -> int:
     return 0
 
 
-def _wait_for_signal() -> None:
+def _idle() -> int:
     waited_for = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, waited_for)  # else their default action ends the process
+    log.info("encryption is off: start with --enable-ipsec=true to encrypt; nothing is loaded or changed")
     signal.sigwait(waited_for)
+    return 0
 
 
 def entry() -> None:

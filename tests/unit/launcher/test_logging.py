@@ -3,6 +3,9 @@
 import io
 import json
 import logging
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from datetime import datetime
 
@@ -61,3 +64,16 @@ def test_a_level_or_format_that_there_is_not_is_refused_in_a_sentence(flag):
     assert launcher.main([flag], {}, stderr) == launcher.EXIT_REFUSED
     assert stderr.getvalue().startswith(f"kmesh-daemon: argument {flag.partition('=')[0]}: invalid choice: ")
     assert len(stderr.getvalue().splitlines()) == 1
+
+
+@pytest.mark.timeout(30)
+def test_a_daemon_logs_to_standard_error_and_ends_when_it_is_told():
+    command = [sys.executable, "-c", "from kmesh.launcher.cli import entry; entry()", "--log-format=json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as daemon:
+        try:
+            first = daemon.stderr.readline()
+            daemon.send_signal(signal.SIGTERM)
+            assert (daemon.wait(20), *daemon.communicate()) == (0, "", "")
+        finally:
+            daemon.kill()
+    assert json.loads(first)["message"].startswith("encryption is off: ")
