@@ -7,6 +7,7 @@ knows the kernel, nothing of Kubernetes, and reads no environment variable.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from kmesh_bpf.contract import VERSION as CONTRACT_VERSION
 from kmesh_bpf.core.explain import Fate, Stop, Trace, trace
 from kmesh_bpf.core.marks import check_mask as check_node_mark_mask
 from kmesh_bpf.core.operations import AddSa, Attach, Operation
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 _LATE = {"LinkWatcher": "kmesh_bpf.kernel.links", "LinuxKernel": "kmesh_bpf.kernel.linux"}
 
 __all__ = [
+    "CONTRACT_VERSION",
     "DEFAULT_PIN_ROOT",
     "AddSa",
     "Address",

@@ -20,7 +20,6 @@ from kmesh_bpf import (
     Settings,
     check_node_mark_mask,
 )
-from kmesh_bpf.contract import NODE_MARK_MASK
 
 MOUNTED_KEY = Path("/kmesh/kmesh-ipsec/ipSec")
 """Where the DaemonSet may mount the Secret's data key ipSec."""
@@ -169,9 +168,9 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--node-mark-mask",
         type=_number,
-        default=NODE_MARK_MASK,
+        default=Options().node_mark_mask,
         metavar="MASK",
-        help=f"mark bits for node ids (default: {NODE_MARK_MASK:#x})",
+        help=f"mark bits for node ids (default: {Options().node_mark_mask:#x})",
     )
     add(
         "--replay-window",

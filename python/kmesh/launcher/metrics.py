@@ -14,8 +14,7 @@ from typing import Literal
 
 from kmesh.launcher.record import BUCKETS, Direction, PeerRecord, Record
 from kmesh.launcher.totals import Traffic
-from kmesh_bpf import __version__
-from kmesh_bpf.contract import VERSION as CONTRACT_VERSION
+from kmesh_bpf import CONTRACT_VERSION, __version__
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PREFIX = "kmesh_ipsec_"
