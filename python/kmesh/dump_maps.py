@@ -69,7 +69,7 @@ def main(argv: Sequence[str], out: TextIO, err: TextIO) -> int:
         prog="dump_maps", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--pin-root", type=Path, default=DEFAULT_PIN_ROOT, metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--all", action="store_true", help=f"every pin root of ours below {BPFFS}")
+    parser.add_argument("--all", action="store_true", help=f"every pin root of ours that stands directly in {BPFFS}")
     parser.add_argument("--json", action="store_true", help="for scripts")
     flags = parser.parse_args(argv)
     roots = sorted({path.parent for path in BPFFS.glob("*/maps-*")}) if flags.all else [flags.pin_root]
@@ -81,7 +81,7 @@ def main(argv: Sequence[str], out: TextIO, err: TextIO) -> int:
             print(f"dump_maps: {error}", file=err)
             status = 1
     if not roots:
-        print(f"dump_maps: nothing of ours is pinned below {BPFFS}", file=err)
+        print(f"dump_maps: no pin root of ours is in {BPFFS}", file=err)
         status = 1
     if flags.json:
         print(json.dumps(found, indent=2), file=out)
