@@ -44,7 +44,9 @@ def pod(name: str = "web", index: int = 1, number: int = 10, /, **changes: Any) 
         "containers": [{"name": one, "image": "i"} for one in changes.get("containers", ["app"])],
     }
     if "initContainers" in changes:
-        spec["initContainers"] = [{"name": one, "restartPolicy": "Always"} for one in changes["initContainers"]]
+        spec["initContainers"] = [
+            {"name": one, "image": "i", "restartPolicy": "Always"} for one in changes["initContainers"]
+        ]
     if "hostNetwork" in changes:
         spec["hostNetwork"] = changes["hostNetwork"]
     status = {"phase": changes.get("phase", "Running")}
