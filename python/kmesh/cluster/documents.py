@@ -42,9 +42,9 @@ def _yaml(text: str) -> list[Any]:
         raise _broken(mark.line if mark else None, error.problem or "no YAML") from None
     except yaml.reader.ReaderError as error:
         raise _broken(text[: error.position].count("\n"), error.reason) from None
-    except (ValueError, RecursionError, yaml.YAMLError):
-        # The YAML types' own constructors: 2026-13-45, !!int x. They tell no line.
-        raise _broken(None, "a value that looks like a date or a number is none; put it in quotes") from None
+    except (ValueError, LookupError, RecursionError, yaml.YAMLError):
+        # The YAML types' own constructors: 0x_, !!int x, !!bool x. They tell no line.
+        raise _broken(None, "a value is not what it looks like, or is tagged as; put it in quotes") from None
 
 
 def _json(text: str) -> list[Any]:
