@@ -264,7 +264,7 @@ def test_with_the_permissions_of_a_daemon_all_that_a_daemon_does_is_allowed(serv
     source = opening(account("daemon"), node="n1")
     found = source.read()
     assert (found.complete, found.problems, len(found.nodes), found.services != ()) == (True, (), 1, True)
-    assert found.secret == kube.secret(kube.entry(1))
+    assert found.secret["data"] == kube.secret(kube.entry(1))["data"]
     source.publish(kube.node_info(1))
     source.publish_status(lease("n1"))
     assert len(source.statuses()) == 1

@@ -51,6 +51,36 @@ def test_a_key_after_delete_gets_a_version_above_every_announced_one(ctl, server
     assert ctl("secret", "create")[1].startswith("key stored: SPI 8")
 
 
+def test_status_finds_managed_pods_without_a_daemon_and_gives_nodes_a_minute_to_follow_a_new_key(ctl, server):
+    objects.put(server, kube.namespace("default", **ENROLLED))
+    for index in (1, 2):
+        objects.put(server, kube.node(index))
+    objects.put(server, kube.node_info(1, 1))
+    objects.put(server, kube.pod("web", 2))
+    ctl("secret", "create")
+    ctl("secret", "create")
+    status, out, err = ctl("status", "-o", "json")
+    said = {finding["sentence"] for finding in json.loads(out)["findings"]}
+    assert (status, err) == (1, "")
+    assert any(sentence.startswith("1 managed pods run there, and no daemon announces it") for sentence in said)
+    assert not any("the key in the Secret has 2" in sentence for sentence in said), "it was replaced just now"
+
+
+def test_explain_takes_the_namespace_for_that_of_the_pods(ctl, server):
+    objects.put(server, kube.namespace("shop", **ENROLLED))
+    ctl("secret", "create")
+    for index, name in ((1, "web"), (2, "api")):
+        objects.put(server, kube.node(index))
+        objects.put(server, kube.node_info(index, 1))
+        pod = kube.pod(name, index)
+        objects.put(server, {**pod, "metadata": {**pod["metadata"], "namespace": "shop"}})
+    status, out, err = ctl("explain", "-n", "shop", "web", "api")
+    assert err == ""
+    assert "with SPI 1" in out
+    assert status == 0
+    assert "no pod default/web" in ctl("explain", "web", "api")[2]
+
+
 def test_of_two_at_once_one_wins_and_one_says_so_or_both_follow_each_other(ctl):
     answers = []
     start = threading.Barrier(2)

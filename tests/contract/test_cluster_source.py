@@ -194,7 +194,8 @@ def test_a_secret_that_somebody_else_stored_is_given_as_it_stands(source, create
     seen(source, lambda objects: objects.secret is not None)
     assert current(source).current == 3
     create(kube.secret(b"no JSON"))
-    assert seen(source, lambda objects: objects.secret == kube.secret(b"no JSON"))
+    unread = kube.secret(b"no JSON")["data"]
+    assert seen(source, lambda objects: objects.secret is not None and objects.secret["data"] == unread)
 
 
 def test_statuses_are_those_of_all_nodes_and_go_with_the_node(source, opened):

@@ -91,7 +91,7 @@ def parser() -> Parser:
     for flags, metavar, what in (
         (("--kubeconfig",), "FILE", "the cluster: the API server of this file (default: as kubectl finds it)"),
         (("--context",), "NAME", "a context of the kubeconfig (default: its current one)"),
-        (("-n", "--namespace"), "NAME", f"the namespace that Kmesh is in (default: {NAMESPACE})"),
+        (("-n", "--namespace"), "NAME", f"where Kmesh is (default: {NAMESPACE}); explain: where pods are (default)"),
     ):
         shared.add_argument(*flags, default=argparse.SUPPRESS, metavar=metavar, help=what)
 

@@ -21,7 +21,10 @@ from kmesh.kmeshctl.arguments import HIDDEN, parser
 from kmesh_bpf import ConfigError, Key, KmeshBpfError, __version__
 
 EXIT_FAILED, EXIT_REFUSED, EXIT_INTERRUPTED = 1, 2, 130
-KINDS = {"secret": frozenset({"KmeshNodeInfo", "Secret"}), "status": frozenset({"KmeshNodeInfo", "Node", "Secret"})}
+KINDS = {
+    "secret": frozenset({"KmeshNodeInfo", "Secret"}),
+    "status": frozenset({"KmeshNodeInfo", "Namespace", "Node", "Pod", "Secret"}),
+}
 """What a command needs of a cluster; all others need everything."""
 KEY_BYTES = secret.KEY_DIGITS // 2
 KEY_FILE_LIMIT = 4096
@@ -59,15 +62,17 @@ def main(
 def _source(flags: argparse.Namespace, environment: Mapping[str, str]) -> ClusterSource:
     given = vars(flags)
     folder, kubeconfig, context = (given.get(name) for name in ("manifests", "kubeconfig", "context"))
+    explained = flags.command == "explain"
     if folder is None:
         from kmesh.cluster.kubernetes.connection import connect  # noqa: PLC0415 # slow, and a folder needs none of it
         from kmesh.cluster.kubernetes.source import EVERYTHING, KubernetesCluster  # noqa: PLC0415 # likewise
 
         connection = connect(kubeconfig, context, environment)
         kinds = KINDS.get(flags.command, EVERYTHING)
-        namespace, explained = given.get("namespace", NAMESPACE), flags.command == "explain"
+        # As in kubectl, -n is where the things are that are asked for: there the pods, else Kmesh's own.
+        namespace = NAMESPACE if explained else given.get("namespace", NAMESPACE)
         return KubernetesCluster(connection, namespace=namespace, kinds=kinds, every_pod=explained)
-    if kubeconfig or context or "namespace" in given:
+    if kubeconfig or context or ("namespace" in given and not explained):
         raise ConfigError("--manifests names a cluster of its own; leave out --kubeconfig, --context, --namespace")
     return FolderCluster(folder)
 

@@ -227,10 +227,14 @@ def lean(one: Object) -> Object:
 
 
 def bare_secret(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Give a Secret without what the server and other programs added."""
+    """Give a Secret without what the server and other programs added, but for when it was written last."""
     kept = {name: manifest[name] for name in ("apiVersion", "kind", "type", "data") if name in manifest}
     metadata = manifest["metadata"]
-    return {**kept, "metadata": {"name": metadata["name"], "namespace": metadata["namespace"]}}
+    managers = metadata.get("managedFields") or ()
+    # In the server's form, of one length and in UTC, the latest is the largest.
+    written = max(str(one.get("time") or "") for one in (*managers, {"time": metadata.get("creationTimestamp")}))
+    times = {"creationTimestamp": written} if written else {}
+    return {**kept, "metadata": {"name": metadata["name"], "namespace": metadata["namespace"], **times}}
 
 
 @lru_cache(SHARED)
