@@ -266,9 +266,11 @@ class Daemon:
         if report.renewed:
             why = "SAs of ours had vanished, or our KmeshNodeInfo"
             log.warning("%s: incarnation %s, peers will use new keys", why, report.incarnation)
+        refused = {id(failure.operation) for failure in report.failures}
         for operation in report.applied:
-            log.info("%s", self.kernel.render(operation))
-        failures = tuple(str(failure.error) for failure in report.failures)
+            if id(operation) not in refused:
+                log.info("%s", self.kernel.render(operation))
+        failures = tuple(dict.fromkeys(str(failure.error) for failure in report.failures))
         for sentence in failures:
             if sentence not in self.memory.failures:  # once, as long as it lasts
                 log.error("%s", sentence)

@@ -169,12 +169,16 @@ def test_two_peers_that_claim_the_same_are_an_event_and_only_an_address_costs_on
     assert metric(node, "peers_ready") == ready
 
 
-def test_operations_that_fail_make_the_node_unready_and_say_so(node):
+def test_operations_that_fail_make_the_node_unready_and_say_so(node, caplog):
     node.key(1)
     node.steps()
     node.memory.refuse = lambda operation: KernelError("write", "the map", 12)
     node.put(kube.pod("another", 2, 11))
-    node.steps(20)
+    with caplog.at_level("INFO", "kmesh"):
+        node.steps(20)
+    said = [record.getMessage() for record in caplog.records]
+    assert said.count(next(line for line in said if "write the map" in line)) == 1, "once, as long as it lasts"
+    assert "SetPod" not in said, "what was refused was not done"
     status, (reason,) = ready(node)
     assert status == 503
     assert "operations failed, the first: write the map" in reason
