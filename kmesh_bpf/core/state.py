@@ -29,7 +29,7 @@ class Mark:
 class SaId:
     """What the SAD tells SAs apart by, for ESP: *not* by source; that is in here for readers only."""
 
-    src: Address
+    src: Address = field(compare=False)
     dst: Address
     spi: int
     mark: Mark | None

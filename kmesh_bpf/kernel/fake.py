@@ -90,11 +90,10 @@ class FakeKernel:
             case ops.AddSa(sa):
                 self._add_sa(sa)
             case ops.ReplaceSa(old, new):
-                self._delete(self.sas, old.id)
+                self._delete_sa(old)
                 self._add_sa(new)
             case ops.DeleteSa(sa):
-                self._delete(self.sas, sa.id)
-                self.usage.pop(sa.id, None)
+                self._delete_sa(sa)
             case ops.SetPolicy(policy, replace=may_replace):
                 if policy.id in self.policies and not may_replace:
                     raise ConflictError("add policy", str(policy.id), errno.EEXIST)
@@ -131,6 +130,10 @@ class FakeKernel:
             raise ConflictError("add SA", f"{sa.src} -> {sa.dst} spi {sa.spi:#010x}", errno.EEXIST)
         self.sas[sa.id] = sa
         self.usage[sa.id] = SaUsage(int(self.clock()), 0, 0, 0)
+
+    def _delete_sa(self, sa: Sa) -> None:
+        self._delete(self.sas, sa.id)
+        self.usage.pop(sa.id, None)
 
     @staticmethod
     def _delete(objects: dict[Any, Any], identity: object) -> None:

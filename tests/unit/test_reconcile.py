@@ -109,6 +109,16 @@ def test_another_replay_window_means_another_incarnation_for_sequence_numbers_mu
     assert not before & {sa.key for sa in world.kernel.sas.values()}
 
 
+def test_a_node_whose_own_address_changes_sends_from_the_new_one_after_one_pass():
+    world = World()
+    world.run(mesh.view())
+    here = replace(mesh.node(1), addresses=(ip_address("10.11.0.1"), ip_address("fd00:11::1")))
+    assert world.run(mesh.view(node=here)).converged
+    senders = {str(sa.src) for sa in world.kernel.sas.values() if sa.mark is None}
+    assert senders == {str(identity.src) for identity in world.kernel.usage if identity.mark is None}
+    assert senders == {"10.11.0.1", "fd00:11::1"}
+
+
 def test_a_node_whom_its_peers_have_forgotten_comes_back_as_another_if_it_had_sas():
     world = World()
     assert not reconcile(world.kernel, mesh.view(), Options(), lambda: 0.0, world.fresh, forgotten=True).renewed

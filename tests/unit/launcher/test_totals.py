@@ -6,17 +6,20 @@ from hypothesis import strategies as st
 from kmesh.launcher.totals import Totals, Traffic, advance
 
 from kmesh_bpf import SaId, SaUsage
+from kmesh_bpf.core.state import Mark
 
-HERE = ip_address("10.10.0.1")
+HERE = {4: ip_address("10.10.0.1"), 6: ip_address("fd00:10::1")}
 PEERS = {ip_address("10.10.0.2"): "n2", ip_address("10.10.0.3"): "n3", ip_address("fd00:10::3"): "n3"}
 
 
 def inbound(src: str, spi: int = 1) -> SaId:
-    return SaId(ip_address(src), HERE, spi, None)
+    there = ip_address(src)
+    return SaId(there, HERE[there.version], spi, Mark(there.packed[-1] << 8, 0xFF00))
 
 
 def outbound(dst: str, spi: int = 1) -> SaId:
-    return SaId(HERE, ip_address(dst), spi, None)
+    there = ip_address(dst)
+    return SaId(HERE[there.version], there, spi, None)
 
 
 def use(packets: int, added: int = 0) -> SaUsage:
