@@ -28,6 +28,7 @@ from kmesh_bpf import (
     KmeshBpfError,
     LinkWatcher,
     LinuxKernel,
+    Node,
     Report,
     View,
     __version__,
@@ -139,7 +140,7 @@ class Daemon:
             self.config.options,
             self.clock,
             lambda: str(uuid.uuid4()),
-            forgotten=self._forgotten(ours, kept),
+            forgotten=self._forgotten(ours, view.node, kept),
         )
         self.memory.uid = ours.uid if ours is not None else ""
         if report.incarnation != kept:
@@ -218,9 +219,12 @@ class Daemon:
     def _ours(self, objects: ClusterObjects) -> NodeInfo | None:
         return next((info for info in objects.node_infos if info.name == self.config.node), None)
 
-    def _forgotten(self, ours: NodeInfo | None, incarnation: str | None) -> bool:
-        """Tell whether somebody deleted our KmeshNodeInfo, or made another: then peers have forgotten our SAs."""
-        if ours is None:
+    def _forgotten(self, ours: NodeInfo | None, node: Node, incarnation: str | None) -> bool:
+        """Tell whether peers have forgotten SAs of ours, or will, and must not make them again under the old keys.
+
+        Somebody deleted our KmeshNodeInfo, or made another; or our addresses change, and could change back.
+        """
+        if ours is None or ours.addresses != tuple(map(str, node.addresses)):
             return incarnation != self.memory.unseen
         return "" not in (self.memory.uid, ours.uid) and self.memory.uid != ours.uid
 
@@ -264,7 +268,7 @@ class Daemon:
 
     def _tell(self, report: Report) -> None:
         if report.renewed:
-            why = "SAs of ours had vanished, or our KmeshNodeInfo"
+            why = "SAs of ours had vanished, or our KmeshNodeInfo, or our addresses change"
             log.warning("%s: incarnation %s, peers will use new keys", why, report.incarnation)
         refused = {id(failure.operation) for failure in report.failures}
         for operation in report.applied:

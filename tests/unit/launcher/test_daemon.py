@@ -138,6 +138,22 @@ def test_an_announcement_deleted_and_made_anew_by_somebody_else_is_told_by_its_u
     assert announced(node) == again
 
 
+def test_a_node_whose_addresses_change_and_change_back_never_counts_anew_under_an_old_key(node):
+    node.key(1)
+    node.steps()
+    used, known = [{sa.key for sa in node.memory.sas.values()}], [announced(node)]
+    there = kube.node(1)
+    for addresses in (there["status"]["addresses"][1:], there["status"]["addresses"]):
+        node.put({**there, "status": {**there["status"], "addresses": addresses}})
+        node.steps()
+        used.append({sa.key for sa in node.memory.sas.values()})
+        known.append(announced(node))
+        node.steps()
+        assert announced(node) == known[-1], "once"
+    assert len(set(known)) == len(known) == 3
+    assert len(set().union(*used)) == sum(map(len, used))
+
+
 def test_a_node_announces_a_key_only_when_it_could_decrypt_with_it(node):
     node.memory.refuse = lambda op: KernelError("add", "SA", 12) if isinstance(op, ops.AddSa) and op.sa.mark else None
     node.key(1)
