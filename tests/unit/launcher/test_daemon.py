@@ -190,6 +190,7 @@ def test_operations_that_fail_make_the_node_unready_and_say_so(node, caplog):
     node.steps()
     node.memory.refuse = lambda operation: KernelError("write", "the map", 12)
     node.put(kube.pod("another", 2, 11))
+    caplog.clear()
     with caplog.at_level("INFO", "kmesh"):
         node.steps(20)
     said = [record.getMessage() for record in caplog.records]
