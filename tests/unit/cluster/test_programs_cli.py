@@ -7,6 +7,8 @@ from kmesh.kmeshctl import cli as kmeshctl
 from kmesh.launcher import cli as launcher
 from kmesh.launcher.config import parse
 
+from kmesh_bpf import ConfigError
+
 KEY = "0f" * 36
 
 
@@ -102,6 +104,26 @@ def test_flags_become_settings():
     assert (config.node, config.settings.strict, config.options.uplinks) == ("n1", False, ("a", "b"))
     assert parse([], None, "host").node == "host"
     assert not parse([], None, "host").enable_ipsec
+
+
+@pytest.mark.parametrize(
+    ("flags", "mask"),
+    [
+        ([], 0xFFF0_1F00),
+        (["--node-mark-mask=0xff00"], 0xFF00),
+        (["--node-mark-mask", "0xFFF00000"], 0xFFF0_0000),
+        (["--node-mark-mask=65280"], 0xFF00),
+    ],
+)
+def test_the_node_mark_mask_reaches_the_programs_and_the_plan(flags, mask):
+    config = parse(flags, "n1", "host")
+    assert (config.settings.node_mark_mask, config.options.node_mark_mask) == (mask, mask)
+
+
+@pytest.mark.parametrize("mask", ["", "x", "0", "-0x100", "0x100000000", "0xff80", "0x7f00"])
+def test_a_node_mark_mask_that_cannot_be_used_is_refused_and_named(mask):
+    with pytest.raises(ConfigError, match=f"node.mark.mask.*{mask}"):
+        parse([f"--node-mark-mask={mask}"], "n1", "host")
 
 
 def test_dump_maps_says_when_nothing_is_pinned(tmp_path):
