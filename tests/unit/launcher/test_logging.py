@@ -6,7 +6,7 @@ import logging
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 
 import pytest
@@ -17,10 +17,9 @@ TIME = "%Y-%m-%d %H:%M:%S,%f"
 
 
 @pytest.fixture
-def logged(monkeypatch) -> Iterator[Callable[..., list[str]]]:
+def logged(monkeypatch) -> Callable[..., list[str]]:
     """Start a daemon with these flags that has only one thing to say, a line a level; give the lines."""
     log = logging.getLogger("kmesh")
-    level, propagate, handlers = log.level, log.propagate, log.handlers[:]
 
     def speak(*_) -> int:
         for name in LEVELS:
@@ -33,9 +32,7 @@ def logged(monkeypatch) -> Iterator[Callable[..., list[str]]]:
         return stderr.getvalue().splitlines()
 
     monkeypatch.setattr(launcher, "_run", speak)
-    yield logged
-    log.setLevel(level)
-    log.propagate, log.handlers[:] = propagate, handlers
+    return logged
 
 
 @pytest.mark.parametrize("level", LEVELS)
