@@ -73,6 +73,23 @@ def test_a_pod_that_opts_out_talks_in_clear_though_its_namespace_is_in(lab):
     lab.wait_managed(lab.pod("p2b").address(4))
 
 
+def test_two_pods_that_are_in_by_their_own_labels_encrypt_though_their_namespace_is_out(lab):
+    lab.label("")
+    for name in ("p1a", "p2a"):
+        lab.cluster.pod(lab.pod(name), {LABEL: "Kmesh"})
+        lab.wait_managed(lab.pod(name).address(4))
+    for version in (4, 6):
+        count, seen = talk(lab, "p1a", "p2a", version)
+        assert (count.lost, seen.pods_in_clear()) == (0, 0)
+        assert sum(seen.esp(*NODES[version]).values()) >= count.sent
+        count, seen = talk(lab, "p1b", "p2a", version)
+        assert count.lost == 0
+        assert seen.clear(*ends(lab, "p1b", "p2a", version)) >= 2 * count.sent
+    for name in ("p1a", "p2a"):
+        lab.cluster.pod(lab.pod(name))
+    lab.label("Kmesh")
+
+
 @pytest.mark.parametrize("change", [{"containers": ["app", "istio-proxy"]}, {"hostNetwork": True}])
 def test_a_pod_with_a_sidecar_or_the_node_s_network_is_never_managed(lab, change):
     lab.cluster.pod(lab.pod("p2b"), {LABEL: "kmesh"}, **change)

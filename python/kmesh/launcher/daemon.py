@@ -42,8 +42,9 @@ PERIOD = 30.0
 TRANSITION_PERIOD = 1.0
 """Seconds between passes while an old SA waits to become idle."""
 SETTLE, LONGEST_SETTLE = 0.02, 2.0
-"""Seconds, at least and at most, to let a burst of notifications end before acting on it: in between as long as the
-last pass took, so that a cluster where something always changes costs half of a processor, and not all of it."""
+"""Seconds, at least and at most, to let a burst of notifications end before acting on it: in between until the last
+pass is over for as long as it took, so that a cluster where something always changes costs half of a processor, and not
+all of it; what happens after a time of quiet is acted on at once."""
 FIRST_RETRY, LAST_RETRY = 0.5, 30.0
 
 
@@ -89,7 +90,7 @@ class Daemon:
         self.clock = recorder.clock
         self.memory = Memory()
         self.stopping = False
-        self.took = 0.0
+        self.took = self.ended = 0.0
 
     def stop(self) -> None:
         """Ask the loop to end after the pass under way; the kernel objects stay."""
@@ -123,7 +124,8 @@ class Daemon:
             selector.select(min(self.source.poll_interval, left))
             kernel_changed, links_changed = self.kernel.changed(), links.drain()
             if kernel_changed or links_changed or self.source.changed():
-                time.sleep(min(max(SETTLE, self.took), LONGEST_SETTLE))
+                owed = self.took - (time.monotonic() - self.ended)
+                time.sleep(min(max(SETTLE, owed), LONGEST_SETTLE))
                 self.kernel.changed()
                 links.drain()
                 return
@@ -148,7 +150,8 @@ class Daemon:
         self._tell(report)
         self._publish(report, objects)
         self._record(view, report, objects, began)
-        self.took = time.monotonic() - started
+        self.ended = time.monotonic()
+        self.took = self.ended - started
         if report.converged:
             self.kernel.remove_stale()
         elif not report.failures:

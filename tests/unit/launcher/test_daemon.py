@@ -266,11 +266,15 @@ def test_what_cannot_be_listened_on_or_waited_for_is_refused_in_a_sentence(flag)
         parse([flag], None, "h")
 
 
-@pytest.mark.parametrize(("took", "settled"), [(0.0, SETTLE), (0.3, 0.3), (60.0, LONGEST_SETTLE)])
-def test_a_burst_may_last_as_long_as_the_last_pass_took_within_bounds(tmp_path, monkeypatch, took, settled):
+@pytest.mark.parametrize(
+    ("took", "ago", "settled"),
+    [(0.0, 0.0, SETTLE), (0.5, 0.0, 0.5), (0.5, 0.25, 0.25), (0.5, 9.0, SETTLE), (60.0, 0.0, LONGEST_SETTLE)],
+)
+def test_between_two_passes_is_as_long_as_the_first_took_within_bounds(tmp_path, monkeypatch, took, ago, settled):
     node, slept = Node(tmp_path), []
     node.steps(1)
-    node.daemon.took = took
+    node.daemon.took, node.daemon.ended = took, 100.0 - ago
+    monkeypatch.setattr("kmesh.launcher.daemon.time.monotonic", lambda: 100.0)
     node.put(kube.pod("late", 2, 77))
     node.kernel.changed = lambda: False
     monkeypatch.setattr("kmesh.launcher.daemon.time.sleep", slept.append)
