@@ -223,7 +223,7 @@ def test_flushed_policies_are_put_back_and_nothing_leaks_meanwhile(lab):
     with Capture(lab.network) as seen, Flow(lab.pod("p1a"), lab.pod("p2a").address(4), 100) as count:
         time.sleep(0.5)
         run("ip -n n1 xfrm policy flush")
-        time.sleep(4)
+        time.sleep(6)
     print(
         f"policies flushed: sent {count.sent} lost {count.lost}, guard {lab.counters('n1')['dropped_by_guard'] - before}"
     )
