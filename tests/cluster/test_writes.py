@@ -1,0 +1,53 @@
+"""What is written, as the server has it afterwards, and who wins when two write at once."""
+
+import pytest
+from kmesh.errors import ConcurrentChangeError
+from kmesh.launcher import conditions
+
+from kmesh_bpf import Key
+from tests.contract.test_cluster_source import current, rotate
+from tests.lab import objects
+from tests.unit.cluster import kube
+
+
+def gone(*_):
+    return None
+
+
+@pytest.mark.parametrize(
+    ("at_first", "theirs", "ours", "left"),
+    [
+        (None, rotate(2), rotate(3), 1),
+        (rotate(1), rotate(2), rotate(3), 2),
+        (rotate(1), gone, rotate(3), None),
+        (rotate(1), rotate(2), gone, 2),
+        (rotate(1), gone, gone, None),
+    ],
+    ids=["both-create", "both-replace", "they-delete-we-replace", "they-replace-we-delete", "both-delete"],
+)
+def test_a_change_that_somebody_else_was_faster_with_is_told_and_undoes_nothing(opening, at_first, theirs, ours, left):
+    mine, other = opening(), opening()
+    if at_first:
+        mine.change_secret(at_first)
+
+    def late(before, found):
+        other.change_secret(theirs)
+        return ours(before, found)
+
+    with pytest.raises(ConcurrentChangeError, match="changed by somebody else at the same time; nothing was written"):
+        mine.change_secret(late)
+    keyring = current(opening())
+    assert (keyring and (keyring.current, keyring.keys[keyring.current])) == (left and (left, Key(b"\2" * 36)))
+
+
+def test_what_a_daemon_announces_is_applied_in_its_name_so_that_others_may_own_other_fields(server, opening):
+    source = opening()
+    source.publish(kube.node_info(1))
+    found = {"KeyAccepted": conditions.Condition("True", "Accepted", "SPI 1", 1.0, 1)}
+    source.publish_conditions(conditions.manifest(found, "n1"))
+    server.kubectl("label", "-n", "kmesh-system", "kmeshnodeinfo", "n1", "team=net")
+    source.publish(kube.node_info(1, 2))
+    stored = server.request("GET", objects.path(kube.node_info(1)))
+    ours = [one for one in stored["metadata"]["managedFields"] if one["manager"] == "kmesh-daemon"]
+    assert {(one["operation"], one.get("subresource", "")) for one in ours} == {("Apply", ""), ("Apply", "status")}
+    assert (stored["spec"]["spi"], stored["metadata"]["labels"]) == (2, {"team": "net"})
