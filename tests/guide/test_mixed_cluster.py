@@ -1,5 +1,6 @@
 """Bad days of the API server, on each of which one of three daemons is killed and starts anew. After test_five_steps."""
 
+import os
 import signal
 import threading
 import time
@@ -14,7 +15,8 @@ from tests.lab.cluster import wait_for
 from tests.lab.kube import ADDRESS
 from tests.lab.network import WIRE, Pod, run
 
-PODS = 2000
+PODS = int(os.environ.get("KMESH_GUIDE_PODS", "300"))
+"""2000 come in tests/cluster, natively and without a daemon; here when asked for."""
 
 
 def restart(daemon, until=""):
@@ -145,7 +147,7 @@ def test_an_api_server_that_dies_and_comes_back_costs_no_packet_and_the_view_goe
 
 
 @pytest.mark.timeout(600)
-def test_two_thousand_pods_come_and_go_at_once_while_a_daemon_restarts(guide):
+def test_hundreds_of_pods_come_and_go_at_once_while_a_daemon_restarts(guide):
     daemon, server = guide.daemons["n2"], guide.cluster.server
     pods = [Pod(f"many{one}", "n3", (ip_address(f"10.9.{one >> 8}.{one & 255}"),), "") for one in range(PODS)]
     stored = guide.cluster.many_pods(pods)
