@@ -20,6 +20,7 @@ ROUNDS = 3
 class Report:
     """What a pass did. ``drift``: what still differs from the plan after it; empty when the pass succeeded.
 
+    ``applied`` was carried out, what is in ``failures`` was not.
     ``incarnation`` is the one the objects were made for; ``renewed`` tells that this pass had to choose it anew,
     because SAs of the former one had vanished, here or at the peers. ``observed`` is the last observation: what the
     pass left in the kernel.
@@ -52,7 +53,7 @@ def reconcile(
 
     ``view.node.boot_id`` is this node's incarnation unless the kernel remembers another one.
     ``clock`` gives seconds since the epoch, ``fresh_incarnation`` a new text of 36 characters. ``forgotten``: the peers
-    may have removed their SAs for this incarnation; when they make them again, they count from the start.
+    may have removed their SAs for this incarnation, or will; when they make them again, they count from the start.
 
     Raises:
         DecodeError, KernelError: the kernel could not be observed; nothing was changed after that.
@@ -76,7 +77,8 @@ def reconcile(
         if not drift:
             break
         failures = kernel.apply(drift)
-        applied.extend(drift)
+        refused = {id(failure.operation) for failure in failures}
+        applied.extend(operation for operation in drift if id(operation) not in refused)
         observed = kernel.observe()
         plan = make_plan(view, observed, options, clock())
         drift = diff(plan.state, observed.state)

@@ -112,7 +112,7 @@ def make_plan(view: View, observed: Observation, options: Options, now: float) -
                 )
         if tunnels:
             ready.add(peer.node.name)
-    _keep((peer.node for peer in view.peers if peer.node.name not in fingerprints), observed, peers, sas)
+    _keep_quarantined((one.node for one in view.peers if one.node.name not in fingerprints), observed, peers, sas)
     return Plan(
         KernelState(
             sas=sas,
@@ -173,7 +173,7 @@ def _without_double_claims(
     return sorted(accepted, key=lambda one: one.node.name), problems
 
 
-def _keep(
+def _keep_quarantined(
     quarantined: Iterable[Node], observed: Observation, peers: dict[Address, PeerEntry], sas: dict[SaId, Sa]
 ) -> None:
     """Leave the SAs of quarantined peers as they are: made again later, they would count from the start."""

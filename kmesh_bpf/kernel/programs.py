@@ -5,6 +5,7 @@ Below the pin root (a folder in bpffs)::
     maps-<contract version>-<capacity>/<map>     shared by all builds of one layout: kmesh_bpf.kernel.maps
     programs/<digest of sources and settings>/<program>
     links/…, clsact/…                            kmesh_bpf.kernel.tc
+    running/                                     locked by the daemon
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata, resources
 from pathlib import Path
@@ -79,18 +80,14 @@ def claim(pin_root: Path) -> Iterator[None]:
 
     """
     _need_bpffs(pin_root)
-    held = pin_root / RUNNING
-    held.mkdir(exist_ok=True)
-    folder = os.open(held, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(folder)
-        raise ConflictError("claim", str(pin_root), errno.EBUSY, "a daemon keeps it; stop that one first") from error
-    try:
+    (pin_root / RUNNING).mkdir(exist_ok=True)
+    with ExitStack() as held:
+        try:
+            held.enter_context(_locked(pin_root / RUNNING, fcntl.LOCK_NB))
+        except BlockingIOError as error:
+            remedy = "a daemon keeps it; stop that one first"
+            raise ConflictError("claim", str(pin_root), errno.EBUSY, remedy) from error
         yield
-    finally:
-        os.close(folder)
 
 
 def expected(pin_root: Path, settings: Settings, sources: Path | None = None) -> LoadedPrograms:
@@ -186,13 +183,14 @@ def _need_bpffs(pin_root: Path) -> None:
 
 
 @contextmanager
-def _locked(pin_root: Path) -> Iterator[None]:
-    folder = os.open(pin_root, os.O_RDONLY | os.O_DIRECTORY)
+def _locked(folder: Path, how: int = 0) -> Iterator[None]:
+    """Hold the lock of a folder; ``how``: LOCK_NB, to be told by a BlockingIOError instead of waiting for it."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | how)
         yield
     finally:
-        os.close(folder)
+        os.close(descriptor)
 
 
 def _compiler_flags(settings: Settings, folder: Path) -> list[str]:

@@ -273,10 +273,8 @@ class Daemon:
         if report.renewed:
             why = "SAs of ours had vanished, or our KmeshNodeInfo, or our addresses change"
             log.warning("%s: incarnation %s, peers will use new keys", why, report.incarnation)
-        refused = {id(failure.operation) for failure in report.failures}
         for operation in report.applied:
-            if id(operation) not in refused:
-                log.info("%s", self.kernel.render(operation))
+            log.info("%s", self.kernel.render(operation))
         failures = tuple(dict.fromkeys(str(failure.error) for failure in report.failures))
         for sentence in failures:
             if sentence not in self.memory.failures:  # once, as long as it lasts

@@ -183,11 +183,9 @@ def after_error(before: Record, error: str, now: float) -> Record:
 
 def _counted(before: Statistics, report: Report, seconds: float) -> Statistics:
     result = CONVERGED if report.converged else FAILED if report.failures else UNFINISHED
-    refused = Counter((kind(failure.operation), FAILED) for failure in report.failures)
     operations = Counter((kind(operation), APPLIED) for operation in report.applied)
-    operations.subtract(Counter({(one, APPLIED): number for (one, _), number in refused.items()}))
+    operations.update((kind(failure.operation), FAILED) for failure in report.failures)
     operations.update(before.operations)
-    operations.update(refused)
     slot = bisect_left(BUCKETS, seconds)
     durations = tuple(number + (index == slot) for index, number in enumerate(before.durations))
     passes = {**before.passes, result: before.passes[result] + 1}

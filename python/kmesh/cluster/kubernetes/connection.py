@@ -240,7 +240,7 @@ def connect(kubeconfig: str | None, context: str | None, environment: Mapping[st
         )
 
     def load(configuration: Configuration) -> None:
-        load_kube_config(files, context, configuration, persist_config=False)  # type: ignore[no-untyped-call]
+        load_kube_config(files, context, configuration, persist_config=False)  # type: ignore[no-untyped-call] # it ships none
 
     return Connection(load)
 

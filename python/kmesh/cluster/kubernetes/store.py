@@ -227,14 +227,13 @@ def lean(one: Object) -> Object:
 
 
 def bare_secret(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """Give a Secret without what the server and other programs added, but for when it was written last."""
+    """Give a Secret without what the server and other programs added, but for when it was written."""
     kept = {name: manifest[name] for name in ("apiVersion", "kind", "type", "data") if name in manifest}
     metadata = manifest["metadata"]
-    managers = metadata.get("managedFields") or ()
-    # In the server's form, of one length and in UTC, the latest is the largest.
-    written = max(str(one.get("time") or "") for one in (*managers, {"time": metadata.get("creationTimestamp")}))
-    times = {"creationTimestamp": written} if written else {}
-    return {**kept, "metadata": {"name": metadata["name"], "namespace": metadata["namespace"], **times}}
+    known = {name: metadata[name] for name in ("name", "namespace", "creationTimestamp") if name in metadata}
+    if "managedFields" in metadata:
+        known["managedFields"] = [{"time": one.get("time")} for one in metadata["managedFields"]]
+    return {**kept, "metadata": known}
 
 
 @lru_cache(SHARED)
