@@ -11,7 +11,7 @@ from kmesh.errors import ClusterError
 from kmesh.launcher import conditions
 
 from tests.contract.test_cluster_source import lease
-from tests.deploy.conftest import apply, manifests
+from tests.deploy.conftest import apply, cases, manifests, put_role, roles, without
 from tests.lab import objects
 from tests.lab.apiserver import ROOT
 from tests.unit.cluster import kube
@@ -79,31 +79,6 @@ def test_the_daemon_may_not(applied, verb, what, where):
 # --- each verb is needed ------------------------------------------------------------------------------------------
 
 
-def roles() -> list[dict]:
-    text = (ROOT / "deploy/base/rbac-daemon.yaml").read_text()
-    return [one for one in yaml.safe_load_all(text) if one["kind"] in ("Role", "ClusterRole")]
-
-
-def without(role: dict, rule: int, resource: str, verb: str) -> dict:
-    """Give a role without one verb on one resource; the rule's other resources keep it."""
-    rules = [dict(one) for one in role["rules"]]
-    whole = rules.pop(rule)
-    others = [one for one in whole["resources"] if one != resource]
-    less = [one for one in whole["verbs"] if one != verb]
-    rules += [{**whole, "resources": others}] if others else []
-    rules += [{**whole, "resources": [resource], "verbs": less}] if less else []
-    return {**role, "rules": rules}
-
-
-CASES = [
-    (number, rule, resource, verb)
-    for number, role in enumerate(roles())
-    for rule, one in enumerate(role["rules"])
-    for resource in one["resources"]
-    for verb in one["verbs"]
-]
-
-
 def daemon_of(server, node: str) -> KubernetesCluster:
     """Give the cluster as the daemon of a node has it, with its pod's token."""
     file = server.kubeconfig(f"kmesh-{node}", objects.daemon_token(server, node))
@@ -148,25 +123,19 @@ def as_the_daemon(applied, monkeypatch):
             return wrong
 
     yield run
-    for role in roles():
+    for role in roles("rbac-daemon.yaml"):
         put_role(applied, role)
-
-
-def put_role(server, role: dict) -> None:
-    server.kubectl("replace", "-f", "-", stdin=yaml.safe_dump(role))
 
 
 def test_with_all_its_verbs_the_daemon_does_everything(as_the_daemon):
     assert as_the_daemon() == []
 
 
-@pytest.mark.parametrize(
-    ("number", "rule", "resource", "verb"), CASES, ids=[f"{resource}-{verb}" for *_, resource, verb in CASES]
-)
+@pytest.mark.parametrize(("number", "rule", "resource", "verb"), cases("rbac-daemon.yaml"))
 def test_without_one_of_its_verbs_something_fails_and_the_sentence_names_it(
     applied, as_the_daemon, number, rule, resource, verb
 ):
-    put_role(applied, without(roles()[number], rule, resource, verb))
+    put_role(applied, without(roles("rbac-daemon.yaml")[number], rule, resource, verb))
     end = time.monotonic() + 5  # the server's authorizer hears of the change by a watch of its own
     while not (wrong := as_the_daemon()) and time.monotonic() < end:
         pass
@@ -188,27 +157,32 @@ WRITES = {
     "report": lambda source: source.publish_status(lease("n2")),
     "withdraw": lambda source: source.withdraw("n2"),
 }
+WRITTEN = (kube.node(2), kube.node_info(2), lease("n2"))
 
 
-def refusal_of(write, source) -> str:
-    """Give the words of the server; it hears of a policy by a watch of its own, so at first it may let us."""
+@pytest.fixture(scope="module")
+def in_force(applied):
+    """The policy, which the server hears of by a watch of its own: until then it lets everybody write everything."""
+    stranger = kube.node_info(9)
     end = time.monotonic() + 20
-    while time.monotonic() < end:
-        try:
-            write(source)
-        except ClusterError as error:
-            return str(error)
-        time.sleep(0.2)
-    return "it was taken"
+    with closing(daemon_of(applied, "n1")) as source:
+        said = ""
+        while "writes of its own node only" not in said:
+            assert time.monotonic() < end, said or "it was taken"
+            try:
+                source.publish(stranger)
+            except ClusterError as error:
+                said = str(error)
+            time.sleep(0.1)
+    objects.delete(applied, stranger)
 
 
 @pytest.fixture
-def node_2(applied):
-    written = (kube.node(2), kube.node_info(2), lease("n2"))
-    for one in written:
+def node_2(applied, in_force):
+    for one in WRITTEN:
         objects.put(applied, one)
     yield
-    for one in written:
+    for one in WRITTEN:
         objects.delete(applied, one)
 
 
@@ -216,7 +190,10 @@ def node_2(applied):
 @pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
 def test_a_daemon_writes_of_its_own_node_and_of_no_other(applied, write):
     with closing(daemon_of(applied, "n1")) as source:
-        assert "the daemon of node n1 writes of its own node only, which is named " in refusal_of(write, source)
+        with pytest.raises(ClusterError, match="the daemon of node n1 writes of its own node only, which is named "):
+            write(source)
+    for one in WRITTEN:
+        applied.request("GET", objects.path(one))  # it is there still
     with closing(daemon_of(applied, "n2")) as source:
         write(source)
 
@@ -225,4 +202,5 @@ def test_a_daemon_writes_of_its_own_node_and_of_no_other(applied, write):
 def test_a_token_that_no_pod_was_given_writes_nothing(applied):
     file = applied.kubeconfig("nowhere", applied.service_account_token("kmesh-system", "kmesh-ipsec"))
     with closing(KubernetesCluster(connect(str(file), None, {}), node="n2")) as source:
-        assert "the daemon's token names no node" in refusal_of(WRITES["announce"], source)
+        with pytest.raises(ClusterError, match="the daemon's token names no node"):
+            WRITES["announce"](source)
