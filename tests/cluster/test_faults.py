@@ -1,121 +1,18 @@
 """The API server and the way to it as they are on a bad day: the view never holds less than the server has."""
 
-import contextlib
 import logging
-import threading
 import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
-from kmesh.cluster.objects import ClusterObjects, parse
+from kmesh.cluster.objects import parse
 
 from kmesh_bpf import KmeshBpfError
-from tests.cluster.conftest import prepare
-from tests.contract.test_cluster_source import ENROLLED, eventually, lease, rotate, seen
+from tests.cluster.conftest import ACCOUNTS, RBAC, enrol, prepare, watched
+from tests.contract.test_cluster_source import eventually, lease, rotate, seen
 from tests.lab import objects
-from tests.lab.apiserver import ApiServer, RefusedError
+from tests.lab.apiserver import ApiServer
 from tests.unit.cluster import kube
-
-
-def rule(group: str, resources: str, verbs: str, *names: str) -> dict:
-    only = {"resourceNames": list(names)} if names else {}
-    return {"apiGroups": [group], "resources": resources.split(), "verbs": verbs.split(), **only}
-
-
-CLUSTER_RULES = [
-    rule("", "namespaces nodes pods", "list watch"),
-    rule("networking.k8s.io", "servicecidrs", "list watch"),
-]
-HOME_RULES = [
-    rule("kmesh.net", "kmeshnodeinfos", "list watch create patch delete"),
-    rule("", "secrets", "list watch", "kmesh-ipsec"),
-    rule("coordination.k8s.io", "leases", "list create patch delete"),
-]
-EVENT_RULES = [rule("", "events", "create")]
-ACCOUNTS = "/api/v1/namespaces/kmesh-system/serviceaccounts"
-RBAC = "/apis/rbac.authorization.k8s.io/v1"
-
-
-def enrol(server, namespace: str = "default") -> None:
-    objects.put(server, kube.namespace(namespace, **ENROLLED))
-
-
-@pytest.fixture
-def account(server) -> Iterator[Callable[[str], Path]]:
-    """Make a service account with what a daemon may do, and nothing else; give its kubeconfig."""
-    made: list[str] = []
-
-    def post(path: str, body: dict) -> None:
-        made.append(f"{path}/{body['metadata']['name']}")
-        server.request("POST", path, body)
-
-    def account(name: str, **kubeconfig: str) -> Path:
-        post(ACCOUNTS, {"metadata": {"name": name}})
-        subject = {"kind": "ServiceAccount", "name": name, "namespace": "kmesh-system"}
-        for below, kind, rules in (
-            ("", "ClusterRole", CLUSTER_RULES),
-            ("/namespaces/kmesh-system", "Role", HOME_RULES),
-            ("/namespaces/default", "Role", EVENT_RULES),
-        ):
-            group = {"apiGroup": "rbac.authorization.k8s.io", "kind": kind, "name": name}
-            post(f"{RBAC}{below}/{kind.lower()}s", {"metadata": {"name": name}, "rules": rules})
-            binding = {"metadata": {"name": name}, "roleRef": group, "subjects": [subject]}
-            post(f"{RBAC}{below}/{kind.lower()}bindings", binding)
-        return server.kubeconfig(name, server.service_account_token("kmesh-system", name), **kubeconfig)
-
-    yield account
-    for path in made:
-        with contextlib.suppress(RefusedError):
-            server.request("DELETE", path)
-
-
-def test_a_pod_is_watched_while_it_or_its_namespace_is_labelled_and_no_other(server, opening):
-    objects.put(server, kube.namespace("other"))
-    enrol(server)
-    source = opening()
-    objects.put(server, kube.pod("in", namespace="default"))
-    objects.put(server, kube.pod("out", number=11, namespace="other"))
-    objects.put(server, kube.pod("own", number=12, namespace="other", labels=ENROLLED))
-    seen(source, lambda objects: {pod.name for pod in objects.pods} == {"in", "own"})
-    enrol(server, "other")
-    seen(source, lambda objects: {pod.name for pod in objects.pods} == {"in", "own", "out"})
-    objects.put(server, {"kind": "Namespace", "metadata": {"name": "other", "labels": {}}})
-    seen(source, lambda objects: {pod.name for pod in objects.pods} == {"in", "own"})
-    objects.put(server, kube.pod("in", namespace="default", phase="Succeeded"))
-    seen(source, lambda objects: {pod.name for pod in objects.pods} == {"own"})
-
-
-def test_a_pod_that_gets_or_loses_its_own_label_is_never_missing(server, opening):
-    enrol(server)
-    objects.put(server, kube.pod())
-    source = opening()
-    source.read()
-    with watched(source, lambda found: len(found.pods) == 1):
-        for labels in (ENROLLED, {}, ENROLLED, {}, ENROLLED):
-            objects.put(server, kube.pod(labels=labels))
-            seen(source, lambda objects, labels=labels: objects.pods[0].labels == labels)
-
-
-def test_with_very_many_enrolled_namespaces_one_watch_does_and_pods_stay(server, opening, monkeypatch):
-    monkeypatch.setattr("kmesh.cluster.kubernetes.source.MOST_NAMESPACES", 2)
-    for name in ("default", "second", "third"):
-        objects.put(server, kube.namespace(name))
-        objects.put(server, kube.pod(name, namespace=name))
-    source = opening()
-    for count, name in enumerate(("default", "second", "third"), 1):
-        enrol(server, name)
-        seen(source, lambda objects, count=count: len(objects.pods) == count)
-    assert len(source._pods) == 2
-    objects.put(server, kube.namespace("third"))
-    seen(source, lambda found: {pod.name for pod in found.pods} == {"default", "second"})
-
-
-def test_only_this_node_s_node_is_watched(server, opening):
-    objects.put(server, kube.node(1))
-    objects.put(server, kube.node(2))
-    assert [node.name for node in opening(node="n2").read().nodes] == ["n2"]
 
 
 def test_an_api_server_that_is_killed_and_comes_back_costs_nothing_but_age(server, opening):
@@ -172,28 +69,6 @@ def test_another_cluster_at_the_same_address_is_taken_for_what_it_is(programs, o
         prepare(server)
         objects.put(server, kube.node_info(9))
         seen(source, lambda objects: [info.name for info in objects.node_infos] == ["n9"])
-
-
-@contextlib.contextmanager
-def watched(source, holds: Callable[[ClusterObjects], bool]) -> Iterator[None]:
-    """What is read must never break this, not for a moment."""
-    broken: list[ClusterObjects] = []
-    done = threading.Event()
-
-    def look() -> None:
-        while not done.wait(0.0005):
-            found = source.read()
-            if not holds(found):
-                broken.append(found)
-
-    looking = threading.Thread(target=look)
-    looking.start()
-    try:
-        yield
-    finally:
-        done.set()
-        looking.join()
-    assert broken == []
 
 
 def test_after_a_compaction_while_the_watch_was_cut_all_is_read_anew(server, cable, opening_by_cable, caplog):

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from kmesh.cluster.kubernetes.source import Pods
 from kmesh.cluster.kubernetes.store import lean
 from kmesh.cluster.manifests import FolderCluster
 from kmesh.cluster.snapshot import GATEWAY_CONTROLLER, GATEWAY_LABEL, build_view
@@ -67,7 +68,7 @@ def test_what_kubectl_prints_is_read_from_a_folder_as_the_server_gives_it(cluste
     (tmp_path / f"cluster.{form}").write_text(cluster.kubectl("get", KINDS, "--all-namespaces", "-o", form))
     folder = FolderCluster(tmp_path)
     read = found(folder)
-    assert read == found(opening(every_pod=True))
+    assert read == found(opening(pods=Pods.EVERY))
     assert (len(read.pods), len(read.nodes), len(read.node_infos), read.problems) == (10, 3, 1, ())
     rest = {"keys": {}, "services": (), "announced": 0, "announced_at": 0.0, "boot_id": kube.BOOT_ID}
     view = build_view(read, "n1", **rest)
@@ -79,7 +80,7 @@ def test_what_kubectl_prints_is_read_from_a_folder_as_the_server_gives_it(cluste
 def test_so_is_each_object_that_kubectl_prints_by_itself(cluster, opening, tmp_path, form):
     for kind, name in (("namespace", "default"), ("node", "n1"), ("pod", "odd"), ("pod", "web")):
         (tmp_path / f"{kind}-{name}.{form}").write_text(cluster.kubectl("get", kind, name, "-o", form))
-    read, whole = found(FolderCluster(tmp_path)), found(opening(every_pod=True))
+    read, whole = found(FolderCluster(tmp_path)), found(opening(pods=Pods.EVERY))
     assert read.problems == ()
     assert [pod.name for pod in read.pods] == ["odd", "web"]
     assert {*read.nodes, *read.pods} <= {*whole.nodes, *whole.pods}

@@ -174,11 +174,12 @@ def test_the_daemon_s_dry_run_sees_the_cluster_through_kubeconfig(server, tmp_pa
     assert "key hex 0a f4 02 0b" in done.stdout  # the far pod
 
 
-def test_with_a_mounted_key_file_the_secret_is_not_asked_for(server, tmp_path):
+def test_with_a_mounted_key_file_the_secret_is_not_asked_for(server, account, tmp_path):
+    """Whoever asked for it would be refused: the account has no rule for it."""
     path = tmp_path / "ipSec"
     path.write_text(json.dumps(kube.entry(4)))
     objects.put(server, kube.secret(kube.entry(9)))
-    file = server.kubeconfig("admin", server.token)
+    file = account("mounted", without="secrets")
     source = launcher._source(parse([f"--kubeconfig={file}", f"--key-file={path}"], "n1", "host"), {})
     try:
         found = source.read()

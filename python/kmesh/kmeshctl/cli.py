@@ -65,13 +65,14 @@ def _source(flags: argparse.Namespace, environment: Mapping[str, str]) -> Cluste
     explained = flags.command == "explain"
     if folder is None:
         from kmesh.cluster.kubernetes.connection import connect  # noqa: PLC0415 # slow, and a folder needs none of it
-        from kmesh.cluster.kubernetes.source import EVERYTHING, KubernetesCluster  # noqa: PLC0415 # likewise
+        from kmesh.cluster.kubernetes.source import EVERYTHING, KubernetesCluster, Pods  # noqa: PLC0415 # likewise
 
         connection = connect(kubeconfig, context, environment)
         kinds = KINDS.get(flags.command, EVERYTHING)
         # As in kubectl, -n is where the things are that are asked for: there the pods, else Kmesh's own.
         namespace = NAMESPACE if explained else given.get("namespace", NAMESPACE)
-        return KubernetesCluster(connection, namespace=namespace, kinds=kinds, every_pod=explained)
+        pods = {"explain": Pods.EVERY, "status": Pods.UNANNOUNCED}.get(flags.command, Pods.ENROLLED)
+        return KubernetesCluster(connection, namespace=namespace, kinds=kinds, pods=pods)
     if kubeconfig or context or ("namespace" in given and not explained):
         raise ConfigError("--manifests names a cluster of its own; leave out --kubeconfig, --context, --namespace")
     return FolderCluster(folder)

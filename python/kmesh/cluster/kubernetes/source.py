@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
+from enum import Enum
 from typing import Any, TypeVar
 
 from kmesh.cluster.kubernetes.connection import Connection
@@ -44,15 +45,23 @@ FIRST_SECONDS = 10.0
 CLOSE_SECONDS = 2.0
 MOST_NAMESPACES = 32
 """So many enrolled namespaces are watched one by one; beyond, one watch over all pods is less work for everybody."""
+MOST_NODES = 32
+"""So many Nodes' pods are watched one by one; beyond, those that may be managed are, wherever they run."""
 RUNNING = "status.phase=Running"
 LABELLED = Collection("Pod", labels=MODE_LABEL, fields=RUNNING)
 ALL_PODS = Collection("Pod", fields=RUNNING)
 
 
-class KubernetesCluster:
-    """A cluster, or of it the ``kinds`` that somebody needs; ``node`` "": all Nodes.
+class Pods(Enum):
+    """Which pods somebody needs to know."""
 
-    ``every_pod``: those that are not enrolled or not Running as well, for whoever explains why they are not managed.
+    ENROLLED = "those that may be managed: they carry the label, or their namespace does"
+    EVERY = "those that are not enrolled or not Running too, for whoever explains why they are not managed"
+    UNANNOUNCED = "those on Nodes without KmeshNodeInfo: of a cluster's many pods none, as long as all is well"
+
+
+class KubernetesCluster:
+    """A cluster, or of it the ``kinds`` that somebody needs, and of its ``pods``; ``node`` "": all Nodes.
 
     ``namespace`` is where the Secret, the KmeshNodeInfos and the Leases are. ``clock`` gives seconds that only grow.
     """
@@ -66,7 +75,7 @@ class KubernetesCluster:
         node: str = "",
         namespace: str = NAMESPACE,
         kinds: frozenset[str] = EVERYTHING,
-        every_pod: bool = False,
+        pods: Pods = Pods.ENROLLED,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._connection, self._clock = connection, clock
@@ -82,9 +91,9 @@ class KubernetesCluster:
             "Secret": Collection("Secret", namespace, fields=f"metadata.name={SECRET_NAME}"),
             "ServiceCIDR": Collection("ServiceCIDR"),
         }
+        self._scope = pods if "Pod" in kinds else None
         self._watches = {kind: self._watch(one) for kind, one in wanted.items() if kind in kinds}
-        first = {Collection("Pod")} if every_pod else {LABELLED}
-        self._wanted_pods: frozenset[Collection] = frozenset(first if "Pod" in kinds else ())
+        self._wanted_pods: frozenset[Collection] = frozenset()
         self._pods: dict[Collection, Watch] = {}
         self._ended: list[Watch] = []
         self._started_at: float | None = None
@@ -208,8 +217,10 @@ class KubernetesCluster:
         return True
 
     def _watch(self, collection: Collection) -> Watch:
-        on_change = {"Namespace": self._choose_pods, "Pod": self._adjust_pods}.get(collection.kind, lambda: None)
-        shelf = Shelf(self._store, collection, self._clock, on_change)
+        on_change = {"Namespace": self._choose_pods, "Pod": self._adjust_pods}
+        if self._scope is Pods.UNANNOUNCED:
+            on_change |= {"Node": self._choose_pods, "KmeshNodeInfo": self._choose_pods}
+        shelf = Shelf(self._store, collection, self._clock, on_change.get(collection.kind, lambda: None))
         optional = collection.kind == "ServiceCIDR"  # servers before 1.33 have none
         return Watch(self._connection, shelf, self._clock, random.random, optional=optional)
 
@@ -218,7 +229,7 @@ class KubernetesCluster:
         for watch in self._watches.values():
             watch.shelf.lost_at = self._started_at
             watch.start()
-        self._adjust_pods()
+        self._choose_pods()
 
     def _shelves(self) -> list[Shelf]:
         return [watch.shelf for watch in (*self._watches.values(), *self._pods.values())]
@@ -228,13 +239,29 @@ class KubernetesCluster:
         return all(shelf.synced for shelf in self._shelves())
 
     def _choose_pods(self) -> None:
-        """Namespaces have changed; the lock is held."""
-        if LABELLED not in self._wanted_pods | self._pods.keys():
-            return
+        """Decide anew which pods to watch; the lock is held."""
+        match self._scope:
+            case Pods.ENROLLED:
+                self._wanted_pods = self._enrolled_pods()
+            case Pods.EVERY:
+                self._wanted_pods = frozenset({Collection("Pod")})
+            case Pods.UNANNOUNCED:
+                self._wanted_pods = self._unannounced_pods()
+        self._adjust_pods()
+
+    def _enrolled_pods(self) -> frozenset[Collection]:
         enrolled = [one.name for one in self._of(Namespace, "Namespace") if enrols(one)]
         each = (Collection("Pod", name, fields=RUNNING) for name in enrolled)
-        self._wanted_pods = frozenset({LABELLED, ALL_PODS} if len(enrolled) > MOST_NAMESPACES else {LABELLED, *each})
-        self._adjust_pods()
+        return frozenset({LABELLED, ALL_PODS} if len(enrolled) > MOST_NAMESPACES else {LABELLED, *each})
+
+    def _unannounced_pods(self) -> frozenset[Collection]:
+        if not all(self._watches[kind].shelf.synced for kind in ("Node", "KmeshNodeInfo")):
+            return frozenset()
+        announced = {info.name for info in self._of(NodeInfo, "KmeshNodeInfo")}
+        silent = [node.name for node in self._of(NodeObject, "Node") if node.name not in announced]
+        if len(silent) > MOST_NODES:
+            return self._enrolled_pods()
+        return frozenset(Collection("Pod", fields=f"{RUNNING},spec.nodeName={name}") for name in silent)
 
     def _adjust_pods(self) -> None:
         """Watch the pods wanted, and no others as soon as the wanted ones are known; the lock is held."""
