@@ -38,8 +38,8 @@ class FakeApi:
         self.comeback = Comeback(time.monotonic)
         self._answer, self._watch, self._ends = answer, watch, ends
 
-    def call(self, _verb: str, _what: str, _method: str, path: str, *_: object) -> dict:
-        return self._answer(*self._note(path))
+    def fetch(self, _verb: str, _what: str, _method: str, path: str, *_: object) -> bytes:
+        return json.dumps(self._answer(*self._note(path))).encode()
 
     def open(self, _verb: str, _what: str, _method: str, path: str, **_: object) -> "FakeAnswer":
         return FakeAnswer(self._watch(*self._note(path)), self._ends)

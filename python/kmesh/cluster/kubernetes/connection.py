@@ -73,15 +73,23 @@ class Connection:
             ApiError: the server cannot be reached, refuses, or answers with something else than an object.
 
         """
-        with self.open(verb, what, method, path, body, content) as answer:
-            data = self._body(answer)
         try:
-            value = json.loads(data)
+            value = json.loads(self.fetch(verb, what, method, path, body, content))
         except (ValueError, RecursionError) as error:
             raise self._failed(error) from error
         if not isinstance(value, dict):
             raise self._failed(ValueError("it answers with something that is no object"))
         return value
+
+    def fetch(self, verb: str, what: str, method: str, path: str, body: Any = None, content: str = JSON) -> bytes:
+        """Send a request; give the answer's body as it is.
+
+        Raises:
+            ApiError: the server cannot be reached, or refuses.
+
+        """
+        with self.open(verb, what, method, path, body, content) as answer:
+            return self._body(answer)
 
     def open(
         self,

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from kmesh.cluster.kubernetes.connection import Connection
-from kmesh.cluster.kubernetes.resources import GONE, Collection, version_of
+from kmesh.cluster.kubernetes.decoding import decode_list
+from kmesh.cluster.kubernetes.resources import GONE, Collection
 from kmesh.errors import ApiError
 
 PAGE = 500
@@ -33,7 +34,7 @@ def pages(connection: Connection, collection: Collection) -> Iterator[Page]:
     limit, token = str(PAGE), ""
     while True:
         try:
-            answer = connection.call(
+            text = connection.fetch(
                 "list", str(collection), "GET", collection.query(limit=limit, **{"continue": token})
             )
         except ApiError as error:
@@ -41,10 +42,11 @@ def pages(connection: Connection, collection: Collection) -> Iterator[Page]:
                 raise
             limit, token = "", ""  # the server has forgotten the pages to come: all at once, then
             continue
-        items = answer.get("items") or []
-        if not isinstance(items, list) or not all(isinstance(one, dict) and "metadata" in one for one in items):
-            raise ApiError(f"the API server {connection.server} gives no list of {collection}")
-        yield Page(not token, items, version_of(answer))
-        token = str((answer.get("metadata") or {}).get("continue") or "")
+        try:
+            items, metadata = decode_list(collection.kind, text)
+        except ValueError as error:
+            raise ApiError(f"the API server {connection.server} gives no list of {collection}") from error
+        yield Page(not token, items, str(metadata.get("resourceVersion") or ""))
+        token = str(metadata.get("continue") or "")
         if not token:
             return

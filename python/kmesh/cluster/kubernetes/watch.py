@@ -11,7 +11,9 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from kmesh.cluster.kubernetes import decoding
 from kmesh.cluster.kubernetes.connection import Answer, Connection
+from kmesh.cluster.kubernetes.decoding import decode_event
 from kmesh.cluster.kubernetes.listing import pages
 from kmesh.cluster.kubernetes.resources import (
     GONE,
@@ -206,32 +208,29 @@ class Watch:
                     return
                 self._open_since = self._heard_at = self._clock()
                 self.shelf.recovered()
-                for event in self._events(answer):
-                    self._take(event)
+                for kind, manifest in self._events(answer):
+                    self._take(kind, manifest)
             finally:
                 with self._lock:
                     self._answer = None
 
-    def _events(self, answer: Answer) -> Iterator[dict[str, Any]]:
+    def _events(self, answer: Answer) -> Iterator[tuple[str, dict[str, Any]]]:
         for line in lines(self._connection.stream(answer)):
             try:
-                event = json.loads(line)
-            except (ValueError, RecursionError):
-                event = None
-            if not isinstance(event, dict) or not isinstance(event.get("object"), dict):
-                raise ApiError(f"the API server {self._connection.server} sends what is no event")
+                event = decode_event(self._collection.kind, line)
+            except ValueError as error:
+                raise ApiError(f"the API server {self._connection.server} sends what is no event") from error
             yield event
 
-    def _take(self, event: dict[str, Any]) -> None:
+    def _take(self, kind: str, manifest: dict[str, Any]) -> None:
         """Act on an event."""
         self._heard_at = self._clock()
-        manifest = event["object"]
-        match event.get("type"):
+        match kind:
             case "ADDED" | "MODIFIED":
                 self.shelf.put(manifest)
             case "DELETED":
                 self.shelf.remove(manifest)
-            case "ERROR":
+            case decoding.ERROR:
                 status = manifest.get("code")
                 if status == GONE:
                     raise _RelistError(str(manifest.get("message")))

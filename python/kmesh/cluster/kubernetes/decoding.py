@@ -1,0 +1,180 @@
+"""What is decoded of an API server's JSON: the fields that somebody reads, and no others. Pure.
+
+An object whose fields are of another shape than expected is decoded whole, so that its reader can name what is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+import msgspec
+
+# Which fields are read stands in kmesh.cluster.objects; a test holds both against each other, field by field.
+
+
+class _Metadata(TypedDict, total=False):
+    name: Any
+    namespace: Any
+    uid: Any
+    resourceVersion: Any
+    labels: Any
+
+
+class _AnnotatedMetadata(_Metadata, total=False):
+    annotations: Any
+    generation: Any
+
+
+class _Write(TypedDict, total=False):
+    time: Any
+
+
+class _SecretMetadata(_Metadata, total=False):
+    creationTimestamp: Any
+    managedFields: list[_Write] | None
+
+
+class _Object(TypedDict, total=False):
+    kind: Any
+    apiVersion: Any
+    metadata: _Metadata | None
+
+
+class _NodeSpec(TypedDict, total=False):
+    podCIDR: Any
+    podCIDRs: Any
+
+
+class _NodeSystem(TypedDict, total=False):
+    bootID: Any
+
+
+class _NodeStatus(TypedDict, total=False):
+    addresses: Any
+    nodeInfo: _NodeSystem | None
+
+
+class _Node(_Object, total=False):
+    spec: _NodeSpec | None
+    status: _NodeStatus | None
+
+
+class _Container(TypedDict, total=False):
+    name: Any
+
+
+class _PodSpec(TypedDict, total=False):
+    nodeName: Any
+    hostNetwork: Any
+    containers: list[_Container] | None
+    initContainers: list[_Container] | None
+
+
+class _PodStatus(TypedDict, total=False):
+    phase: Any
+    podIP: Any
+    podIPs: Any
+
+
+class _Pod(_Object, total=False):
+    spec: _PodSpec | None
+    status: _PodStatus | None
+
+
+class _NodeInfo(TypedDict, total=False):
+    kind: Any
+    apiVersion: Any
+    metadata: _AnnotatedMetadata | None
+    spec: Any
+
+
+class _Secret(TypedDict, total=False):
+    kind: Any
+    apiVersion: Any
+    metadata: _SecretMetadata | None
+    type: Any
+    data: Any
+
+
+class _ServiceCidr(_Object, total=False):
+    spec: Any
+
+
+# Structs, since a TypedDict's own field can not be Raw: a piece of text whose decoding is left for later.
+
+
+class _List(msgspec.Struct):
+    metadata: dict[str, Any] | None = None
+    items: list[msgspec.Raw] | None = None
+
+
+class _Event(msgspec.Struct):
+    type: str
+    object: msgspec.Raw
+
+
+WHOLE = msgspec.json.Decoder()
+DECODERS: Mapping[str, msgspec.json.Decoder[Any]] = {
+    "Namespace": msgspec.json.Decoder(_Object),
+    "Node": msgspec.json.Decoder(_Node),
+    "Pod": msgspec.json.Decoder(_Pod),
+    "KmeshNodeInfo": msgspec.json.Decoder(_NodeInfo),
+    "Secret": msgspec.json.Decoder(_Secret),
+    "ServiceCIDR": msgspec.json.Decoder(_ServiceCidr),
+}
+"""By kind; of others all is decoded."""
+LIST, EVENT = msgspec.json.Decoder(_List), msgspec.json.Decoder(_Event)
+ERROR = "ERROR"
+"""The type of a watch event that holds no object but a Status."""
+_BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+
+
+def decode_object(kind: str, text: bytes | msgspec.Raw) -> dict[str, Any]:
+    """Give the fields used of an object.
+
+    Raises:
+        ValueError: this is no JSON object.
+
+    """
+    try:
+        try:
+            value = DECODERS.get(kind, WHOLE).decode(text)
+        except msgspec.ValidationError:
+            value = WHOLE.decode(text)
+    except _BROKEN as error:
+        raise ValueError("no JSON") from error
+    if not isinstance(value, dict):
+        raise ValueError("no JSON object")
+    return value
+
+
+def decode_list(kind: str, text: bytes) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Give the objects of a list, and the list's own metadata.
+
+    Raises:
+        ValueError: this is no list of objects.
+
+    """
+    try:
+        found = LIST.decode(text)
+    except _BROKEN as error:
+        raise ValueError("no list") from error
+    items = [decode_object(kind, one) for one in found.items or ()]
+    if not all("metadata" in one for one in items):
+        raise ValueError("no list of objects")
+    return items, found.metadata or {}
+
+
+def decode_event(kind: str, line: bytes) -> tuple[str, dict[str, Any]]:
+    """Give the type of a watch event and the fields used of its object; all fields, if the type is ``ERROR``.
+
+    Raises:
+        ValueError: this is no event.
+
+    """
+    try:
+        event = EVENT.decode(line)
+    except _BROKEN as error:
+        raise ValueError("no event") from error
+    return event.type, decode_object("" if event.type == ERROR else kind, event.object)
