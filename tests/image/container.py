@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,12 @@ class Spec:
         )
 
 
+def confined(capabilities: Iterable[str]) -> list[str]:
+    """Give what to put before a command so that it has these capabilities, and no way to others."""
+    bounding = ",".join(["-all", *(f"+{name.lower()}" for name in sorted(capabilities))])
+    return ["setpriv", f"--bounding-set={bounding}", "--inh-caps=-all", "--no-new-privs"]
+
+
 def _understood(what: str, found: dict[str, Any]) -> None:
     strange = found.keys() - APPLIED[what] - ELSEWHERE.get(what, set())
     if strange:
@@ -187,9 +194,8 @@ class Container:
             f'mount -t tmpfs tmpfs "$1/mnt"; mkdir "$1/mnt/cluster"; mount --bind {self.node.cluster} "$1/mnt/cluster"'
         )
         script.append('root=$1; shift; exec chroot "$root" "$@"')
-        bounding = ",".join(["-all", *(f"+{name.lower()}" for name in sorted(self.capabilities))])
-        inside = ["setpriv", f"--bounding-set={bounding}", "--inh-caps=-all", "--no-new-privs"]
-        inside += ["env", "-i", f"--chdir={self.spec.folder}", f"PATH={PATH}", f"NODE_NAME={self.node.name}", *command]
+        inside = [*confined(self.capabilities), "env", "-i", f"--chdir={self.spec.folder}", f"PATH={PATH}"]
+        inside += [f"NODE_NAME={self.node.name}", *command]
         enter = ["nsenter", f"--net=/run/netns/{self.node.network}", "unshare", "--mount"]
         return [*enter, "bash", "-c", "\n".join(script), "container", str(self.root), *inside]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import uuid
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 
 from kmesh.cluster.kubernetes.resources import Collection
 
+from tests.image.container import Spec, confined
 from tests.lab import objects
 from tests.lab.apiserver import ApiServer, RefusedError
 from tests.lab.cluster import ROOT, Daemon, node_manifest, pod_manifest
@@ -22,9 +24,9 @@ mount --bind "$BPFFS" /sys/fs/bpf
 mkdir -p /run/secrets && mount -t tmpfs tmpfs /run/secrets && mkdir -p /run/secrets/kubernetes.io
 ln -s "$ACCOUNT" /run/secrets/kubernetes.io/serviceaccount
 cd "$SCRIPTS"
-exec {command}
+exec {confined} {command}
 """
-"""What a kubelet sees to: bpffs of the node's own, the service account's token; then the command."""
+"""What a kubelet sees to: bpffs of the node's own, the account's token, the DaemonSet's capabilities; then the command."""
 
 
 class KubeCluster:
@@ -170,5 +172,6 @@ class KubeDaemon(Daemon):
             "BPFFS": str(self._bpffs),
         }
         command = ["nsenter", f"--net=/run/netns/{self.node}", "unshare", "--mount", "bash", "-ec"]
-        script = IN_A_POD.format(command=line)
+        confinement = shlex.join(confined(Spec.of_daemonset().capabilities))
+        script = IN_A_POD.format(confined=confinement, command=line)
         return subprocess.Popen([*command, script], stdin=subprocess.DEVNULL, env=environment, **streams)

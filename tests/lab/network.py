@@ -14,7 +14,7 @@ from pathlib import Path
 
 WIRE = "wire"
 CLONE_NEWNET = 0x40000000
-OURS = re.compile(rf"{WIRE}|n\d|p\d[ab]")
+OURS = re.compile(rf"{WIRE}|n\d|p\d[abc]")
 """Names of namespaces that the lab makes, and may remove when an earlier one was cut short."""
 LIBC = ctypes.CDLL(None, use_errno=True)
 
