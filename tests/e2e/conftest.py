@@ -105,7 +105,9 @@ def enrolled(lab):
 
 @pytest.fixture(scope="session")
 def lab():
-    made = Lab(Path(tempfile.mkdtemp(prefix="kmesh-e2e-")), "--service-cidr=10.96.0.0/16")
+    made = Lab(
+        Path(tempfile.mkdtemp(prefix="kmesh-e2e-")), "--service-cidr=10.96.0.0/16", "--service-cidr=fd00:96::/112"
+    )
     assert made.cluster.kmeshctl("secret", "--key=" + "5a" * 36).returncode == 0
     for daemon in made.daemons.values():
         daemon.start()

@@ -2,12 +2,13 @@
 
 import signal
 import time
+from ipaddress import ip_address
 
 import pytest
 
 from tests.lab.capture import Capture
 from tests.lab.cluster import LABEL, wait_for
-from tests.lab.network import run
+from tests.lab.network import Pod, run
 from tests.lab.traffic import Echo, Flow, exchange, transfer
 
 NODES = {4: ("10.10.0.1", "10.10.0.2"), 6: ("fd00:10::1", "fd00:10::2")}
@@ -101,6 +102,46 @@ def test_a_pod_with_a_sidecar_or_the_node_s_network_is_never_managed(lab, change
     lab.wait_managed(lab.pod("p2b").address(4))
 
 
+def test_a_pod_in_the_node_s_network_has_the_node_s_address_and_is_talked_to_in_clear(lab):
+    node = lab.network.nodes[1]
+    host = Pod(node.name, node.name, tuple(map(ip_address, node.addresses)), "eth0")
+    echo = Echo(host)
+    lab.cluster.pod(host, {LABEL: "Kmesh"}, hostNetwork=True)
+    lab.cluster.pod(lab.pod("p2b"), {LABEL: "none"})  # once this is known, so is what was written before it
+    lab.wait_managed(lab.pod("p2b").address(4), managed=False)
+    try:
+        for version in (4, 6):
+            with Capture(lab.network) as seen:
+                count = exchange(lab.pod("p1a"), host.address(version), 20)
+            assert count.lost == 0
+            assert seen.clear(lab.pod("p1a").address(version), host.address(version)) >= 2 * count.sent
+            assert not seen.esp(*NODES[version])
+        assert not {*node.addresses} & {*lab.managed("n1"), *lab.managed("n2")}
+    finally:
+        echo.close()
+        lab.cluster.delete_pod(host.name)
+        lab.cluster.pod(lab.pod("p2b"))
+        lab.wait_managed(lab.pod("p2b").address(4))
+
+
+@pytest.mark.parametrize(("node", "bridge"), [(1, None), (2, None), (3, "cni0")], ids=["TCX", "clsact", "bridge"])
+def test_a_new_device_gets_its_programs_as_soon_as_it_is_there_and_nothing_else_has_changed(lab, node, bridge):
+    from kmesh.launcher.daemon import PERIOD  # noqa: PLC0415 # in the VM, each import at the head costs seconds
+
+    lab.label("")
+    began = time.monotonic()
+    lab.label("Kmesh")  # a pass is made after this: without any notification the next one is PERIOD later
+    time.sleep(1)
+    pod = lab.network.add_pod(f"p{node}c", lab.network.nodes[node - 1], 12, bridge)
+    try:
+        daemon = lab.daemons[f"n{node}"]
+        took = wait_for("its programs", lambda: f"dev {pod.device} " in daemon.text())
+        print(f"{pod.device}: programs after {took:.1f} s")
+        assert time.monotonic() - began < PERIOD
+    finally:
+        lab.network.delete_pod(pod.name)
+
+
 def test_a_pod_re_created_with_the_same_address_encrypts_again(lab):
     lab.delete_pod("p2b")
     lab.wait_managed("10.244.2.11", managed=False)
@@ -118,13 +159,14 @@ def test_a_megabyte_by_tcp_arrives_whole_and_encrypted(lab, version):
     assert seen.pods_in_clear() == 0
 
 
-def test_a_megabyte_arrives_over_a_path_whose_mtu_shrinks_on_the_way(lab):
+@VERSIONS
+def test_a_megabyte_arrives_over_a_path_whose_mtu_shrinks_on_the_way(lab, version):
     try:
         with Capture(lab.network) as seen:
             assert transfer(
                 lab.pod("p1a"),
                 lab.pod("p2a"),
-                4,
+                version,
                 port=10,
                 halfway=lambda: run("ip -n n2 link set eth0 mtu 1400; ip -n n1 link set eth0 mtu 1400"),
             )
@@ -133,32 +175,37 @@ def test_a_megabyte_arrives_over_a_path_whose_mtu_shrinks_on_the_way(lab):
         run("ip -n n2 link set eth0 mtu 1500; ip -n n1 link set eth0 mtu 1500")
 
 
-def test_a_service_address_that_stands_for_a_managed_pod_elsewhere_is_encrypted(lab):
+@pytest.mark.parametrize(
+    ("family", "service", "version"), [("ip", "10.96.0.10", 4), ("ip6", "fd00:96::10", 6)], ids=["4", "6"]
+)
+def test_a_service_address_that_stands_for_a_managed_pod_elsewhere_is_encrypted(lab, family, service, version):
     run(
         "nsenter --net=/run/netns/n1 nft -f -",
-        "table ip services { chain pre { type nat hook prerouting priority dstnat; "
-        "ip daddr 10.96.0.10 dnat to 10.244.2.10; }; }",
+        f"table {family} services {{ chain pre {{ type nat hook prerouting priority dstnat; "
+        f"{family} daddr {service} dnat to {lab.pod('p2a').address(version)}; }}; }}",
     )
     try:
         with Capture(lab.network) as seen:
-            count = exchange(lab.pod("p1a"), "10.96.0.10", 20)
+            count = exchange(lab.pod("p1a"), service, 20)
         assert (count.lost, seen.pods_in_clear()) == (0, 0)
-        assert seen.esp(*NODES[4])
+        assert seen.esp(*NODES[version])
     finally:
-        run("nsenter --net=/run/netns/n1 nft delete table ip services")
+        run(f"nsenter --net=/run/netns/n1 nft delete table {family} services")
 
 
-def test_a_masquerading_node_does_not_undo_encryption(lab):
+@pytest.mark.parametrize(("family", "version"), [("ip", 4), ("ip6", 6)], ids=["4", "6"])
+def test_a_masquerading_node_does_not_undo_encryption(lab, family, version):
     run(
         "nsenter --net=/run/netns/n1 nft -f -",
-        'table ip cni { chain post { type nat hook postrouting priority srcnat; oifname "eth0" masquerade; }; }',
+        f'table {family} cni {{ chain post {{ type nat hook postrouting priority srcnat; oifname "eth0" masquerade; }}; }}',
     )
     try:
-        count, seen = talk(lab, "p1b", "p2b", 4)
+        count, seen = talk(lab, "p1b", "p2b", version)
+        target = lab.pod("p2b").address(version)
         assert (count.lost, seen.pods_in_clear()) == (0, 0)
-        assert not [frame for frame in seen.frames if frame.spi is None and frame.dst.startswith("10.244.2.")]
+        assert not [frame for frame in seen.frames if frame.spi is None and frame.dst == target]
     finally:
-        run("nsenter --net=/run/netns/n1 nft delete table ip cni")
+        run(f"nsenter --net=/run/netns/n1 nft delete table {family} cni")
 
 
 def test_a_node_whose_firewall_writes_marks_as_calico_and_kubernetes_do_still_decrypts(lab):
