@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from kmesh_bpf.core.diff import diff
 from kmesh_bpf.core.operations import Operation
 from kmesh_bpf.core.planner import Options, Plan, make_plan
+from kmesh_bpf.core.reach import expected_peers, reachable_peers
 from kmesh_bpf.core.state import Observation
 from kmesh_bpf.core.view import View
 from kmesh_bpf.kernel.interface import Failure, Kernel
@@ -23,7 +24,8 @@ class Report:
     ``applied`` was carried out, what is in ``failures`` was not.
     ``incarnation`` is the one the objects were made for; ``renewed`` tells that this pass had to choose it anew,
     because SAs of the former one had vanished, here or at the peers. ``observed`` is the last observation: what the
-    pass left in the kernel.
+    pass left in the kernel. ``expected`` and ``reachable`` are names of peers: those that we should be able to send to,
+    and of these the ones that we can, by what was observed.
     """
 
     plan: Plan
@@ -33,6 +35,8 @@ class Report:
     incarnation: str
     renewed: bool
     observed: Observation
+    expected: frozenset[str]
+    reachable: frozenset[str]
 
     @property
     def converged(self) -> bool:
@@ -84,7 +88,17 @@ def reconcile(
         drift = diff(plan.state, observed.state)
         if failures:
             break
-    return Report(plan, tuple(applied), failures, drift, incarnation, renewed, observed)
+    return Report(
+        plan,
+        tuple(applied),
+        failures,
+        drift,
+        incarnation,
+        renewed,
+        observed,
+        expected_peers(view),
+        reachable_peers(view, plan, observed.state),
+    )
 
 
 def preview(kernel: Kernel, view: View, options: Options, now: float) -> tuple[Operation, ...]:

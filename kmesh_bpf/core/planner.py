@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from ipaddress import ip_network
 from itertools import product
 
@@ -43,6 +44,26 @@ class Options:
     retirement: Retirement = field(default_factory=Retirement)
 
 
+class ProblemKind(Enum):
+    """What is wrong."""
+
+    UPLINK = "an uplink is missing"
+    QUARANTINE = "a peer claims the address of another one and gets no packet"
+    CONFLICT = "a peer claims the pods of another one and misses those"
+    KEY = "there is no key"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Something for the operator to mend."""
+
+    kind: ProblemKind
+    sentence: str
+
+    def __str__(self) -> str:
+        return self.sentence
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The outcome: the state to reach, and what follows from it for the world outside the kernel.
@@ -51,14 +72,13 @@ class Plan:
     pass (an old SA still in use), so another pass is due without any event. ``lost``: SAs of ours that were in the
     kernel for these very incarnations and are not any more, or would have to be made again to be as planned (another
     replay window); a new incarnation must be chosen before, for their sequence numbers would start again.
-    ``problems``: sentences for the operator.
     """
 
     state: KernelState
     ready_peers: frozenset[str]
     transition: bool
     lost: tuple[SaId, ...]
-    problems: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
 
 
 def make_plan(view: View, observed: Observation, options: Options, now: float) -> Plan:
@@ -77,7 +97,7 @@ def make_plan(view: View, observed: Observation, options: Options, now: float) -
     ready: set[str] = set()
     lost: list[SaId] = []
     problems += [
-        f"uplink {name}: there is no such device, so nothing guards or decrypts there"
+        Problem(ProblemKind.UPLINK, f"uplink {name}: there is no such device, so nothing guards or decrypts there")
         for name in devices.missing_uplinks(observed.links, options.uplinks)
     ]
     waiting = False
@@ -106,10 +126,9 @@ def make_plan(view: View, observed: Observation, options: Options, now: float) -
             continue
         for policy in _policies(view.node, peer.node, by_node, tunnels, version):
             if policies.setdefault(policy.id, policy) != policy:
-                problems.append(
-                    f"peer {peer.node.name}: {policy.dst if policy.direction is Direction.OUT else policy.src} "
-                    "is claimed by another peer too; ignored"
-                )
+                claimed = policy.dst if policy.direction is Direction.OUT else policy.src
+                sentence = f"peer {peer.node.name}: {claimed} is claimed by another peer too; ignored"
+                problems.append(Problem(ProblemKind.CONFLICT, sentence))
         if tunnels:
             ready.add(peer.node.name)
     _keep_quarantined((one.node for one in view.peers if one.node.name not in fingerprints), observed, peers, sas)
@@ -131,7 +150,7 @@ def make_plan(view: View, observed: Observation, options: Options, now: float) -
 
 
 def _kept(
-    view: View, observed: Observation, options: Options, fingerprints: Mapping[str, int], problems: list[str]
+    view: View, observed: Observation, options: Options, fingerprints: Mapping[str, int], problems: list[Problem]
 ) -> Plan:
     """Plan what can be planned without any key: SAs and policies stay, for a daemon that started with a broken Secret.
 
@@ -148,14 +167,14 @@ def _kept(
         attachments=devices.attachments(observed.links, view.node.addresses, options.uplinks),
         nat_exemption=True,
     )
-    problems.append("no key is known; SAs and policies stay as they are until there is one")
+    problems.append(Problem(ProblemKind.KEY, "no key is known; SAs and policies stay as they are until there is one"))
     return Plan(state, ready, transition=False, lost=(), problems=tuple(dict.fromkeys(problems)))
 
 
 def _without_double_claims(
     peers: Iterable[Peer], fingerprints: Mapping[str, int], observed: Observation
-) -> tuple[list[Peer], list[str]]:
-    """Give the peers whose addresses are theirs alone, and a sentence for each that is quarantined.
+) -> tuple[list[Peer], list[Problem]]:
+    """Give the peers whose addresses are theirs alone, and a problem for each that is quarantined.
 
     Two KmeshNodeInfos with one address would take turns in one SA. The peer that the kernel knows stays, so that
     whoever claims its address later cannot push it out; among new ones the first by name.
@@ -166,7 +185,8 @@ def _without_double_claims(
     for peer in sorted(peers, key=lambda one: (fingerprints[one.node.name] not in known, one.node.name)):
         taken = next((address for address in peer.node.addresses if address in owners), None)
         if taken is not None:
-            problems.append(f"peer {peer.node.name}: its address {taken} is {owners[taken]}'s; quarantined, not ready")
+            sentence = f"peer {peer.node.name}: its address {taken} is {owners[taken]}'s; quarantined, not ready"
+            problems.append(Problem(ProblemKind.QUARANTINE, sentence))
             continue
         owners.update(dict.fromkeys(peer.node.addresses, peer.node.name))
         accepted.append(peer)

@@ -64,16 +64,9 @@ def make_status(
     """
     state = report.observed.state
     newest = max((announced, *(sa.spi for sa in report.plan.state.sas.values() if sa.mark is not None)))
-    pairs = _pairs(report, view)
     peers = [
-        PeerStatus(
-            name,
-            name in report.plan.ready_peers and pair.spi_out > 0,
-            pair.spi_in,
-            pair.spi_out,
-            pair.sequence_use,
-        )
-        for name, pair in pairs.items()
+        PeerStatus(name, name in report.reachable, pair.spi_in, pair.spi_out, pair.sequence_use)
+        for name, pair in _pairs(report, view).items()
     ]
     told = [peer for peer in peers if not (peer.ready and peer.spi_out == newest) or peer.sequence_use >= NOTED_USE]
     sending = [peer.spi_out for peer in peers if peer.spi_out]
@@ -86,12 +79,12 @@ def make_status(
         version=version,
         reported_at=now,
         ready=not reasons,
-        reasons=tuple(reason[:REASON_LENGTH] for reason in (*reasons, *report.plan.problems)[:REASONS]),
+        reasons=tuple(reason[:REASON_LENGTH] for reason in (*reasons, *map(str, report.plan.problems))[:REASONS]),
         spi=announced,
         newest_spi=newest,
         spi_out=(min(sending), max(sending)) if sending else None,
         peers_ready=sum(1 for peer in peers if peer.ready),
-        peers_expected=len(view.peers),
+        peers_expected=len(report.expected),
         peers_on_newest=sum(1 for spi in sending if spi == newest),
         old_inbound=old_inbound,
         replacing_since=(now if since is None else since) if replacing else None,
@@ -137,8 +130,8 @@ def _progress(status: NodeStatus) -> tuple[object, ...]:
 
 
 def _pairs(report: Report, view: View) -> dict[str, _Pair]:
-    """Sort what the kernel holds by peer."""
-    pairs = {peer.node.name: _Pair() for peer in view.peers}
+    """Sort what the kernel holds by peer; for one that has announced nothing it holds nothing."""
+    pairs = {name: _Pair() for name in sorted(report.expected)}
     by_address: dict[Address, _Pair] = {
         address: pairs[peer.node.name] for peer in view.peers for address in peer.node.addresses
     }

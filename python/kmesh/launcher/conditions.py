@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from kmesh.cluster.objects import NAMESPACE, NODE_INFO_API
-from kmesh.launcher.events import patience_lost, peer_problems
+from kmesh.launcher.events import PEER_REASONS, patience_lost
 from kmesh.launcher.record import Record
 
 ENCRYPTION_READY, KEY_ACCEPTED, PEERS_ACCEPTED, KEY_REPLACED = TYPES = (
@@ -71,9 +71,9 @@ def _verdicts(record: Record, before: Mapping[str, Condition]) -> Iterator[tuple
     elif key.spi:
         yield KEY_ACCEPTED, "True", "Accepted", f"SPI {key.spi}"
     # The worst first: its reason is told, and it is not what a long message is cut off before.
-    problems = sorted(peer_problems(record), key=lambda one: one[0] != "Quarantined")
+    problems = [one for kind in PEER_REASONS for one in record.plan_problems if one.kind is kind]
     if problems:
-        yield PEERS_ACCEPTED, "False", problems[0][0], "; ".join(problem for _, problem in problems)
+        yield PEERS_ACCEPTED, "False", PEER_REASONS[problems[0].kind], "; ".join(map(str, problems))
     else:
         yield PEERS_ACCEPTED, "True", "Accepted", f"{len(record.peers)} peers"
     if not key.spi:

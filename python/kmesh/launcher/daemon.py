@@ -280,7 +280,7 @@ class Daemon:
             if sentence not in self.memory.failures:  # once, as long as it lasts
                 log.error("%s", sentence)
         self.memory.failures = failures
-        self._problems(report.plan.problems)
+        self._problems(tuple(map(str, report.plan.problems)))
         if report.converged and not self.memory.ready:
             self.memory.ready = True
             log.info("ready: %d peers, %d managed addresses", len(report.plan.ready_peers), len(report.plan.state.pods))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 from kmesh.launcher.record import Record
+from kmesh_bpf import ProblemKind
 
 COMPONENT = "kmesh-daemon"
 NAMESPACE = "default"
@@ -18,6 +19,8 @@ LONGEST_PREFIX = 220
 """Characters of the node's name in an event's name, which has room for 253."""
 PATIENCE = 15.0
 """Seconds that a node may be unready before it is said: a start and a change of many pods take some."""
+PEER_REASONS = {ProblemKind.QUARANTINE: "Quarantined", ProblemKind.CONFLICT: "Conflict"}
+"""The words for what is wrong with a peer, the worst first."""
 BURST = 5
 REFILL = 60.0
 """Seconds until one more event of a reason may be told, once ``BURST`` were."""
@@ -46,9 +49,9 @@ def notes(before: Record, after: Record) -> tuple[Note, ...]:
     found = []
     if after.key.refused and after.key.refused != before.key.refused:
         found.append(Note("Warning", "KeyRefused", f"the key in the Secret is refused: {after.key.refused}"))
-    for reason, problem in peer_problems(after):
-        if problem not in before.plan_problems:
-            found.append(Note("Warning", f"Peer{reason}", problem))
+    for problem in after.plan_problems:
+        if problem.kind in PEER_REASONS and problem not in before.plan_problems:
+            found.append(Note("Warning", f"Peer{PEER_REASONS[problem.kind]}", problem.sentence))
     if after.renewed:
         where = "security associations had vanished, here or at the peers"
         message = f"{where}; new incarnation {after.incarnation}, peers use new keys"
@@ -64,13 +67,6 @@ def notes(before: Record, after: Record) -> tuple[Note, ...]:
         message = f"ready for encryption: {after.peers_ready} of {after.peers_expected} peers, SPI {after.key.spi}"
         found.append(Note("Normal", "EncryptionReady", message))
     return tuple(found)
-
-
-def peer_problems(record: Record) -> Iterator[tuple[Literal["Quarantined", "Conflict"], str]]:
-    """Give the planner's sentences on peers; a quarantined one gets no packet, one in conflict misses a pod CIDR."""
-    for problem in record.plan_problems:
-        if problem.startswith("peer "):
-            yield "Quarantined" if problem.endswith("; quarantined, not ready") else "Conflict", problem
 
 
 def patience_lost(record: Record) -> bool:

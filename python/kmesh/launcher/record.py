@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import get_args
 
 from kmesh.launcher.totals import Totals, Traffic, Way, advance
-from kmesh_bpf import Address, Operation, Report, SaId, SaUsage, View
-from kmesh_bpf import Direction as PolicyDirection
+from kmesh_bpf import Operation, Problem, Report, SaId, SaUsage, View
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Upper bounds in seconds: three nodes take some ms, thousands of peers that change at once take seconds."""
@@ -113,7 +112,7 @@ class Record:
     peers_expected: int = 0
     pods_local: int = 0
     pods_remote: int = 0
-    plan_problems: tuple[str, ...] = ()
+    plan_problems: tuple[Problem, ...] = ()
     cluster_problems: tuple[str, ...] = ()
     incarnation: str = ""
     renewed: bool = False
@@ -146,9 +145,7 @@ def after_pass(
     addresses = {address: peer.node.name for peer in view.peers for address in peer.node.addresses}
     usage = report.observed.usage
     totals = advance(before.totals, usage, addresses)
-    here = view.node.name
-    local = sum(pod.node == here for pod in view.pods)
-    expected = ({peer.node.name for peer in view.peers} | {pod.node for pod in view.pods}) - {here}
+    local = sum(pod.node == view.node.name for pod in view.pods)
     record = replace(
         before,
         attempted=now,
@@ -159,7 +156,7 @@ def after_pass(
         key=key,
         key_since=_key_since(before, key.spi, usage, now),
         peers=_peers(view, report, totals),
-        peers_expected=len(expected),
+        peers_expected=len(report.expected),
         pods_local=local,
         pods_remote=len(view.pods) - local,
         plan_problems=report.plan.problems,
@@ -205,29 +202,14 @@ def _peers(view: View, report: Report, totals: Totals) -> dict[str, PeerRecord]:
     for identity, (flow, use) in totals.seen.items():
         found.setdefault(flow, []).append((identity, use))
     ways: tuple[Way, ...] = ("in", "out")
-    cut_off = set(_cut_off(report))
     peers = {}
     for peer in view.peers:
         name = peer.node.name
         directions = {
             way: _direction(found.get((name, way), ()), windows, sums.get((name, way), NO_TRAFFIC)) for way in ways
         }
-        sending = directions["out"].newest > 0 and cut_off.isdisjoint(peer.node.addresses)
-        peers[name] = PeerRecord(sending and name in report.plan.ready_peers, peer.spi, directions)
+        peers[name] = PeerRecord(name in report.reachable, peer.spi, directions)
     return peers
-
-
-def _cut_off(report: Report) -> Iterator[Address]:
-    """Give the tunnel ends towards which the kernel refused an outbound policy, or the SA that one points to.
-
-    A policy that is behind the plan does no harm as long as its own SA is there: it sends with the key before.
-    """
-    state = report.observed.state
-    for identity, planned in report.plan.state.policies.items():
-        if planned.direction is PolicyDirection.OUT:
-            there = state.policies.get(identity)
-            if there is None or SaId(there.tunnel_src, there.tunnel_dst, there.spi, None) not in state.sas:
-                yield planned.tunnel_dst
 
 
 def _direction(sas: Sequence[tuple[SaId, SaUsage]], windows: Mapping[SaId, int], traffic: Traffic) -> Direction:

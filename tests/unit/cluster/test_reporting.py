@@ -5,7 +5,7 @@ import pytest
 from kmesh.cluster.reporting import PEER_ROWS, make_status, should_publish
 from kmesh.cluster.status import Drop, PeerStatus, from_lease, to_lease
 
-from kmesh_bpf import FakeKernel, KernelError, Key, Node, Options, Peer, View, reconcile
+from kmesh_bpf import FakeKernel, KernelError, Key, Node, Options, Peer, Pod, View, reconcile
 from tests.unit.cluster.test_status import STATUS
 
 COUNTERS = {"marked": 9, "dropped_by_guard": 0, "dropped_clear_text": 0, "esp_unknown_peer": 2}
@@ -148,6 +148,21 @@ def test_of_many_peers_those_are_told_of_that_are_not_as_they_should_be(daemon):
     status = daemon.report(replace(seen, peers=(*seen.peers[:200], late, *seen.peers[201:])))
     assert (status.peers_ready, status.peers_expected) == (299, 300)
     assert status.peers == (PeerStatus(late.node.name, False, 1, 0, 0.0),)
+
+
+def test_a_node_that_holds_managed_pods_and_announces_nothing_is_expected_and_told_of(daemon):
+    silent = Pod("default/web", "n3", (ip_address("10.0.3.9"),))
+    status = daemon.report(replace(view(peers=1), pods=(silent,)))
+    assert (status.peers_ready, status.peers_expected) == (1, 2)
+    assert status.peers == (PeerStatus("n3", False, 0, 0, 0.0),)
+
+
+def test_a_peer_whose_policy_the_kernel_refuses_is_not_ready_though_its_sa_is_there(daemon):
+    daemon.kernel.refuse = lambda operation: (
+        KernelError("add policy", "x", 12) if type(operation).__name__ == "SetPolicy" else None
+    )
+    status = daemon.report(view())
+    assert (status.peers_ready, {peer.spi_out for peer in status.peers}) == (0, {1})
 
 
 def test_a_report_stays_small_even_when_every_peer_is_behind(daemon):

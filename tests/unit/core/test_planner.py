@@ -5,7 +5,7 @@ import pytest
 
 from kmesh_bpf import contract
 from kmesh_bpf.core import keys
-from kmesh_bpf.core.planner import Options, make_plan
+from kmesh_bpf.core.planner import Options, ProblemKind, make_plan
 from kmesh_bpf.core.state import Direction, KernelState, Mark, Observation, PodFlags
 from kmesh_bpf.core.view import Peer
 from tests.unit.core import mesh
@@ -106,7 +106,7 @@ def test_a_pod_cidr_claimed_twice_stays_with_the_first_and_is_reported():
     found = plan(replace(view, peers=(view.peers[0], replace(view.peers[1], node=thief))))
     out = [policy for policy in found.state.policies.values() if policy.direction is Direction.OUT]
     assert {policy.tunnel_dst for policy in out if policy.tunnel_dst.version == 4} == {R}
-    assert any("n3" in problem and "10.244.2.0/24" in problem for problem in found.problems)
+    assert any("n3" in problem.sentence and "10.244.2.0/24" in problem.sentence for problem in found.problems)
 
 
 def test_a_new_boot_id_of_a_peer_gives_it_a_new_node_id():
@@ -137,7 +137,9 @@ def test_programs_go_on_uplinks_and_pod_devices(uplinks):
 
 
 def test_an_uplink_asked_for_that_is_not_there_is_reported():
-    assert "uplink eth7" in plan(mesh.view(), options=Options(uplinks=("eth0", "eth7"))).problems[0]
+    (problem,) = plan(mesh.view(), options=Options(uplinks=("eth0", "eth7"))).problems
+    assert problem.kind is ProblemKind.UPLINK
+    assert "uplink eth7" in problem.sentence
     assert plan(mesh.view(), options=Options(uplinks=("eth0",))).problems == ()
 
 
@@ -152,7 +154,7 @@ def test_a_peer_that_claims_another_s_address_is_quarantined_and_the_one_in_plac
     assert both.state.sas == alone.state.sas
     assert both.state.policies == alone.state.policies
     assert both.ready_peers == {"n2"}
-    assert both.problems == ("peer a-thief: its address 10.10.0.2 is n2's; quarantined, not ready",)
+    assert tuple(map(str, both.problems)) == ("peer a-thief: its address 10.10.0.2 is n2's; quarantined, not ready",)
 
 
 def test_a_known_peer_that_claims_another_s_address_is_quarantined_too_and_its_sas_stay_for_when_it_is_good_again():
@@ -180,6 +182,6 @@ def test_without_any_key_what_is_in_the_kernel_stays_and_pods_go_on_being_encryp
     observed = replace(EMPTY, state=before.state)
     kept = plan(mesh.view(keys={}, announced=0), observed)
     assert (kept.state, kept.ready_peers, kept.lost) == (before.state, before.ready_peers, ())
-    assert kept.problems == ("no key is known; SAs and policies stay as they are until there is one",)
+    assert tuple(map(str, kept.problems)) == ("no key is known; SAs and policies stay as they are until there is one",)
     fewer = plan(mesh.view(keys={}, announced=0, pods=(mesh.pod(1),)), observed)
     assert fewer.state.pods.keys() == set(mesh.pod(1).addresses)

@@ -17,14 +17,14 @@ from kmesh.launcher.conditions import (
 from kmesh.launcher.events import PATIENCE
 from kmesh.launcher.record import KeyRecord, Record
 
-from kmesh_bpf import KmeshBpfError, Operation
+from kmesh_bpf import KmeshBpfError, Operation, Problem, ProblemKind
 from kmesh_bpf.core.operations import InstallNatExemption
 from kmesh_bpf.errors import UnsupportedError
 from tests.unit.launcher.standin import Node
 
 READY = Record("n1", 1000.0, been_ready=True, key=KeyRecord(1, 1, generation=1), key_since=900.0, settled=1)
-CONFLICT = "peer n3: 10.244.9.0/24 is claimed by another peer too; ignored"
-QUARANTINE = "peer n4: its address 10.10.0.2 is n2's; quarantined, not ready"
+CONFLICT = Problem(ProblemKind.CONFLICT, "peer n3: 10.244.9.0/24 is claimed by another peer too; ignored")
+QUARANTINE = Problem(ProblemKind.QUARANTINE, "peer n4: its address 10.10.0.2 is n2's; quarantined, not ready")
 WELL = dict.fromkeys(TYPES, "True")
 
 
@@ -58,7 +58,7 @@ def test_what_is_wrong_is_false_with_a_reason_and_its_words_and_the_rest_stays_t
 
 def test_of_many_problems_with_peers_the_one_that_is_quarantined_is_not_cut_off():
     found = conditions(replace(READY, plan_problems=(CONFLICT,) * 99 + (QUARANTINE,)), {})
-    assert QUARANTINE in found["PeersAccepted"].message
+    assert QUARANTINE.sentence in found["PeersAccepted"].message
 
 
 def test_what_is_under_way_for_a_moment_leaves_the_condition_and_its_generation_as_they_were():
@@ -104,9 +104,12 @@ def test_other_words_are_no_reason_to_write_but_a_status_and_a_generation_are():
         assert delay(before, other, 5000.0, 1000.0) == 0, "the clock was set back"
 
 
-@given(st.lists(st.text(max_size=900), max_size=5), st.text(max_size=3000))
+@given(
+    st.lists(st.builds(Problem, st.sampled_from(ProblemKind), st.text(max_size=900)), max_size=5),
+    st.text(max_size=3000),
+)
 def test_the_api_server_takes_whatever_they_say(problems, refused):
-    record = replace(READY, plan_problems=tuple(f"peer {one}" for one in problems), key=KeyRecord(1, 1, refused, 1))
+    record = replace(READY, plan_problems=tuple(problems), key=KeyRecord(1, 1, refused, 1))
     for one in manifest(conditions(record, {}), "n1")["status"]["conditions"]:
         assert len(one["message"]) <= LONGEST_MESSAGE
         assert one["status"] in {"True", "False", "Unknown"}

@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 from kmesh.launcher.events import BURST, LONGEST_MESSAGE, PATIENCE, REFILL, Note, admit, manifest, notes
 from kmesh.launcher.record import KeyRecord, Record
 
+from kmesh_bpf import Problem, ProblemKind
+
 READY = Record("n1", 1000.0, been_ready=True, key=KeyRecord(1, 1), settled=1)
 UNREADY = replace(READY, unready=("there is no key",), unready_since=1000.0)
 
@@ -16,7 +18,11 @@ def reasons(before: Record, after: Record) -> list[str]:
 
 def test_what_lasts_is_no_news():
     lasting = replace(
-        READY, key=KeyRecord(1, 1, "bad"), plan_problems=("peer n2: x",), unready=("y",), unready_since=1.0
+        READY,
+        key=KeyRecord(1, 1, "bad"),
+        plan_problems=(Problem(ProblemKind.CONFLICT, "x"),),
+        unready=("y",),
+        unready_since=1.0,
     )
     assert notes(lasting, lasting) == ()
     assert notes(READY, replace(READY, attempted=2000.0)) == ()
@@ -32,12 +38,16 @@ def test_a_refused_key_is_told_and_another_one_again():
 
 def test_a_problem_that_names_a_peer_is_told_and_others_are_not():
     problems = (
-        "peer n3: 10.244.9.0/24 is claimed by another peer too; ignored",
-        "peer n4: its address 10.10.0.2 is n2's; quarantined, not ready",
-        "uplink eth9: no such device",
+        Problem(ProblemKind.CONFLICT, "peer n3: 10.244.9.0/24 is claimed by another peer too; ignored"),
+        Problem(ProblemKind.QUARANTINE, "peer n4: its address 10.10.0.2 is n2's; quarantined, not ready"),
+        Problem(ProblemKind.UPLINK, "uplink eth9: no such device"),
+        Problem(ProblemKind.KEY, "no key is known"),
     )
     found = notes(READY, replace(READY, plan_problems=problems))
-    assert found == (Note("Warning", "PeerConflict", problems[0]), Note("Warning", "PeerQuarantined", problems[1]))
+    assert found == (
+        Note("Warning", "PeerConflict", problems[0].sentence),
+        Note("Warning", "PeerQuarantined", problems[1].sentence),
+    )
 
 
 def test_lost_sas_are_told_with_the_new_incarnation():
