@@ -13,7 +13,6 @@ from typing import Any
 
 from kmesh.cluster.kubernetes import decoding
 from kmesh.cluster.kubernetes.connection import Answer, Connection
-from kmesh.cluster.kubernetes.decoding import decode_event
 from kmesh.cluster.kubernetes.listing import pages
 from kmesh.cluster.kubernetes.resources import (
     GONE,
@@ -217,7 +216,7 @@ class Watch:
     def _events(self, answer: Answer) -> Iterator[tuple[str, dict[str, Any]]]:
         for line in lines(self._connection.stream(answer)):
             try:
-                event = decode_event(self._collection.kind, line)
+                event = decoding.decode_event(self._collection.kind, line)
             except ValueError as error:
                 raise ApiError(f"the API server {self._connection.server} sends what is no event") from error
             yield event
