@@ -15,6 +15,9 @@ from tests.lab.kube import KubeCluster, KubeDaemon
 from tests.lab.network import Network, Pod
 from tests.lab.traffic import Count, Echo, Flow
 
+RATE = 20.0
+"""Packets a second of each family on a bad day, which takes a minute: more would keep the processors from all else."""
+
 
 def steps() -> list[str]:
     section = (ROOT / "README.md").read_text().partition("## Five steps")[2].partition("\n## ")[0]
@@ -67,8 +70,8 @@ class Guide:
     @contextmanager
     def nothing_lost(self, what: str) -> Iterator[tuple[Count, Count]]:
         """Let traffic of both families flow between the nodes for the length of the block: all of it arrives, as ESP."""
-        with Capture(self.network) as seen, Flow(self.pod("p1a"), self.pod("p2a").address(4), 50) as four:
-            with Flow(self.pod("p2a"), self.pod("p3a").address(6), 50) as six:
+        with Capture(self.network) as seen, Flow(self.pod("p1a"), self.pod("p2a").address(4), RATE) as four:
+            with Flow(self.pod("p2a"), self.pod("p3a").address(6), RATE) as six:
                 yield four, six
         print(f"{what}: IPv4 {four}, IPv6 {six}")
         assert (four.lost, six.lost, seen.pods_in_clear()) == (0, 0, 0)

@@ -15,6 +15,8 @@ from tests.lab.cluster import wait_for
 from tests.lab.kube import ADDRESS
 from tests.lab.network import WIRE, Pod, run
 
+BINDING = "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/kmesh-ipsec"
+ACCOUNT = "/api/v1/namespaces/kmesh-system/serviceaccounts/kmesh-ipsec"
 PODS = int(os.environ.get("KMESH_GUIDE_PODS", "300"))
 """2000 come in tests/cluster, natively and without a daemon; here when asked for."""
 
@@ -48,20 +50,19 @@ def test_a_broken_secret_changes_nothing_and_is_said_and_the_next_key_goes_on_ab
 
 
 def test_a_daemon_that_restarts_without_its_permissions_says_which_and_goes_on_when_it_has_them(guide):
-    daemon = guide.daemons["n2"]
+    daemon, server = guide.daemons["n2"], guide.cluster.server
     with guide.nothing_lost("permissions taken away"):
-        guide.cluster.sh("kubectl delete clusterrolebinding kmesh-ipsec")
+        binding = objects.take_away(server, BINDING)
         restart(daemon, "may not list")
-        guide.cluster.sh("kubectl apply --server-side -k ../deploy/base")
+        objects.give_back(server, BINDING, binding)
         daemon.wait_ready()
         guide.news(20)
 
 
 def test_a_token_of_an_account_made_anew_is_taken_up_by_all_also_by_one_that_began_with_the_old_one(guide):
-    daemon = guide.daemons["n2"]
+    daemon, server = guide.daemons["n2"], guide.cluster.server
     with guide.nothing_lost("token rotated"):
-        guide.cluster.sh("kubectl delete serviceaccount -n kmesh-system kmesh-ipsec")
-        guide.cluster.sh("kubectl apply --server-side -k ../deploy/base")
+        objects.give_back(server, ACCOUNT, objects.take_away(server, ACCOUNT))
         time.sleep(11)  # the server remembers for 10 s that the old token was good
         restart(daemon, "does not accept the credentials")
         guide.cluster.renew_tokens()

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import math
+import functools
 import socket
-import struct
-import threading
 import time
 from collections import Counter
 from dataclasses import dataclass
 from ipaddress import ip_address
 from types import TracebackType
 
+from tests.lab.listening import Listening
 from tests.lab.network import WIRE, Network, inside
 
 ETH_P_ALL = 3
 ESP = 50
-PACKET_OUTGOING = 4
-LAST = 0.5
-"""Seconds that frames already under way are given at the end."""
+SOL_PACKET, PACKET_IGNORE_OUTGOING = 263, 23  # linux/if_packet.h
+LAST = 0.2
+"""Seconds that frames already under way are given at the end: others may go on talking."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +33,20 @@ class Frame:
 def classify(data: bytes) -> Frame | None:
     kind = data[12:14]
     if kind == b"\x08\x00" and len(data) >= 34:
-        header, protocol = (data[14] & 15) * 4, data[23]
-        src, dst = str(ip_address(data[26:30])), str(ip_address(data[30:34]))
+        header, protocol, addresses = (data[14] & 15) * 4, data[23], data[26:34]
     elif kind == b"\x86\xdd" and len(data) >= 54:
-        header, protocol = 40, data[20]
-        src, dst = str(ip_address(data[22:38])), str(ip_address(data[38:54]))
+        header, protocol, addresses = 40, data[20], data[22:54]
     else:
         return None
-    payload = data[14 + header :]
-    spi = struct.unpack("!I", payload[:4])[0] if protocol == ESP and len(payload) >= 4 else None
-    return Frame(src, dst, protocol, spi)
+    payload = data[14 + header : 14 + header + 4]
+    spi = int.from_bytes(payload, "big") if protocol == ESP and len(payload) == 4 else None
+    return Frame(*_written(addresses), protocol, spi)
+
+
+@functools.cache
+def _written(addresses: bytes) -> tuple[str, str]:
+    half = len(addresses) // 2
+    return str(ip_address(addresses[:half])), str(ip_address(addresses[half:]))
 
 
 class Capture:
@@ -51,41 +54,27 @@ class Capture:
 
     def __init__(self, network: Network) -> None:
         self.frames: Counter[Frame] = Counter()
-        self._sockets = []
+        sockets = []
         with inside(WIRE):
             for node in network.nodes:
                 listener = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
                 listener.setsockopt(socket.SOL_SOCKET, 33, 16 << 20)  # SO_RCVBUFFORCE
+                listener.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
                 listener.bind((f"u{node.index}", ETH_P_ALL))
-                listener.settimeout(0.1)
-                self._sockets.append(listener)
-        self._end = math.inf
-        self._threads = [threading.Thread(target=self._listen, args=(one,)) for one in self._sockets]
+                sockets.append(listener)
+        self._listening = Listening(sockets, self._take)
 
     def __enter__(self) -> Capture:
-        for thread in self._threads:
-            thread.start()
+        self._listening.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._end = time.monotonic() + LAST  # others may go on talking: what is under way, not silence, is waited for
-        for thread in self._threads:
-            thread.join()
-        for one in self._sockets:
-            one.close()
+        time.sleep(LAST)
+        self._listening.end()
 
-    def _listen(self, listener: socket.socket) -> None:
-        while True:
-            if time.monotonic() > self._end:
-                return
-            try:
-                data, address = listener.recvfrom(128)
-            except TimeoutError:
-                if self._end < math.inf:
-                    return
-                continue
-            if address[2] != PACKET_OUTGOING and (frame := classify(data)):
-                self.frames[frame] += 1
+    def _take(self, listener: socket.socket) -> None:
+        if frame := classify(listener.recv(128)):
+            self.frames[frame] += 1
 
     def clear(self, a: str, b: str) -> int:
         """Count packets between two pod addresses that crossed in clear, either way."""

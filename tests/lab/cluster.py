@@ -20,12 +20,17 @@ LABEL = "istio.io/dataplane-mode"
 
 
 def wait_for(what: str, true: Callable[[], bool], seconds: float = 90.0) -> float:
-    """Wait until something is true; give how long it took."""
-    start = time.monotonic()
+    """Wait until something is true; give how long it took.
+
+    A look that takes long is taken less often: what is waited for needs the processors.
+    """
+    start = looked = time.monotonic()
     while not true():
-        if time.monotonic() - start > seconds:
+        now = time.monotonic()
+        if now - start > seconds:
             raise TimeoutError(f"after {seconds:.0f} s: {what}")
-        time.sleep(0.05)
+        time.sleep(min(max(0.05, 3 * (now - looked)), 1.0))
+        looked = time.monotonic()
     return time.monotonic() - start
 
 

@@ -65,6 +65,19 @@ def delete(server: ApiServer, manifest: Mapping[str, Any]) -> None:
             raise
 
 
+def take_away(server: ApiServer, path: str) -> dict[str, Any]:
+    """Delete an object; give what :func:`give_back` wants."""
+    here = server.request("GET", path)
+    server.request("DELETE", path)
+    metadata = {name: here["metadata"][name] for name in ("name", "namespace", "labels") if name in here["metadata"]}
+    return {**here, "metadata": metadata}
+
+
+def give_back(server: ApiServer, path: str, manifest: Mapping[str, Any]) -> None:
+    """Make an object anew that :func:`take_away` took; its uid is another."""
+    server.request("POST", path.rpartition("/")[0], manifest)
+
+
 def delete_namespace(server: ApiServer, name: str) -> None:
     """Delete an empty namespace; there is no controller here that would finish it."""
     delete(server, {"kind": "Namespace", "metadata": {"name": name}})

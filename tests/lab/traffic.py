@@ -12,10 +12,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 
+from tests.lab.listening import Listening
 from tests.lab.network import Pod, socket_in
 
 FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 PORT = 7
+LAST = 0.5
+"""Seconds that the last answers are waited for at most."""
 Option = tuple[int, int, bytes] | None
 """Level, name and value of a socket option."""
 
@@ -36,32 +39,17 @@ class Echo:
     """UDP echo servers of a pod, on both families."""
 
     def __init__(self, pod: Pod) -> None:
-        self._sockets = []
+        sockets = []
         for version, family in FAMILY.items():
             server = socket_in(pod.name, family, socket.SOCK_DGRAM)
             server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             server.bind((pod.address(version), PORT))
-            server.settimeout(0.1)
-            self._sockets.append(server)
-        self._stop = False
-        self._threads = [threading.Thread(target=self._serve, args=(one,), daemon=True) for one in self._sockets]
-        for thread in self._threads:
-            thread.start()
-
-    def _serve(self, server: socket.socket) -> None:
-        while not self._stop:
-            try:
-                data, peer = server.recvfrom(65536)
-                server.sendto(data, peer)
-            except (TimeoutError, OSError):
-                continue
+            sockets.append(server)
+        self._listening = Listening(sockets, lambda server: server.sendto(*server.recvfrom(65536)))
+        self._listening.start()
 
     def close(self) -> None:
-        self._stop = True
-        for thread in self._threads:
-            thread.join()
-        for one in self._sockets:
-            one.close()
+        self._listening.end()
 
 
 class Flow:
@@ -72,26 +60,26 @@ class Flow:
         self.count = Count()
         self._socket = socket_in(source.name, FAMILY[version], socket.SOCK_DGRAM)
         self._socket.bind((source.address(version), 0))
-        self._socket.settimeout(0.1)
         if options:
             self._socket.setsockopt(*options)
         self._target, self._interval, self._size = (target, PORT), 1 / rate, size
         self._stop = threading.Event()
-        self._done = threading.Event()
-        self._threads = [threading.Thread(target=self._send), threading.Thread(target=self._receive)]
+        self._sender = threading.Thread(target=self._send)
+        self._seen: set[int] = set()
+        self._listening = Listening([self._socket], self._receive)
 
     def __enter__(self) -> Count:
-        for thread in self._threads:
-            thread.start()
+        self._listening.start()
+        self._sender.start()
         return self.count
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stop.set()
-        self._threads[0].join()
-        time.sleep(0.5)  # the last answers
-        self._done.set()
-        self._threads[1].join()
-        self._socket.close()
+        self._sender.join()
+        last = time.monotonic() + LAST
+        while self.count.lost and time.monotonic() < last:
+            time.sleep(0.02)
+        self._listening.end()
 
     def _send(self) -> None:
         due = time.monotonic()
@@ -102,16 +90,11 @@ class Flow:
             due += self._interval
             time.sleep(max(0.0, due - time.monotonic()))
 
-    def _receive(self) -> None:
-        seen = set()
-        while not self._done.is_set():
-            try:
-                number = int.from_bytes(self._socket.recv(65536)[:8], "big")
-            except (TimeoutError, OSError):
-                continue
-            if number not in seen:
-                seen.add(number)
-                self.count.received += 1
+    def _receive(self, one: socket.socket) -> None:
+        number = int.from_bytes(one.recv(65536)[:8], "big")
+        if number not in self._seen:
+            self._seen.add(number)
+            self.count.received += 1
 
 
 def exchange(
