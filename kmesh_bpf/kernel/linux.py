@@ -54,6 +54,7 @@ class LinuxKernel:
         self._xfrm = Xfrm(self._socket)
         self._ip = IPRoute()
         self._tc = TcAttacher(pin_root, attach_mode)
+        self._nat = nat.Tables()
 
     @property
     def compiled(self) -> bool:
@@ -95,7 +96,7 @@ class LinuxKernel:
             peers=self._maps.peers() if self._maps else {},
             services=self._maps.services() if self._maps else frozenset(),
             attachments=self._tc.attached(devices, self._loaded),
-            nat_exemption=nat.installed(),
+            nat_exemption=self._nat.installed(),
         )
         return Observation(state, {one.id: one.usage for one in found}, devices, self.incarnation())
 

@@ -8,9 +8,11 @@ import os
 import socket
 import subprocess
 
+from kmesh_bpf._abi import ffi, lib
 from kmesh_bpf.core import masquerade
 from kmesh_bpf.core.masquerade import FAMILIES, TABLE, Json
 from kmesh_bpf.errors import DecodeError, KernelError, UnsupportedError
+from kmesh_bpf.kernel.netlink import NetlinkSocket, attributes, message
 
 TIMEOUT = 60
 UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.ENOENT})
@@ -66,6 +68,43 @@ def installed() -> bool:
         return all(_listed(family) == masquerade.contents(family) for family in FAMILIES)
     except UnsupportedError:
         return False
+
+
+class Tables:
+    """Our tables, listed again only when the rule set of the namespace has changed: nft takes two processes."""
+
+    def __init__(self) -> None:
+        self._whole_in: int | None = None
+
+    def installed(self) -> bool:
+        """Tell the same as :func:`installed`.
+
+        Raises:
+            KernelError, DecodeError: as there.
+
+        """
+        before = generation()
+        if before is not None and before == self._whole_in:
+            return True
+        whole = installed()
+        self._whole_in = before if whole else None
+        return whole
+
+
+def generation() -> int | None:
+    """Give the number of the rule set's generation, which each change by anybody makes another; None: not to be had.
+
+    linux/netfilter/nf_tables.h, NFT_MSG_GETGEN.
+    """
+    body = bytes(ffi.buffer(ffi.new("struct nfgenmsg *", (socket.AF_UNSPEC, lib.NFNETLINK_V0, 0))))
+    request = message(lib.NFNL_SUBSYS_NFTABLES << 8 | lib.NFT_MSG_GETGEN, 0, body)
+    try:
+        with NetlinkSocket(lib.NETLINK_NETFILTER) as sock:
+            answer = sock.get(request)
+    except (KernelError, OSError):  # a kernel without nf_tables, or without netfilter at all: nft will say so
+        return None
+    found = dict(attributes(answer[len(body) :]))
+    return int.from_bytes(found[lib.NFTA_GEN_ID], "big")
 
 
 def _target() -> str:

@@ -158,6 +158,30 @@ class NetlinkSocket:
             acks.extend(self._execute_batch(requests[start : start + BATCH_MESSAGES]))
         return acks
 
+    def get(self, request: bytes) -> bytes:
+        """Give the body of the one message that answers a request.
+
+        Raises:
+            DecodeError: there was none.
+            KernelError: the kernel refused.
+
+        """
+        self._send(self._next(request, lib.NLM_F_ACK))
+        found: bytes | None = None
+        while True:
+            for header, body in self._receive():
+                if header.nlmsg_seq != self._sequence:
+                    continue
+                if header.nlmsg_type != lib.NLMSG_ERROR:
+                    found = body
+                    continue
+                ack = _ack(header, body)
+                if ack.errno:
+                    raise KernelError("get", "netlink object", ack.errno, ack.detail)
+                if found is None:
+                    raise DecodeError("the kernel acknowledged a request that it did not answer")
+                return found
+
     def dump(self, request: bytes) -> list[tuple[int, bytes]]:
         """Give (type, body) of each message of a dump.
 

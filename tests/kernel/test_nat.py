@@ -1,12 +1,15 @@
 """Our nft tables among other people's; what they do to packets is shown in tests/esp/test_nat_exemption.py."""
 
+import errno
 import json
 import subprocess
+from collections.abc import Callable
 
 import pytest
 
 from kmesh_bpf.errors import KernelError, UnsupportedError
 from kmesh_bpf.kernel import nat
+from kmesh_bpf.kernel.netlink import NetlinkSocket
 from tests.lab.network import run
 
 FOREIGN = """
@@ -82,6 +85,60 @@ def test_any_change_to_our_tables_is_noticed_and_put_right(netns: str, damage: s
     nat.install()
     assert nat.installed()
     assert listed() == text
+
+
+@pytest.fixture
+def listings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Families of which nft was asked for a listing."""
+    asked: list[str] = []
+    real = nat._listed
+    monkeypatch.setattr(nat, "_listed", lambda family: asked.append(family) or real(family))
+    return asked
+
+
+def test_tables_are_listed_again_only_when_any_rule_of_the_namespace_has_changed(
+    netns: str, listings: list[str]
+) -> None:
+    tables = nat.Tables()
+    assert not tables.installed()
+    nat.install()
+    listings.clear()
+    assert [tables.installed() for _ in range(3)] == [True] * 3
+    assert listings == ["ip", "ip6"]
+    run("nft -f -", FOREIGN)
+    assert [tables.installed() for _ in range(3)] == [True] * 3
+    assert listings == ["ip", "ip6"] * 2
+    run("nft flush chain ip kmesh_ipsec postrouting")
+    assert not tables.installed()
+    assert not tables.installed()
+    nat.install()
+    assert tables.installed()
+
+
+def test_other_namespaces_have_generations_of_their_own(netns: str, new_netns: Callable[[], str]) -> None:
+    nat.install()
+    here = nat.generation()
+    assert isinstance(here, int)
+    other = new_netns()
+    for _ in range(3):
+        run(f"nsenter --net=/run/netns/{other} nft add table ip another")
+    assert nat.generation() == here
+    run("nft add table ip another")
+    assert nat.generation() not in (None, here)
+
+
+def test_where_the_kernel_tells_no_generation_the_tables_are_listed_each_time(
+    netns: str, listings: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: NetlinkSocket, request: bytes) -> bytes:
+        raise KernelError("get", "netlink object", errno.EINVAL)
+
+    nat.install()
+    listings.clear()
+    monkeypatch.setattr(NetlinkSocket, "get", refuse)
+    tables = nat.Tables()
+    assert [tables.installed() for _ in range(2)] == [True] * 2
+    assert listings == ["ip", "ip6"] * 2
 
 
 def test_a_change_of_one_mark_is_noticed(netns: str) -> None:

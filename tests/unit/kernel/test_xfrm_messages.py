@@ -207,6 +207,19 @@ def test_a_dump_that_broke_off_is_an_error(pair):
         netlink.dump(message(16, 0, b""))
 
 
+def test_one_object_is_asked_for_answered_and_acknowledged(pair):
+    netlink, kernel = pair
+    header = ffi.new("struct nlmsghdr *", (HEADER + 4, 16, 0, 1, 0))
+    kernel.send(answer(99, errno.EPERM) + bytes(ffi.buffer(header)) + b"body" + answer(1, 0))
+    assert netlink.get(message(16, 0, b"")) == b"body"
+    kernel.send(answer(2, errno.EINVAL))
+    with pytest.raises(KernelError, match="EINVAL"):
+        netlink.get(message(16, 0, b""))
+    kernel.send(answer(3, 0))
+    with pytest.raises(DecodeError, match="did not answer"):
+        netlink.get(message(16, 0, b""))
+
+
 def test_answers_find_their_requests_where_the_sequence_numbers_wrap(pair):
     netlink, kernel = pair
     netlink._sequence = 0xFFFFFFFE
