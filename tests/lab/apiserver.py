@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import os
 import secrets
@@ -15,7 +16,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,10 @@ def free_port(address: str) -> int:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.create_server((address, 0), family=family) as server:
         return server.getsockname()[1]
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
 
 
 class RefusedError(Exception):
@@ -179,20 +184,21 @@ class ApiServer:
 
     def compact(self) -> None:
         """Let etcd forget every revision but the newest: whoever watches from an older one is told 410 Gone."""
-        newest = self._ask_etcd("/v3/kv/range", {"key": base64.b64encode(b"none").decode()})["header"]["revision"]
+        newest = self._ask_etcd("/v3/kv/range", {"key": _base64("none")})["header"]["revision"]
         self._ask_etcd("/v3/kv/compaction", {"revision": newest, "physical": True})
 
-    def store_pod(self, manifest: Mapping[str, Any]) -> None:
-        """Write a pod, all its fields as this server gave them of another, into etcd: it is there for all watches.
+    def store_pods(self, manifests: Iterable[Mapping[str, Any]]) -> None:
+        """Write pods, all their fields as this server gave them of another, into etcd: they are there for all watches.
 
-        Under emulation a tenth of the work of the two requests that a server would want of a client.
+        Under emulation a tenth of the work of the two requests each that a server would want of a client.
         """
-        key, value = self._pod_key(manifest), base64.b64encode(json.dumps(manifest).encode()).decode()
-        assert "header" in self._ask_etcd("/v3/kv/put", {"key": key, "value": value})
+        bodies = ({"key": self._pod_key(one), "value": _base64(json.dumps(one))} for one in manifests)
+        assert all("header" in answer for answer in self._ask_etcd_often("/v3/kv/put", bodies))
 
-    def forget_pod(self, manifest: Mapping[str, Any]) -> None:
-        """Take a pod out of etcd: it is gone for all watches."""
-        assert self._ask_etcd("/v3/kv/deleterange", {"key": self._pod_key(manifest)})["deleted"] == "1"
+    def forget_pods(self, manifests: Iterable[Mapping[str, Any]]) -> None:
+        """Take pods out of etcd: they are gone for all watches."""
+        bodies = ({"key": self._pod_key(one)} for one in manifests)
+        assert all(answer["deleted"] == "1" for answer in self._ask_etcd_often("/v3/kv/deleterange", bodies))
 
     # --- clients
 
@@ -323,10 +329,20 @@ class ApiServer:
         url = f"http://{LOOPBACK}:{self._etcd_ports[0]}{path}"
         return self._http().request("POST", url, body=json.dumps(body)).json()
 
+    def _ask_etcd_often(self, path: str, bodies: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Ask over one connection, by the standard library: a quarter of urllib3's work, which counts when emulated."""
+        connection = http.client.HTTPConnection(LOOPBACK, self._etcd_ports[0], timeout=120)
+        try:
+            for body in bodies:
+                connection.request("POST", path, json.dumps(body))
+                yield json.loads(connection.getresponse().read())
+        finally:
+            connection.close()
+
     @staticmethod
     def _pod_key(manifest: Mapping[str, Any]) -> str:
         metadata = manifest["metadata"]
-        return base64.b64encode(f"/registry/pods/{metadata['namespace']}/{metadata['name']}".encode()).decode()
+        return _base64(f"/registry/pods/{metadata['namespace']}/{metadata['name']}")
 
     def _http(self) -> urllib3.PoolManager:
         """Give the pool of connections; trust is in the server's certificate as soon as it has made one."""
