@@ -95,6 +95,10 @@ def generation() -> int | None:
     """Give the number of the rule set's generation, which each change by anybody makes another; None: not to be had.
 
     linux/netfilter/nf_tables.h, NFT_MSG_GETGEN.
+
+    Raises:
+        DecodeError: the kernel's answer is not what that header says.
+
     """
     body = bytes(ffi.buffer(ffi.new("struct nfgenmsg *", (socket.AF_UNSPEC, lib.NFNETLINK_V0, 0))))
     request = message(lib.NFNL_SUBSYS_NFTABLES << 8 | lib.NFT_MSG_GETGEN, 0, body)
@@ -103,8 +107,10 @@ def generation() -> int | None:
             answer = sock.get(request)
     except (KernelError, OSError):  # a kernel without nf_tables, or without netfilter at all: nft will say so
         return None
-    found = dict(attributes(answer[len(body) :]))
-    return int.from_bytes(found[lib.NFTA_GEN_ID], "big")
+    found = dict(attributes(answer[len(body) :])).get(lib.NFTA_GEN_ID)
+    if found is None:
+        raise DecodeError("the kernel's answer to NFT_MSG_GETGEN holds no generation")
+    return int.from_bytes(found, "big")
 
 
 def _target() -> str:
