@@ -30,10 +30,10 @@ def look(guide, node):
     process = subprocess.Popen(
         ["nsenter", f"--net=/run/netns/{node}", "bash", "-c", guide.look],
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
     )
-    time.sleep(3)
+    assert any("listening on any" in line for line in process.stderr), "tcpdump ended before it listened"
     exchange(guide.pod("p1a"), guide.pod("p2a").address(4), SENT)
     # Ctrl-C would end grep as well, before tcpdump has written what it holds: no terminal, no lines at once.
     run(f"pkill -INT -P {process.pid} tcpdump")

@@ -29,7 +29,7 @@ def wait_for(what: str, true: Callable[[], bool], seconds: float = 90.0) -> floa
         now = time.monotonic()
         if now - start > seconds:
             raise TimeoutError(f"after {seconds:.0f} s: {what}")
-        time.sleep(min(max(0.05, 3 * (now - looked)), 1.0))
+        time.sleep(min(max(0.05, 3 * (now - looked)), 5.0))
         looked = time.monotonic()
     return time.monotonic() - start
 

@@ -14,7 +14,7 @@ from kmesh.cluster.kubernetes.resources import Collection
 
 from tests.image.container import Spec, confined
 from tests.lab import objects
-from tests.lab.apiserver import ApiServer, RefusedError
+from tests.lab.apiserver import LESS_WORK, ApiServer, RefusedError
 from tests.lab.cluster import ROOT, Daemon, node_manifest, pod_manifest
 from tests.lab.network import Network, Node, Pod, run
 
@@ -53,7 +53,7 @@ class KubeCluster:
     def environment(self) -> dict[str, str]:
         """What an operator has at hand: kubectl, kmeshctl, start_kmesh.sh, a kubeconfig."""
         path = f"{ROOT / '.venv/bin'}:{self.server.binaries}:{os.environ['PATH']}"
-        return {**os.environ, "PATH": path, "KUBECONFIG": str(self.kubeconfig)}
+        return {**os.environ, **LESS_WORK, "PATH": path, "KUBECONFIG": str(self.kubeconfig)}
 
     def account(self, node: str) -> Path:
         """Give the folder that the daemon's pod on a node has its account in."""
