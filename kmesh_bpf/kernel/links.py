@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from ipaddress import ip_address
 from types import TracebackType
 from typing import Any
@@ -19,6 +21,8 @@ GROUPS: int = lib.RTMGRP_LINK | lib.RTMGRP_IPV4_IFADDR | lib.RTMGRP_IPV6_IFADDR 
 MADE: tuple[int, ...] = (lib.RTM_NEWQDISC, lib.RTM_NEWCHAIN, lib.RTM_NEWTFILTER)
 """Nothing of ours is missing when these come, and we make them ourselves."""
 RT_SCOPE_UNIVERSE = 0  # linux/rtnetlink.h
+LONGEST_LISTED = 25.0
+"""Seconds that a list serves without any notification: less than a daemon waits when nothing happens."""
 
 
 def list_links(ip: IPRoute) -> tuple[Link, ...]:
@@ -66,6 +70,10 @@ class LinkWatcher:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket."""
         self._socket.close()
 
     def fileno(self) -> int:
@@ -75,3 +83,35 @@ class LinkWatcher:
     def drain(self) -> bool:
         """Take what is waiting; tell whether there was anything to look into."""
         return any(number not in MADE for number, _ in self._socket.drain())
+
+
+class Links:
+    """The devices, listed again only when something about them has changed, or after some time: half of a pass's work.
+
+    ``clock`` gives seconds that only grow.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._watcher = LinkWatcher()  # before the first list: what changes after it is told
+        self._ip = IPRoute()
+        self._listed: tuple[Link, ...] | None = None
+        self._listed_at = 0.0
+
+    def close(self) -> None:
+        """Close both sockets."""
+        self._watcher.close()
+        self._ip.close()
+
+    def list(self) -> tuple[Link, ...]:
+        """Give the same as :func:`list_links`.
+
+        Raises:
+            KernelError: as there.
+
+        """
+        changed, now = self._watcher.drain(), self._clock()
+        if changed or self._listed is None or now - self._listed_at > LONGEST_LISTED:
+            self._listed, self._listed_at = None, now  # None: if it fails now, it is tried again
+            self._listed = list_links(self._ip)
+        return self._listed

@@ -6,16 +6,15 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
-from pyroute2 import IPRoute
-
 from kmesh_bpf.core import operations as ops
 from kmesh_bpf.core.diff import diff
 from kmesh_bpf.core.operations import Operation
 from kmesh_bpf.core.render import render
 from kmesh_bpf.core.state import KernelState, Observation
 from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError, UnsupportedError
-from kmesh_bpf.kernel import links, nat, programs, xfrm, xfrm_stat
+from kmesh_bpf.kernel import nat, programs, xfrm, xfrm_stat
 from kmesh_bpf.kernel.interface import AttachMode, Failure
+from kmesh_bpf.kernel.links import Links
 from kmesh_bpf.kernel.maps import Maps, find_maps
 from kmesh_bpf.kernel.netlink import NetlinkSocket
 from kmesh_bpf.kernel.programs import LoadedPrograms, Settings
@@ -52,7 +51,7 @@ class LinuxKernel:
         self._socket = NetlinkSocket()
         self._events: NetlinkSocket | None = None
         self._xfrm = Xfrm(self._socket)
-        self._ip = IPRoute()
+        self._links = Links()
         self._tc = TcAttacher(pin_root, attach_mode)
         self._nat = nat.Tables()
 
@@ -66,7 +65,7 @@ class LinuxKernel:
         self._socket.close()
         if self._events:
             self._events.close()
-        self._ip.close()
+        self._links.close()
         if self._maps:
             self._maps.close()
 
@@ -88,7 +87,7 @@ class LinuxKernel:
     def observe(self) -> Observation:
         """See :class:`kmesh_bpf.kernel.interface.Kernel`."""
         found = [one for one in self._xfrm.dump_sas() if one.sa]
-        devices = links.list_links(self._ip)
+        devices = self._links.list()
         state = KernelState(
             sas={one.id: one.sa for one in found if one.sa},
             policies={policy.id: policy for policy in self._xfrm.dump_policies()},

@@ -27,15 +27,17 @@ def steps() -> list[str]:
 class Guide:
     def __init__(self, work: Path) -> None:
         self.network = Network(3)
-        self.cluster = KubeCluster(work, self.network)
+        self.cluster = KubeCluster(work, self.network, meanwhile=self.make_pods)
+        for pod in self.network.pods.values():
+            self.cluster.pod(pod)
         self.key, self.start, self.label, self.look, self.key_again = steps()
-        self.echoes = []
+        self.daemons = {node.name: KubeDaemon(node.name, self.cluster, work, self.start) for node in self.network.nodes}
+
+    def make_pods(self):
         for node in self.network.nodes:
             for number, letter in ((10, "a"), (11, "b")):
-                pod = self.network.add_pod(f"p{node.index}{letter}", node, number)
-                self.cluster.pod(pod)
-                self.echoes.append(Echo(pod))
-        self.daemons = {node.name: KubeDaemon(node.name, self.cluster, work, self.start) for node in self.network.nodes}
+                self.network.add_pod(f"p{node.index}{letter}", node, number)
+        self.echoes = [Echo(pod) for pod in self.network.pods.values()]
 
     def pod(self, name):
         return self.network.pods[name]

@@ -27,6 +27,11 @@ def talk(guide, source="p1a", target="p2a", version=4):
 
 def look(guide, node):
     """Run the guide's tcpdump line on a node while pods talk; give what it prints."""
+
+    def captured():
+        run(f"pkill -USR1 -P {process.pid} tcpdump")  # it then tells how many packets it has taken up
+        return int(process.stderr.readline().split()[1])
+
     process = subprocess.Popen(
         ["nsenter", f"--net=/run/netns/{node}", "bash", "-c", guide.look],
         stdout=subprocess.PIPE,
@@ -35,6 +40,7 @@ def look(guide, node):
     )
     assert any("listening on any" in line for line in process.stderr), "tcpdump ended before it listened"
     exchange(guide.pod("p1a"), guide.pod("p2a").address(4), SENT)
+    wait_for("tcpdump has taken them up", lambda: captured() >= 2 * SENT)  # the kernel hands them over once a second
     # Ctrl-C would end grep as well, before tcpdump has written what it holds: no terminal, no lines at once.
     run(f"pkill -INT -P {process.pid} tcpdump")
     return process.communicate(timeout=30)[0]

@@ -1,14 +1,18 @@
 """Devices, addresses and their changes, in namespaces of the test's own."""
 
 import select
+import time
 from collections.abc import Callable
+from contextlib import closing
 from ipaddress import ip_address
 
 import pytest
 
 from kmesh_bpf.core import devices
 from kmesh_bpf.core.state import Link, Program
-from kmesh_bpf.kernel.links import LinkWatcher
+from kmesh_bpf.errors import KernelError
+from kmesh_bpf.kernel import links as module
+from kmesh_bpf.kernel.links import LONGEST_LISTED, Links, LinkWatcher
 from tests.kernel.device import links
 from tests.lab.network import inside, run
 
@@ -132,3 +136,65 @@ def test_an_overrun_counts_as_a_change(netns: str) -> None:
         run("ip -b -", "link add d0 type veth peer name d1\n" + "link set d0 alias x\nlink set d0 alias y\n" * 5000)
         assert watcher.drain()
         assert not watcher.drain()
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+    """An entry for each time that the kernel was asked for its devices."""
+    made: list[None] = []
+    real = module.list_links
+    monkeypatch.setattr(module, "list_links", lambda ip: made.append(None) or real(ip))  # type: ignore[func-returns-value] # None, so the list
+    return made
+
+
+def test_devices_are_listed_again_after_whatever_changes_them_and_not_otherwise(
+    netns: str, new_netns: Callable[[], str], counted: list[None]
+) -> None:
+    one, other = new_netns(), new_netns()
+    changes = [
+        f"ip link add pod0 type veth peer name eth0 netns {one}",
+        "ip link set pod0 name pod1",
+        "ip link set pod1 up",
+        "ip addr add 10.1.0.1/24 dev pod1",
+        "ip addr add fd00::1/64 dev pod1 nodad",
+        "ip addr del 10.1.0.1/24 dev pod1",
+        f"ip -n {one} link set eth0 netns {other}",
+        f"nsenter --net=/run/netns/{other} ip link set eth0 netns {netns}",
+        f"ip link set eth0 netns {one}",
+        "ip link add br0 type bridge",
+        f"ip -n {one} link del eth0",
+    ]
+    with closing(Links()) as cached:
+        for change in changes:
+            run(change)
+            assert cached.list() == links(), change
+            time.sleep(0.1)  # a carrier that comes up, and what IPv6 does about it, is told a little later
+            cached.list()
+            before = len(counted)
+            assert cached.list() == links(), change
+            assert len(counted) == before, f"listed again though nothing had changed since: {change}"
+
+
+def test_devices_are_listed_again_after_some_time_whatever_notifications_say(netns: str, counted: list[None]) -> None:
+    now = 100.0
+    with closing(Links(lambda: now)) as cached:
+        for passed, times in ((0.0, 1), (LONGEST_LISTED, 1), (0.1, 2), (LONGEST_LISTED, 2), (1.0, 3)):
+            now += passed
+            cached.list()
+            assert len(counted) == times
+
+
+def test_a_list_that_failed_is_not_served(netns: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(ip: object) -> None:
+        raise KernelError("list", "network devices", 5, "no")
+
+    with closing(Links()) as cached:
+        before = cached.list()
+        run("ip link add br0 type bridge")
+        with monkeypatch.context() as patched:
+            patched.setattr(module, "list_links", refuse)
+            with pytest.raises(KernelError):
+                cached.list()
+            with pytest.raises(KernelError):
+                cached.list()
+        assert {link.name for link in cached.list()} == {link.name for link in before} | {"br0"}

@@ -106,11 +106,12 @@ class ApiServer:
 
     # --- processes
 
-    def start(self) -> None:
-        """Start both and wait until the API server is ready."""
+    def start(self, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """Start both and wait until the API server is ready; ``meanwhile`` is called while it starts."""
         self._write_secrets()
         self.start_etcd()
         self.start_api()
+        meanwhile()
         self.wait_ready()
 
     def stop(self) -> None:

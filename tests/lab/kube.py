@@ -6,7 +6,7 @@ import os
 import shlex
 import subprocess
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,16 @@ exec {confined} {command}
 
 
 class KubeCluster:
-    """A cluster with what ``kubectl apply -k deploy/base`` puts into it, and Nodes and Pods as kubelets write them."""
+    """A cluster with what ``kubectl apply -k deploy/base`` puts into it, and Nodes and Pods as kubelets write them.
 
-    def __init__(self, folder: Path, network: Network) -> None:
+    ``meanwhile`` is called while the API server starts.
+    """
+
+    def __init__(self, folder: Path, network: Network, meanwhile: Callable[[], object] = lambda: None) -> None:
         self._network = network
         network.attach_host(DEVICE, ADDRESS)
         self.server = ApiServer(folder / "api", ApiServer.available(), address=ADDRESS)
-        self.server.start()
+        self.server.start(meanwhile)
         self.kubeconfig = self.server.kubeconfig("admin", self.server.token)
         self.server.kubectl("apply", "--server-side", "--validate=strict", "-k", str(ROOT / "deploy/base"))
         self.server.kubectl("wait", "--for=condition=Established", "crd/kmeshnodeinfos.kmesh.net", "--timeout=120s")
