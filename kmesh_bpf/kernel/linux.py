@@ -66,23 +66,23 @@ class LinuxKernel:
         if self._events:
             self._events.close()
         self._links.close()
+        self._nat.close()
         if self._maps:
             self._maps.close()
 
-    def subscribe(self) -> None:
-        """Start to listen to changes of SAs and policies; then :meth:`fileno` and :meth:`changed` may be used."""
-        self._events = NetlinkSocket(groups=xfrm.GROUPS)
+    def subscribe(self) -> tuple[int, ...]:
+        """Start to listen to changes of SAs, policies and nft tables of ours; give the descriptors to wait for.
 
-    def fileno(self) -> int:
-        """Give the descriptor of the notifications, for ``selectors``."""
-        if self._events is None:
-            raise ValueError("subscribe() comes first")
-        return self._events.fileno()
+        When one of them becomes readable, ask :meth:`changed`.
+        """
+        self._events = NetlinkSocket(groups=xfrm.GROUPS)
+        tables = self._nat.subscribe()
+        return (self._events.fileno(),) if tables is None else (self._events.fileno(), tables)
 
     def changed(self) -> bool:
-        """Take the notifications waiting; tell whether somebody else changed an SA or a policy."""
-        own = self._socket.port_id
-        return self._events is not None and any(port != own for _, port in self._events.drain())
+        """Take the notifications waiting; tell whether somebody else changed an SA, a policy, or a table of ours."""
+        own, tables = self._socket.port_id, self._nat.changed()
+        return tables or (self._events is not None and any(port != own for _, port in self._events.drain()))
 
     def observe(self) -> Observation:
         """See :class:`kmesh_bpf.kernel.interface.Kernel`."""
@@ -185,6 +185,6 @@ class LinuxKernel:
             case ops.Detach(attachment):
                 self._tc.detach(attachment)
             case ops.InstallNatExemption():
-                nat.install()
+                self._nat.install()
             case ops.RemoveNatExemption():
-                nat.remove()
+                self._nat.remove()

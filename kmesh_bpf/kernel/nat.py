@@ -75,6 +75,49 @@ class Tables:
 
     def __init__(self) -> None:
         self._whole_in: int | None = None
+        self._events: NetlinkSocket | None = None
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._events:
+            self._events.close()
+
+    def subscribe(self) -> int | None:
+        """Start to listen to changes of the rule set; give the descriptor to wait for, None where nobody tells them."""
+        try:
+            self._events = NetlinkSocket(lib.NETLINK_NETFILTER, 1 << (lib.NFNLGRP_NFTABLES - 1))
+        except OSError:  # a kernel without netfilter
+            return None
+        return self._events.fileno()
+
+    def changed(self) -> bool:
+        """Take the notifications waiting; tell whether somebody else changed a table of ours.
+
+        A node's proxy may write ten thousand rules at a time, so they are not decoded: a message about our table, or
+        anything in it, holds its name.
+        """
+        waiting = self._events.waiting() if self._events else []
+        return any(data is None or TABLE.encode() in data for data in waiting)
+
+    def install(self) -> None:
+        """Do as :func:`install`; whoever then wants to know what somebody else did meanwhile asks :meth:`installed`.
+
+        Raises:
+            UnsupportedError, KernelError: as there.
+
+        """
+        install()
+        self.changed()  # by us
+
+    def remove(self) -> None:
+        """Do as :func:`remove`.
+
+        Raises:
+            UnsupportedError, KernelError: as there.
+
+        """
+        remove()
+        self.changed()
 
     def installed(self) -> bool:
         """Tell the same as :func:`installed`.

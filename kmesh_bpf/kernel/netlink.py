@@ -199,19 +199,27 @@ class NetlinkSocket:
     def drain(self) -> list[tuple[int, int]]:
         """Give (type, port id of who caused it) of all notifications waiting; an overrun is one of type OVERRUN."""
         found: list[tuple[int, int]] = []
+        for data in self.waiting():
+            if data is None:
+                found.append((int(lib.NLMSG_OVERRUN), 0))
+            else:
+                found.extend((int(header.nlmsg_type), int(header.nlmsg_pid)) for header, _ in messages(data))
+        return found
+
+    def waiting(self) -> list[bytes | None]:
+        """Give all datagrams waiting, as they are; None for an overrun."""
+        found: list[bytes | None] = []
         self._socket.setblocking(False)
         try:
             while True:
                 try:
-                    data = self._socket.recv(RECEIVE_BYTES)
+                    found.append(self._socket.recv(RECEIVE_BYTES))
                 except BlockingIOError:
                     return found
                 except OSError as error:
                     if error.errno != errno.ENOBUFS:
                         raise KernelError("receive", "netlink notifications", error.errno or 0) from error
-                    found.append((int(lib.NLMSG_OVERRUN), 0))
-                    continue
-                found.extend((int(header.nlmsg_type), int(header.nlmsg_pid)) for header, _ in messages(data))
+                    found.append(None)
         finally:
             self._socket.settimeout(TIMEOUT)
 

@@ -208,6 +208,22 @@ def test_a_masquerading_node_does_not_undo_encryption(lab, family, version):
         run(f"nsenter --net=/run/netns/n1 nft delete table {family} cni")
 
 
+def test_our_nft_tables_that_a_firewall_flushes_as_it_starts_are_back_at_once(lab):
+    from kmesh.launcher.daemon import PERIOD  # noqa: PLC0415 # as above
+
+    lab.label("")
+    began = time.monotonic()
+    lab.label("Kmesh")  # a pass is made after this: without any notification the next one is PERIOD later
+    lab.wait_managed(lab.pod("p2b").address(4))
+    inside_n1 = "nsenter --net=/run/netns/n1 nft"
+    run(f"{inside_n1} flush ruleset")
+    took = wait_for("our tables", lambda: run(f"{inside_n1} list ruleset").count("rt ipsec exists snat") == 2)
+    print(f"back after {took:.1f} s")
+    assert time.monotonic() - began < PERIOD
+    count, seen = talk(lab, "p1b", "p2b", 4)
+    assert (count.lost, seen.pods_in_clear()) == (0, 0)
+
+
 def test_a_node_whose_firewall_writes_marks_as_calico_and_kubernetes_do_still_decrypts(lab):
     run(
         "nsenter --net=/run/netns/n2 nft -f -",

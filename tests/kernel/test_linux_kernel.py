@@ -1,6 +1,7 @@
 """The real kernel in a network namespace of its own, all but SAs (this may be a kernel without ESP)."""
 
 import ctypes
+import select
 import shutil
 import socket
 import subprocess
@@ -208,6 +209,27 @@ def test_changes_of_others_are_noticed_and_our_own_are_not(kernel):
     assert not kernel.changed()
     sh("ip xfrm policy flush")
     assert kernel.changed()
+    assert not kernel.changed()
+
+
+@pytest.mark.parametrize(
+    "change", ["flush ruleset", "delete table ip6 kmesh_ipsec", "flush chain ip kmesh_ipsec postrouting"]
+)
+def test_a_change_of_our_nft_tables_is_told_and_of_others_not(kernel, change):
+    told = kernel.subscribe()
+    reach(kernel)
+    kernel.changed()
+    sh(
+        "nft add table ip other; nft add chain ip other one; nft add rule ip other one counter; nft delete table ip other"
+    )
+    assert not kernel.changed()
+    sh(f"nft {change}")
+    assert select.select(told, [], [], 5)[0]
+    assert kernel.changed()
+    assert not kernel.changed()
+    reach(kernel)
+    assert kernel.observe().state.nat_exemption
+    assert not kernel.changed(), "our own"
 
 
 def test_nft_tables_that_somebody_emptied_are_noticed_and_put_back(kernel):

@@ -100,8 +100,8 @@ class Daemon:
         """Loop until :meth:`stop`; whatever becomes readable on ``wake`` ends a sleep."""
         retry = FIRST_RETRY
         with LinkWatcher() as links, selectors.DefaultSelector() as selector:
-            self.kernel.subscribe()
-            selector.register(self.kernel, selectors.EVENT_READ)
+            for descriptor in self.kernel.subscribe():
+                selector.register(descriptor, selectors.EVENT_READ)
             selector.register(links, selectors.EVENT_READ)
             selector.register(wake, selectors.EVENT_READ)
             if self.source.wake is not None:
