@@ -7,6 +7,7 @@ from contextlib import closing
 from ipaddress import ip_address
 
 import pytest
+from pyroute2 import IPRoute
 
 from kmesh_bpf.core import devices
 from kmesh_bpf.core.state import Link, Program
@@ -139,16 +140,21 @@ def test_an_overrun_counts_as_a_change(netns: str) -> None:
 
 
 @pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[None]:
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[IPRoute]:
     """An entry for each time that the kernel was asked for its devices."""
-    made: list[None] = []
+    made: list[IPRoute] = []
     real = module.list_links
-    monkeypatch.setattr(module, "list_links", lambda ip: made.append(None) or real(ip))  # type: ignore[func-returns-value] # None, so the list
+
+    def count(ip: IPRoute) -> tuple[Link, ...]:
+        made.append(ip)
+        return real(ip)
+
+    monkeypatch.setattr(module, "list_links", count)
     return made
 
 
 def test_devices_are_listed_again_after_whatever_changes_them_and_not_otherwise(
-    netns: str, new_netns: Callable[[], str], counted: list[None]
+    netns: str, new_netns: Callable[[], str], counted: list[IPRoute]
 ) -> None:
     one, other = new_netns(), new_netns()
     changes = [
@@ -175,7 +181,9 @@ def test_devices_are_listed_again_after_whatever_changes_them_and_not_otherwise(
             assert len(counted) == before, f"listed again though nothing had changed since: {change}"
 
 
-def test_devices_are_listed_again_after_some_time_whatever_notifications_say(netns: str, counted: list[None]) -> None:
+def test_devices_are_listed_again_after_some_time_whatever_notifications_say(
+    netns: str, counted: list[IPRoute]
+) -> None:
     now = 100.0
     with closing(Links(lambda: now)) as cached:
         for passed, times in ((0.0, 1), (LONGEST_LISTED, 1), (0.1, 2), (LONGEST_LISTED, 2), (1.0, 3)):
