@@ -86,8 +86,9 @@ class LinkWatcher:
 
 
 class Links:
-    """The devices, listed again only when something about them has changed, or after some time: half of a pass's work.
+    """The devices, listed again only when something about them has changed, or after some time.
 
+    Listing them is more than half of the work of an observation in which all else is as it was.
     ``clock`` gives seconds that only grow.
     """
 

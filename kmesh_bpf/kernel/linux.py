@@ -187,4 +187,4 @@ class LinuxKernel:
             case ops.InstallNatExemption():
                 self._nat.install()
             case ops.RemoveNatExemption():
-                self._nat.remove()
+                nat.remove()

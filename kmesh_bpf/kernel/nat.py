@@ -109,16 +109,6 @@ class Tables:
         install()
         self.changed()  # by us
 
-    def remove(self) -> None:
-        """Do as :func:`remove`.
-
-        Raises:
-            UnsupportedError, KernelError: as there.
-
-        """
-        remove()
-        self.changed()
-
     def installed(self) -> bool:
         """Tell the same as :func:`installed`.
 
