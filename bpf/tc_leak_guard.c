@@ -7,7 +7,7 @@
  */
 #include "packet.h"
 
-int tc_leak_guard(struct __sk_buff *skb)
+static __always_inline int guard(struct __sk_buff *skb, bool leaves_node)
 {
 	struct packet packet = {};
 	struct kmesh_pod *destination, *source;
@@ -32,4 +32,15 @@ int tc_leak_guard(struct __sk_buff *skb)
 	}
 	count(KMESH_COUNT_DROPPED_BY_GUARD);
 	return TC_ACT_SHOT;
+}
+
+int tc_leak_guard(struct __sk_buff *skb)
+{
+	return guard(skb, true);
+}
+
+/* Of devices whose packets stay on the node, or leave it by another device: bridges, lo. */
+int tc_inner_guard(struct __sk_buff *skb)
+{
+	return guard(skb, false);
 }

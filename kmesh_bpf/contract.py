@@ -14,6 +14,7 @@ VERSION: Final[int] = lib.KMESH_CONTRACT_VERSION
 MARK_MASK: Final[int] = lib.KMESH_MARK_MASK
 MARK_ENCRYPT: Final[int] = lib.KMESH_MARK_ENCRYPT
 MARK_DECRYPTED: Final[int] = lib.KMESH_MARK_DECRYPTED
+MARK_AGAIN: Final[int] = lib.KMESH_MARK_AGAIN
 NODE_MARK_MASK: Final[int] = lib.KMESH_NODE_MARK_MASK
 NODE_ID_BITS: Final[int] = lib.KMESH_NODE_ID_BITS
 
@@ -25,10 +26,13 @@ TC_HANDLE: Final[int] = lib.KMESH_TC_HANDLE
 MAX_PODS: Final[int] = lib.KMESH_MAX_PODS
 MAX_PEERS: Final[int] = lib.KMESH_MAX_PEERS
 MAX_SERVICES: Final[int] = lib.KMESH_MAX_SERVICES
+MAX_LOCAL: Final[int] = lib.KMESH_MAX_LOCAL
 
 POD_LOCAL: Final[int] = lib.KMESH_POD_LOCAL
 POD_REMOTE: Final[int] = lib.KMESH_POD_REMOTE
 POD_READY: Final[int] = lib.KMESH_POD_READY
+POD_CANDIDATE: Final[int] = lib.KMESH_POD_CANDIDATE
+POD_PEER: Final[int] = lib.KMESH_POD_PEER
 
 COUNTERS: Final[tuple[str, ...]] = tuple(
     name.removeprefix("KMESH_COUNT_").lower()

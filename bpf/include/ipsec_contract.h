@@ -7,12 +7,18 @@
  *
  * Layout of a map entry changes -> raise KMESH_CONTRACT_VERSION: it is part of the path the maps are pinned at.
  */
-#define KMESH_CONTRACT_VERSION 1
+#define KMESH_CONTRACT_VERSION 2
 
-/* skb marks. The low byte says what became, or is to become, of a packet; the rest is other people's. */
+/*
+ * skb marks. The low byte says what became, or is to become, of a packet; the rest is other people's. Of the two marks
+ * bit 0x20 asks for encryption and bit 0x10 tells of decryption: a decrypted packet whose destination is no pod of this
+ * node may have to be encrypted again, towards a third node, and carries both (0xf0). `--mark-mask` leaves a bit that
+ * somebody else owns out of all of them (0x7f: 0x60, 0x50 and 0x70).
+ */
 #define KMESH_MARK_MASK 0x000000ff
 #define KMESH_MARK_ENCRYPT 0x000000e0
 #define KMESH_MARK_DECRYPTED 0x000000d0
+#define KMESH_MARK_AGAIN 0x000000f0
 
 /*
  * Where a node id lies in the mark of an ESP packet between TC ingress and the SAD. The holes are other people's
@@ -37,6 +43,8 @@
 #define KMESH_MAX_PODS 262144
 #define KMESH_MAX_PEERS 131072
 #define KMESH_MAX_SERVICES 64
+/* Managed pods of one node, and devices of theirs. */
+#define KMESH_MAX_LOCAL 16384
 
 /* Addresses are in network byte order. */
 struct kmesh_addr4 {
@@ -58,10 +66,16 @@ struct kmesh_cidr6 {
 	struct kmesh_addr6 address;
 };
 
-/* kmesh_pod.flags: exactly one of LOCAL and REMOTE; READY only with REMOTE: its node is a peer that can decrypt. */
+/*
+ * kmesh_pod.flags. LOCAL, REMOTE: a managed pod here, or on another node. CANDIDATE: no managed pod has the address, but
+ * DNAT may turn it into one's (of a Service, of a node). PEER: of a node that takes what is sent to its own addresses
+ * encrypted. READY, with REMOTE or PEER: that node can decrypt. At most one of LOCAL, REMOTE and CANDIDATE.
+ */
 #define KMESH_POD_LOCAL 1
 #define KMESH_POD_REMOTE 2
 #define KMESH_POD_READY 4
+#define KMESH_POD_CANDIDATE 8
+#define KMESH_POD_PEER 16
 
 struct kmesh_pod {
 	__u32 flags;
@@ -73,7 +87,8 @@ struct kmesh_peer {
 	__u32 node_mark;
 	/* Version of the key of the last outbound SA installed towards this peer; 0: none yet. */
 	__u32 spi;
-	__u32 reserved;
+	/* Highest key version of which the inbound SA was retired: neither it nor an older one is ever made again. */
+	__u32 retired;
 	/* Fingerprint of the two nodes' incarnations that node_id and the SAs were made for. */
 	__u64 incarnations;
 };
@@ -82,12 +97,32 @@ struct kmesh_service {
 	__u32 reserved;
 };
 
+/* Where the packets of a managed pod of this node come from: the only device that may carry its address as source. */
+struct kmesh_source {
+	__u32 ifindex;
+};
+
+/* A device whose packets carry addresses of managed pods as source, and no others. */
+struct kmesh_device {
+	__u32 reserved;
+};
+
+/* A pair of incarnations whose keys were in use and whose SAs are gone: `spi` is the highest version. */
+struct kmesh_former {
+	__u32 spi;
+};
+
 /* What a node must remember about itself as long as its kernel objects live. */
 struct kmesh_identity {
 	__u32 contract_version;
 	__u32 node_mark_mask;
 	/* NUL-padded text, 36 characters. */
 	char incarnation[40];
+	/*
+	 * The policy hash thresholds that were found, plus 1, before we lowered them (local and remote prefix length, IPv4
+	 * and IPv6): put back on uninstall. 0: not lowered by us.
+	 */
+	__u8 found_local4, found_remote4, found_local6, found_remote6;
 };
 
 /*
@@ -103,6 +138,8 @@ enum kmesh_counter {
 	KMESH_COUNT_STALE_MARK_CLEARED,
 	KMESH_COUNT_DROPPED_BY_GUARD,
 	KMESH_COUNT_DROPPED_CLEAR_TEXT,
+	KMESH_COUNT_DROPPED_DECRYPTED,
+	KMESH_COUNT_DROPPED_SPOOFED,
 	KMESH_COUNT_ALLOWED_CLEAR_TEXT,
 	KMESH_COUNT_PARSE_FAILURE,
 	KMESH_COUNTERS
@@ -111,7 +148,8 @@ enum kmesh_counter {
 /*
  * The maps: a struct a map, named like it; its members are the types of key and value.
  * pods4/6: hash, who is managed. peers4/6: hash, outer address -> node id. services4/6: LPM trie.
- * counters: per-CPU array. identity: array of one.
+ * srcs4/6: hash, address of a managed pod of this node -> its device. devices: hash, by ifindex. former: hash, by
+ * fingerprint of two incarnations. counters: per-CPU array. identity: array of one.
  */
 struct kmesh_pods4 {
 	struct kmesh_addr4 key;
@@ -141,6 +179,26 @@ struct kmesh_svcs4 {
 struct kmesh_svcs6 {
 	struct kmesh_cidr6 key;
 	struct kmesh_service value;
+};
+
+struct kmesh_srcs4 {
+	struct kmesh_addr4 key;
+	struct kmesh_source value;
+};
+
+struct kmesh_srcs6 {
+	struct kmesh_addr6 key;
+	struct kmesh_source value;
+};
+
+struct kmesh_devices {
+	__u32 key;
+	struct kmesh_device value;
+};
+
+struct kmesh_formers {
+	__u64 key;
+	struct kmesh_former value;
 };
 
 struct kmesh_counters {

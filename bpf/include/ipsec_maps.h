@@ -39,6 +39,14 @@ BPF_TABLE_PINNED("lpm_trie", struct kmesh_cidr4, struct kmesh_service, kmesh_svc
 		 KMESH_PIN(kmesh_svcs4), BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("lpm_trie", struct kmesh_cidr6, struct kmesh_service, kmesh_svcs6, KMESH_MAX_SERVICES,
 		 KMESH_PIN(kmesh_svcs6), BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("hash", struct kmesh_addr4, struct kmesh_source, kmesh_srcs4, KMESH_MAX_LOCAL, KMESH_PIN(kmesh_srcs4),
+		 BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("hash", struct kmesh_addr6, struct kmesh_source, kmesh_srcs6, KMESH_MAX_LOCAL, KMESH_PIN(kmesh_srcs6),
+		 BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("hash", __u32, struct kmesh_device, kmesh_devices, KMESH_MAX_LOCAL, KMESH_PIN(kmesh_devices),
+		 BPF_F_NO_PREALLOC);
+BPF_TABLE_PINNED("hash", __u64, struct kmesh_former, kmesh_formers, KMESH_MAX_PEERS, KMESH_PIN(kmesh_formers),
+		 BPF_F_NO_PREALLOC);
 BPF_TABLE_PINNED("percpu_array", __u32, __u64, kmesh_counters, KMESH_COUNTERS, KMESH_PIN(kmesh_counters));
 BPF_TABLE_PINNED("array", __u32, struct kmesh_identity, kmesh_self, 1, KMESH_PIN(kmesh_self));
 

@@ -16,9 +16,12 @@ from kmesh_bpf.core.state import Attachment, Direction, KernelState, Policy, Pro
 def diff(desired: KernelState, observed: KernelState) -> tuple[Operation, ...]:
     """Give the operations that turn ``observed`` into ``desired``; none where they are equal."""
     return (
+        *_formers(desired, observed),
+        *_thresholds(desired, observed, lower=True),
         *_new_sas(desired, observed, inbound=True),
         *_set_peers(desired, observed),
         *_set_policies(desired, observed, outbound=False),
+        *_sources(desired, observed),
         *_attach(desired, observed, guard=True),
         *_nat(desired, observed, install=True),
         *_new_sas(desired, observed, inbound=False),
@@ -67,6 +70,25 @@ def _set_pods(desired: KernelState, observed: KernelState) -> Iterator[Operation
         yield ops.AddService(cidr)
 
 
+def _formers(desired: KernelState, observed: KernelState) -> Iterator[Operation]:
+    # First of all, before any SA goes: a crash in between must not let its keys be used again from the start.
+    for incarnations, spi in desired.formers.items():
+        if observed.formers.get(incarnations) != spi:
+            yield ops.SetFormer(incarnations, spi)
+
+
+def _thresholds(desired: KernelState, observed: KernelState, *, lower: bool) -> Iterator[Operation]:
+    if desired.policy_hash is lower and observed.policy_hash is not lower:
+        yield ops.LowerHashThresholds() if lower else ops.RestoreHashThresholds()
+
+
+def _sources(desired: KernelState, observed: KernelState) -> Iterator[Operation]:
+    for address, ifindex in desired.sources.items():
+        if observed.sources.get(address) != ifindex:
+            yield ops.SetSource(address, ifindex)
+    yield from (ops.AddPodDevice(ifindex) for ifindex in sorted(desired.pod_devices - observed.pod_devices))
+
+
 def _by_device(attachment: Attachment) -> tuple[int, str]:
     return attachment.ifindex, attachment.program.value
 
@@ -87,6 +109,8 @@ def _outbound_first(policy: Policy) -> bool:
 
 
 def _remove(desired: KernelState, observed: KernelState) -> Iterator[Operation]:
+    yield from (ops.DeletePodDevice(ifindex) for ifindex in sorted(observed.pod_devices - desired.pod_devices))
+    yield from (ops.DeleteSource(address) for address in observed.sources if address not in desired.sources)
     yield from (ops.DeletePod(address) for address in observed.pods if address not in desired.pods)
     yield from (ops.DeleteService(cidr) for cidr in sorted(observed.services - desired.services, key=str))
     places = {_by_device(attachment) for attachment in desired.attachments}  # an old program there was replaced
@@ -99,3 +123,5 @@ def _remove(desired: KernelState, observed: KernelState) -> Iterator[Operation]:
     yield from (ops.DeleteSa(sa) for sa in sorted(old, key=_inbound))
     yield from (ops.DeletePeer(address) for address in observed.peers if address not in desired.peers)
     yield from _nat(desired, observed, install=False)
+    yield from _thresholds(desired, observed, lower=False)
+    yield from (ops.DeleteFormer(one) for one in observed.formers if one not in desired.formers)

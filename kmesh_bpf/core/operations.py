@@ -76,6 +76,60 @@ class DeletePod:
 
 
 @dataclass(frozen=True, slots=True)
+class SetSource:
+    """Bind a managed pod's address to its device: no other one may carry it as source."""
+
+    address: Address
+    ifindex: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteSource:
+    """Release an address."""
+
+    address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class AddPodDevice:
+    """Let a device carry no source but those bound to it."""
+
+    ifindex: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeletePodDevice:
+    """Let a device carry any source again."""
+
+    ifindex: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetFormer:
+    """Remember a pair of incarnations whose SAs go: the highest key version that was in use."""
+
+    incarnations: int
+    spi: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteFormer:
+    """Forget a pair of incarnations: its keys cannot come back."""
+
+    incarnations: int
+
+
+@dataclass(frozen=True, slots=True)
+class LowerHashThresholds:
+    """Have policies of whole addresses found by hash, and remember the thresholds found."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreHashThresholds:
+    """Put the thresholds back as they were found."""
+
+
+@dataclass(frozen=True, slots=True)
 class AddService:
     """Write a prefix into the service maps."""
 
@@ -123,6 +177,14 @@ Operation = (
     | DeletePeer
     | SetPod
     | DeletePod
+    | SetSource
+    | DeleteSource
+    | AddPodDevice
+    | DeletePodDevice
+    | SetFormer
+    | DeleteFormer
+    | LowerHashThresholds
+    | RestoreHashThresholds
     | AddService
     | DeleteService
     | Attach

@@ -32,7 +32,7 @@ def render(operation: Operation, programs: str, maps: str) -> str:
         case ops.DeletePolicy(policy):
             return f"ip xfrm policy delete {_policy_id(policy)}"
         case ops.SetPeer(address, entry):
-            fields = (entry.node_id, entry.node_mark, entry.spi, 0)
+            fields = (entry.node_id, entry.node_mark, entry.spi, entry.retired)
             value = " ".join(_hex(number.to_bytes(4, "little")) for number in fields)
             value += " " + _hex(entry.incarnations.to_bytes(8, "little"))
             return (
@@ -47,6 +47,25 @@ def render(operation: Operation, programs: str, maps: str) -> str:
             )
         case ops.DeletePod(address):
             return f"bpftool map delete pinned {maps}/kmesh_pods{address.version} key {_bytes(address)}"
+        case ops.SetSource(address, ifindex):
+            value = _hex(ifindex.to_bytes(4, "little"))
+            return (
+                f"bpftool map update pinned {maps}/kmesh_srcs{address.version} key {_bytes(address)} value hex {value}"
+            )
+        case ops.DeleteSource(address):
+            return f"bpftool map delete pinned {maps}/kmesh_srcs{address.version} key {_bytes(address)}"
+        case ops.AddPodDevice(ifindex):
+            return f"bpftool map update pinned {maps}/kmesh_devices key {_number(ifindex, 4)} value {_number(0, 4)}"
+        case ops.DeletePodDevice(ifindex):
+            return f"bpftool map delete pinned {maps}/kmesh_devices key {_number(ifindex, 4)}"
+        case ops.SetFormer(pair, spi):
+            return f"bpftool map update pinned {maps}/kmesh_formers key {_number(pair, 8)} value {_number(spi, 4)}"
+        case ops.DeleteFormer(pair):
+            return f"bpftool map delete pinned {maps}/kmesh_formers key {_number(pair, 8)}"
+        case ops.LowerHashThresholds():
+            return "ip xfrm policy set hthresh4 0 32 hthresh6 0 128"
+        case ops.RestoreHashThresholds():
+            return "ip xfrm policy set hthresh4 32 32 hthresh6 128 128"
         case ops.AddService(cidr):
             return (
                 f"bpftool map update pinned {maps}/kmesh_svcs{cidr.version} key {_trie_key(cidr)} value hex 00 00 00 00"
@@ -104,6 +123,10 @@ def _filter(attachment: Attachment) -> str:
 
 def _hex(data: bytes) -> str:
     return data.hex(" ")
+
+
+def _number(number: int, size: int) -> str:
+    return f"hex {_hex(number.to_bytes(size, 'little'))}"
 
 
 def _bytes(address: Address) -> str:

@@ -94,7 +94,8 @@ class PolicyId:
 class Policy:
     """An XFRM policy with one template: ESP, tunnel mode, reqid ours, required.
 
-    ``spi`` pins the template to one SA; 0 leaves it open (inbound).
+    ``spi`` pins the template to one SA, as former versions did; 0 leaves it open: the kernel takes the newest SA.
+    ``block``: what it selects is dropped (XFRM_POLICY_BLOCK); the template then only says whose policy it is.
     """
 
     direction: Direction
@@ -105,6 +106,7 @@ class Policy:
     tunnel_dst: Address
     spi: int = 0
     priority: int = contract.POLICY_PRIORITY
+    block: bool = False
 
     @property
     def id(self) -> PolicyId:
@@ -118,16 +120,22 @@ class PodFlags(IntFlag):
     LOCAL = contract.POD_LOCAL
     REMOTE = contract.POD_REMOTE
     READY = contract.POD_READY
+    CANDIDATE = contract.POD_CANDIDATE
+    PEER = contract.POD_PEER
 
 
 @dataclass(frozen=True, slots=True)
 class PeerEntry:
-    """Value of the peer maps (struct kmesh_peer of the contract header)."""
+    """Value of the peer maps (struct kmesh_peer of the contract header).
+
+    ``retired``: the highest key version of which the inbound SA was retired; neither it nor an older one comes back.
+    """
 
     node_id: int
     node_mark: int
     spi: int
     incarnations: int
+    retired: int = 0
 
 
 class Program(Enum):
@@ -136,11 +144,12 @@ class Program(Enum):
     MARK_ENCRYPT = "tc_mark_encrypt"
     MARK_DECRYPT = "tc_mark_decrypt"
     LEAK_GUARD = "tc_leak_guard"
+    INNER_GUARD = "tc_inner_guard"
 
     @property
     def egress(self) -> bool:
         """Whether it sits on a device's egress; the others sit on ingress."""
-        return self is Program.LEAK_GUARD
+        return self in (Program.LEAK_GUARD, Program.INNER_GUARD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +169,11 @@ class Attachment:
 class KernelState:
     """All kernel objects of ours on one node, desired or observed.
 
-    ``nat_exemption``: the nft tables that keep address masquerading away from packets on their way to encryption.
+    ``sources``: the device (ifindex) that a managed pod's packets come from, by the pod's address; ``pod_devices``:
+    those devices that must carry no other source. ``formers``: pairs of incarnations whose keys were in use and whose
+    SAs are gone -> the highest key version used. ``nat_exemption``: the nft tables that keep address masquerading away
+    from packets on their way to encryption. ``policy_hash``: policies of whole addresses are found by hash (hthresh
+    0/32, 0/128).
     """
 
     sas: Mapping[SaId, Sa] = field(default_factory=lambda: MappingProxyType({}))
@@ -170,6 +183,10 @@ class KernelState:
     services: frozenset[Network] = frozenset()
     attachments: frozenset[Attachment] = frozenset()
     nat_exemption: bool = False
+    sources: Mapping[Address, int] = field(default_factory=lambda: MappingProxyType({}))
+    pod_devices: frozenset[int] = frozenset()
+    formers: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
+    policy_hash: bool = False
 
 
 class LinkRole(Enum):
@@ -183,8 +200,11 @@ class LinkRole(Enum):
 class Link:
     """A network device of the node's namespace.
 
-    ``peer_elsewhere``: for a veth, whether its other end lives in another network namespace (IFLA_LINK_NETNSID).
-    ``kind`` is IFLA_INFO_KIND, empty for hardware.
+    ``peer_elsewhere``: for a veth or netkit, whether its other end lives in another network namespace
+    (IFLA_LINK_NETNSID). ``kind`` is IFLA_INFO_KIND, empty for hardware. ``master``: ifindex of the bridge, bond or VRF
+    that it is a port of, 0: none. ``far_addresses``: addresses of global scope of the other end, None: they could not
+    be asked. ``leads_out``: a route by it has a gateway, or is wider than one host (link-local and multicast aside).
+    ``xfrm_disabled``: the sysctl disable_xfrm takes it away from XFRM (IPv4).
     """
 
     ifindex: int
@@ -192,6 +212,10 @@ class Link:
     kind: str
     peer_elsewhere: bool
     addresses: tuple[Address, ...]
+    master: int = 0
+    far_addresses: tuple[Address, ...] | None = None
+    leads_out: bool = False
+    xfrm_disabled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,17 +63,19 @@ class Peer:
     """Another node that has published a ``KmeshNodeInfo``.
 
     ``spi`` is the highest key version it can decrypt; ``replay_window`` its announced anti-replay window in packets:
-    0 where it announced no ESN (a Go node).
+    0 where it announced no ESN (a Go node). ``node_traffic``: it takes what is sent to its own addresses encrypted, and
+    sends so itself (Go nodes, and versions of ours before 0.2, do not).
     """
 
     node: Node
     spi: int
     replay_window: int = 0
+    node_traffic: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A *managed* pod: enrolled, Running, with addresses of its own."""
+    """A *managed* pod: enrolled, with addresses of its own."""
 
     name: str
     node: str
@@ -84,9 +86,11 @@ class Pod:
 class View:
     """Everything a plan depends on, but for what the kernel already holds.
 
-    ``keys`` maps key version (SPI) to the cluster's pre-shared key, the previous ones included.
-    ``announced`` is the version in our own KmeshNodeInfo, 0 before the first; ``announced_at`` when it was written,
-    in the same seconds as the ``now`` given to the planner.
+    ``keys`` maps key version (SPI) to the cluster's pre-shared key, the previous ones included. ``announced`` is the
+    version in our own KmeshNodeInfo, 0 before the first; ``announced_at`` when it was written, in the same seconds as
+    the ``now`` given to the planner. ``services`` are the cluster's Service CIDRs; ``candidates`` other addresses that
+    DNAT may turn into a pod's: of Services outside these CIDRs, and of all nodes. ``problems`` are sentences on claims
+    that do not hold (of pods, nodes, announcements).
     """
 
     node: Node
@@ -94,5 +98,7 @@ class View:
     pods: tuple[Pod, ...] = ()
     keys: Mapping[int, Key] = field(default_factory=lambda: MappingProxyType({}))
     services: tuple[Network, ...] = ()
+    candidates: frozenset[Address] = frozenset()
+    problems: tuple[str, ...] = ()
     announced: int = 0
     announced_at: float = 0.0

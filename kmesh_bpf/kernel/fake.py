@@ -44,6 +44,10 @@ class FakeKernel:
         self.services: set[Network] = set()
         self.attachments: set[Attachment] = set()
         self.nat_exemption = False
+        self.sources: dict[Address, int] = {}
+        self.pod_devices: set[int] = set()
+        self.formers: dict[int, int] = {}
+        self.policy_hash = False
         self.incarnation: str | None = None
         self.foreign_sas: set[tuple[Address, int]] = set()
         self.log: list[Operation] = []
@@ -59,6 +63,10 @@ class FakeKernel:
             frozenset(self.services),
             frozenset(self.attachments),
             self.nat_exemption,
+            dict(self.sources),
+            frozenset(self.pod_devices),
+            dict(self.formers),
+            self.policy_hash,
         )
         return Observation(state, dict(self.usage), self.links, self.incarnation)
 
@@ -108,6 +116,20 @@ class FakeKernel:
                 self.pods[address] = flags
             case ops.DeletePod(address):
                 self.pods.pop(address, None)
+            case ops.SetSource(address, ifindex):
+                self.sources[address] = ifindex
+            case ops.DeleteSource(address):
+                self.sources.pop(address, None)
+            case ops.AddPodDevice(ifindex):
+                self.pod_devices.add(ifindex)
+            case ops.DeletePodDevice(ifindex):
+                self.pod_devices.discard(ifindex)
+            case ops.SetFormer(incarnations, spi):
+                self.formers[incarnations] = spi
+            case ops.DeleteFormer(incarnations):
+                self.formers.pop(incarnations, None)
+            case ops.LowerHashThresholds() | ops.RestoreHashThresholds():
+                self.policy_hash = isinstance(operation, ops.LowerHashThresholds)
             case ops.AddService(cidr):
                 self.services.add(cidr)
             case ops.DeleteService(cidr):

@@ -96,6 +96,9 @@ class LinuxKernel:
             services=self._maps.services() if self._maps else frozenset(),
             attachments=self._tc.attached(devices, self._loaded),
             nat_exemption=self._nat.installed(),
+            sources=self._maps.sources() if self._maps else {},
+            pod_devices=self._maps.pod_devices() if self._maps else frozenset(),
+            formers=self._maps.formers() if self._maps else {},
         )
         return Observation(state, {one.id: one.usage for one in found}, devices, self.incarnation())
 
@@ -176,6 +179,18 @@ class LinuxKernel:
                 self._need_maps().set_pod(address, flags)
             case ops.DeletePod(address):
                 self._need_maps().delete_pod(address)
+            case ops.SetSource(address, ifindex):
+                self._need_maps().set_source(address, ifindex)
+            case ops.DeleteSource(address):
+                self._need_maps().delete_source(address)
+            case ops.AddPodDevice(ifindex):
+                self._need_maps().add_pod_device(ifindex)
+            case ops.DeletePodDevice(ifindex):
+                self._need_maps().delete_pod_device(ifindex)
+            case ops.SetFormer(incarnations, spi):
+                self._need_maps().set_former(incarnations, spi)
+            case ops.DeleteFormer(incarnations):
+                self._need_maps().delete_former(incarnations)
             case ops.AddService(cidr):
                 self._need_maps().add_service(cidr)
             case ops.DeleteService(cidr):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from functools import cache
@@ -25,6 +26,10 @@ TYPES = {
     "kmesh_peers6": lib.BPF_MAP_TYPE_HASH,
     "kmesh_svcs4": lib.BPF_MAP_TYPE_LPM_TRIE,
     "kmesh_svcs6": lib.BPF_MAP_TYPE_LPM_TRIE,
+    "kmesh_srcs4": lib.BPF_MAP_TYPE_HASH,
+    "kmesh_srcs6": lib.BPF_MAP_TYPE_HASH,
+    "kmesh_devices": lib.BPF_MAP_TYPE_HASH,
+    "kmesh_formers": lib.BPF_MAP_TYPE_HASH,
     "kmesh_counters": lib.BPF_MAP_TYPE_PERCPU_ARRAY,
     "kmesh_self": lib.BPF_MAP_TYPE_ARRAY,
 }
@@ -170,7 +175,7 @@ class Maps:
     def peers(self) -> dict[Address, PeerEntry]:
         """Give the peers by outer address."""
         return {
-            address: PeerEntry(value.node_id, value.node_mark, value.spi, value.incarnations)
+            address: PeerEntry(value.node_id, value.node_mark, value.spi, value.incarnations, value.retired)
             for address, value in self._by_address("kmesh_peers")
         }
 
@@ -186,12 +191,65 @@ class Maps:
             "node_mark": entry.node_mark,
             "spi": entry.spi,
             "incarnations": entry.incarnations,
+            "retired": entry.retired,
         }
         self._of("kmesh_peers", address).set(address.packed, value)
 
     def delete_peer(self, address: Address) -> None:
         """Remove an entry, if there."""
         self._of("kmesh_peers", address).delete(address.packed)
+
+    def sources(self) -> dict[Address, int]:
+        """Give the device (ifindex) of each managed pod's address of this node."""
+        return {address: value.ifindex for address, value in self._by_address("kmesh_srcs")}
+
+    def set_source(self, address: Address, ifindex: int) -> None:
+        """Bind an address to a device.
+
+        Raises:
+            MapFullError: there is no room.
+
+        """
+        self._of("kmesh_srcs", address).set(address.packed, [ifindex])
+
+    def delete_source(self, address: Address) -> None:
+        """Release an address, if there."""
+        self._of("kmesh_srcs", address).delete(address.packed)
+
+    def pod_devices(self) -> frozenset[int]:
+        """Give the devices (ifindex) that carry no source but those bound to them."""
+        return frozenset(int.from_bytes(key, sys.byteorder) for key, _ in self._maps["kmesh_devices"].entries())
+
+    def add_pod_device(self, ifindex: int) -> None:
+        """Let a device carry bound sources only.
+
+        Raises:
+            MapFullError: there is no room.
+
+        """
+        self._maps["kmesh_devices"].set(_index(ifindex), [0])
+
+    def delete_pod_device(self, ifindex: int) -> None:
+        """Let a device carry any source, if it was bound."""
+        self._maps["kmesh_devices"].delete(_index(ifindex))
+
+    def formers(self) -> dict[int, int]:
+        """Give the pairs of incarnations whose SAs are gone, and the highest key version that was in use."""
+        entries = self._maps["kmesh_formers"].entries()
+        return {int.from_bytes(key, sys.byteorder): value.spi for key, value in entries}
+
+    def set_former(self, incarnations: int, spi: int) -> None:
+        """Remember a pair of incarnations.
+
+        Raises:
+            MapFullError: there is no room.
+
+        """
+        self._maps["kmesh_formers"].set(incarnations.to_bytes(8, sys.byteorder), [spi])
+
+    def delete_former(self, incarnations: int) -> None:
+        """Forget a pair, if there."""
+        self._maps["kmesh_formers"].delete(incarnations.to_bytes(8, sys.byteorder))
 
     def services(self) -> frozenset[Network]:
         """Give the Service CIDRs."""

@@ -31,7 +31,7 @@ from kmesh_bpf.kernel import bpf, maps
 
 DEFAULT_PIN_ROOT = Path("/sys/fs/bpf/kmesh-ipsec")
 PROGRAM_NAMES = tuple(program.value for program in Program)
-SOURCES = ("lookups.c", *(f"{name}.c" for name in PROGRAM_NAMES))
+SOURCES = ("lookups.c", "tc_mark_encrypt.c", "tc_mark_decrypt.c", "tc_leak_guard.c")
 # Run by its path, not as a module: it needs nothing of the package, and the package takes time to import.
 LOADER = Path(__file__).with_name("bcc_loader.py")
 RUNNING = "running"
@@ -45,10 +45,11 @@ LOAD_SECONDS = 300
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is compiled into the programs. ``max_pods``: entries of each pod map."""
+    """What is compiled into the programs. ``mark_mask``: bits of marks that are ours; ``max_pods``: room of a pod map."""
 
     strict: bool = True
     node_mark_mask: int = contract.NODE_MARK_MASK
+    mark_mask: int = contract.MARK_MASK
     max_pods: int = contract.MAX_PODS
 
 
@@ -197,6 +198,7 @@ def _compiler_flags(settings: Settings, folder: Path) -> list[str]:
     return [
         f"-DKMESH_SETTING_STRICT={int(settings.strict)}",
         f"-DKMESH_SETTING_NODE_MARK_MASK={settings.node_mark_mask:#x}",
+        f"-DKMESH_SETTING_MARK_MASK={settings.mark_mask:#x}",
         f"-DKMESH_SETTING_MAX_PODS={settings.max_pods}",
         f'-DKMESH_PIN(name)="{folder}/" #name',
     ]
