@@ -11,6 +11,9 @@ from tests.lab.network import Network
 from tests.lab.traffic import Echo
 
 
+FIRST_KEY = "5a" * 35 + "a5"
+
+
 class Lab:
     """Three nodes, two pods each; every pod answers on UDP port 7."""
 
@@ -62,12 +65,19 @@ class Lab:
         return self.network.pods[name]
 
     def managed(self, node):
-        """Give the addresses that a node's pod maps hold."""
+        """Give the addresses of managed pods that a node's pod maps hold."""
+        return {address for address, flags in self._pod_map(node).items() if flags & 3}  # LOCAL, REMOTE
+
+    def candidates(self, node):
+        """Give the addresses there that DNAT may turn into a pod's."""
+        return {address for address, flags in self._pod_map(node).items() if not flags & 3}
+
+    def _pod_map(self, node):
         from kmesh_bpf import open_maps  # noqa: PLC0415 # in the VM, each import at the head costs seconds
 
         maps = open_maps(self.daemons[node].pin_root)
         try:
-            return {str(address): flags for address, flags in maps.pods().items()}
+            return {str(address): int(flags) for address, flags in maps.pods().items()}
         finally:
             maps.close()
 
@@ -108,7 +118,7 @@ def lab():
     made = Lab(
         Path(tempfile.mkdtemp(prefix="kmesh-e2e-")), "--service-cidr=10.96.0.0/16", "--service-cidr=fd00:96::/112"
     )
-    assert made.cluster.kmeshctl("secret", "--key=" + "5a" * 36).returncode == 0
+    assert made.cluster.kmeshctl("secret", "--key=" + FIRST_KEY).returncode == 0
     for daemon in made.daemons.values():
         daemon.start()
     for daemon in made.daemons.values():

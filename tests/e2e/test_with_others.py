@@ -39,7 +39,7 @@ def derived_key(psk_hex, src, dst, src_boot_id, dst_boot_id):
 def by_hand(enrolled):
     """Node n4 with pod p4a, set up with ip and nft only, a member of the cluster by what it publishes."""
     lab = enrolled
-    psk = "c3" * 36
+    psk = os.urandom(36).hex()
     before = lab.cluster.spi("n1")
     assert lab.cluster.kmeshctl("secret", f"--key={psk}").returncode == 0
     lab.wait_spi(before + 1)
@@ -70,7 +70,7 @@ def by_hand(enrolled):
         {"apiVersion": "kmesh.net/v1alpha1", "kind": "KmeshNodeInfo", "metadata": metadata, "spec": spec}
     )
     lab.wait_managed(pod.address(4))
-    wait_for("n1 sends to it", lambda: "10.244.4.0/24" in run("ip -n n1 xfrm policy show dir out"))
+    wait_for("n1 sends to it", lambda: "10.244.4.10/32" in run("ip -n n1 xfrm policy show dir out"))
     yield pod, spi
     echo.close()
     lab.cluster.withdraw(HAND)

@@ -50,17 +50,20 @@ def _written(addresses: bytes) -> tuple[str, str]:
 
 
 class Capture:
-    """Listens on all ports of the wire's bridge while the block runs; each frame counts once, where it enters."""
+    """Listens on all ports of the wire's bridge while the block runs; each frame counts once, where it enters.
 
-    def __init__(self, network: Network) -> None:
+    ``also``: further ports, of nodes with several uplinks.
+    """
+
+    def __init__(self, network: Network, also: tuple[str, ...] = ()) -> None:
         self.frames: Counter[Frame] = Counter()
         sockets = []
         with inside(WIRE):
-            for node in network.nodes:
+            for port in (*(f"u{node.index}" for node in network.nodes), *also):
                 listener = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
                 listener.setsockopt(socket.SOL_SOCKET, 33, 16 << 20)  # SO_RCVBUFFORCE
                 listener.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
-                listener.bind((f"u{node.index}", ETH_P_ALL))
+                listener.bind((port, ETH_P_ALL))
                 sockets.append(listener)
         self._listening = Listening(sockets, self._take)
 

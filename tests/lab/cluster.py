@@ -79,6 +79,13 @@ class Cluster:
         draft.write_text(yaml.safe_dump(manifest))
         draft.rename(self.folder / f"{name}.yaml")
 
+    def apply(self, name: str, manifest: dict[str, Any]) -> None:
+        """Write any other object, in a file of that name."""
+        self._write(name, manifest)
+
+    def remove(self, name: str) -> None:
+        (self.folder / f"{name}.yaml").unlink(missing_ok=True)
+
     def namespace(self, labels: dict[str, str]) -> None:
         metadata = {"name": "default", "labels": {"kubernetes.io/metadata.name": "default", **labels}}
         self._write("namespace-default", {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})

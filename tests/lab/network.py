@@ -150,12 +150,34 @@ class Network:
             ]
             run(f"ip -n {node.name} -b -", "\n".join(lines))
 
-    def add_pod(self, name: str, node: Node, number: int, bridge: str | None = None) -> Pod:
-        """Make a pod; with ``bridge`` its veth is a port of that bridge of the node (made if missing)."""
-        addresses = (ip_address(f"10.244.{node.index}.{number}"), ip_address(f"fd00:244:{node.index:x}::{number:x}"))
+    def add_pod(
+        self,
+        name: str,
+        node: Node,
+        number: int,
+        bridge: str | None = None,
+        elsewhere: tuple[str, str] = ("", ""),
+        kind: str = "veth",
+    ) -> Pod:
+        """Make a pod; with ``bridge`` its veth is a port of that bridge of the node (made if missing).
+
+        ``elsewhere``: addresses that are not in the node's pod CIDRs; the other nodes get a route to each. ``kind`` of its
+        device: veth or netkit.
+        """
+        addresses = (
+            ip_address(elsewhere[0] or f"10.244.{node.index}.{number}"),
+            ip_address(elsewhere[1] or f"fd00:244:{node.index:x}::{number:x}"),
+        )
         v4, v6 = addresses
         device = f"v{name}"
-        run(f"ip netns add {name}; ip link add {device} netns {node.name} type veth peer name eth0 netns {name}")
+        if kind == "veth":
+            made = f"ip link add {device} netns {node.name} type veth peer name eth0 netns {name}"
+        else:  # Debian 12's ip cannot name a netkit's other end: the kernel calls it nk and a number
+            made = (
+                f"ip -n {name} link add tmp0 type netkit; ip -n {name} link set tmp0 netns {node.name} name {device};"
+                f"ip -n {name} link set nk0 name eth0"
+            )
+        run(f"ip netns add {name}; {made}")
         if bridge:
             run(f"ip -n {node.name} link add {bridge} type bridge 2>/dev/null || true")
             host = [f"link set {device} master {bridge}", f"link set {bridge} up"]
@@ -175,6 +197,10 @@ class Network:
             f"link set lo up\nlink set eth0 up\naddr add {v4}/32 dev eth0\naddr add {v6}/128 dev eth0 nodad\n"
             "route add 169.254.1.1 dev eth0\nroute add default via 169.254.1.1\nroute add default via fe80::1 dev eth0",
         )
+        for other in self.nodes if elsewhere[0] else ():
+            if other is not node:
+                run(f"ip -n {other.name} route replace {v4} via {node.addresses[0]}")
+                run(f"ip -n {other.name} route replace {v6} via {node.addresses[1]}")
         self.pods[name] = Pod(name, node.name, addresses, device)
         return self.pods[name]
 

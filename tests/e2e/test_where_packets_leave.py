@@ -1,0 +1,217 @@
+"""Where packets leave and come: every device of a node is guarded, and nothing that was decrypted leaves in clear."""
+
+import json
+import socket
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from tests.lab.capture import Capture
+from tests.lab.cluster import wait_for
+from tests.lab.network import WIRE, inside, run
+from tests.lab.traffic import Echo, Flow, exchange
+
+SENT = 20
+HERE, THERE = "10.10.0.1", "10.10.0.2"
+
+
+def clear_udp(seen):
+    return sum(count for frame, count in seen.frames.items() if frame.protocol == 17)
+
+
+@contextmanager
+def second_nic(node, address):
+    """Give a node another device on the wire, without an address that its Node object tells of."""
+    port = f"w{node.index}"
+    run(
+        f"ip -n {WIRE} link add {port} type veth peer name eth1 netns {node.name};"
+        f"ip -n {WIRE} link set {port} master br0; ip -n {WIRE} link set {port} up;"
+        f"ip -n {node.name} link set eth1 up; ip -n {node.name} addr add {address} dev eth1"
+    )
+    try:
+        yield port
+    finally:
+        run(f"ip -n {WIRE} link del {port}")
+
+
+@contextmanager
+def silent_node(lab):
+    """Have a node n4 with a managed pod p4a and no daemon."""
+    node = lab.network.add_node()
+    lab.cluster.node(node)
+    pod = lab.network.add_pod("p4a", node, 10)
+    lab.cluster.pod(pod)
+    echo = Echo(pod)
+    lab.wait_managed(pod.address(4))
+    try:
+        yield pod
+    finally:
+        echo.close()
+        lab.cluster.delete_pod("p4a")
+        lab.network.delete_pod("p4a")
+        lab.cluster.delete_node(node.name)
+        lab.network.delete_node(node)
+
+
+def reasons(lab, node):
+    """Give what a node's daemon reports against itself."""
+    done = lab.cluster.kmeshctl("status", "-o", "json")
+    rows = {row["node"]: row for row in json.loads(done.stdout)["nodes"]}
+    return rows[node]["report"]["reasons"], rows[node]["ready"]
+
+
+def wait_reason(lab, node, *words):
+    def there():
+        found, ready = reasons(lab, node)
+        return not ready and any(all(word in one for word in words) for one in found)
+
+    wait_for(f"{node} reports {' '.join(words)}", there)
+
+
+def test_a_second_nic_that_pods_routes_lead_over_is_guarded_from_its_first_packet_on(enrolled):
+    lab = enrolled
+    node = lab.network.nodes[0]
+    with silent_node(lab) as pod, Flow(lab.pod("p1a"), pod.address(4), 100) as count:
+        with second_nic(node, "192.168.77.1/24") as port:
+            with Capture(lab.network, (port,)) as seen:
+                run("ip -n n1 route replace 10.244.4.0/24 dev eth1 via 192.168.77.4 onlink")
+                run("ip -n n1 neigh replace 192.168.77.4 lladdr 02:00:00:00:00:04 dev eth1")
+                time.sleep(3)
+            wait_for("eth1 is guarded", lambda: "dev eth1 egress" in lab.daemons["n1"].text())
+            run("ip -n n1 route replace 10.244.4.0/24 via 10.10.0.4")
+    print(f"second NIC: sent {count.sent}, answered {count.received}, in clear {clear_udp(seen)}")
+    assert (count.received, clear_udp(seen)) == (0, 0)
+
+
+def test_what_pods_bridge_past_the_routing_to_an_uplink_is_dropped_counted_and_named(enrolled):
+    """Flat layer 2: the uplink is a port of the bridge that the pods are on, and XFRM never sees what they bridge."""
+    lab = enrolled
+    node = lab.network.nodes[2]
+    v4, v6 = node.addresses
+    pod, target = lab.pod("p3a"), lab.pod("p1a").address(4)
+    move = "ip -n n3 addr flush dev {0}; ip -n n3 addr add {1}/24 dev {2}; ip -n n3 addr add {3}/64 dev {2} nodad"
+    run(f"{move.format('eth0', v4, 'cni0', v6)}; ip -n n3 link set eth0 master cni0")
+    lab.network._route_between_nodes()
+    try:
+        wait_reason(lab, "n3", "cni0", "eth0")
+        before = lab.counters("n3")["dropped_by_guard"]
+        with Capture(lab.network) as seen, inside(pod.name), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+            raw.bind(("eth0", 0))
+            for _ in range(SENT):
+                raw.send(datagram(pod.address(4), target, b"\x02\0\0\0\0\x01"))
+            time.sleep(0.5)
+        assert clear_udp(seen) == 0
+        assert lab.counters("n3")["dropped_by_guard"] - before >= SENT
+        count = exchange(pod, target, SENT)  # what is routed is encrypted all the same
+        assert count.lost == 0
+    finally:
+        run(f"ip -n n3 link set eth0 nomaster; {move.format('cni0', v4, 'eth0', v6)}")
+        run("ip -n n3 -b -", "addr replace 169.254.1.1/32 dev cni0\naddr replace fe80::1/64 dev cni0 nodad")
+        run("ip -n n3 -b -", "\n".join(f"route replace {a} dev cni0" for p in ("p3a", "p3b") for a in both(lab, p)))
+        lab.network._route_between_nodes()
+    wait_for("n3 is ready again", lambda: reasons(lab, "n3")[1])
+
+
+def both(lab, name):
+    return tuple(lab.pod(name).address(version) for version in (4, 6))
+
+
+def datagram(src, dst, mac):
+    payload = b"\x00\x07\x00\x07\x00\x10\x00\x00" + bytes(8)
+    header = bytes([0x45, 0]) + (20 + len(payload)).to_bytes(2, "big") + bytes([0, 0, 0, 0, 64, 17, 0, 0])
+    header += socket.inet_aton(src) + socket.inet_aton(dst)
+    return mac + b"\x02\0\0\0\0\x0f" + b"\x08\x00" + header + payload
+
+
+def test_a_pod_on_a_netkit_device_is_encrypted(enrolled):
+    lab = enrolled
+    pod = lab.network.add_pod("p1c", lab.network.nodes[0], 12, kind="netkit")
+    lab.cluster.pod(pod)
+    echo = Echo(pod)
+    try:
+        lab.wait_managed(pod.address(4))
+        wait_for("its device has its program", lambda: "dev vp1c ingress" in lab.daemons["n1"].text())
+        time.sleep(1)
+        for version in (4, 6):
+            with Capture(lab.network) as seen:
+                there = exchange(pod, lab.pod("p2a").address(version), SENT)
+                back = exchange(lab.pod("p2a"), pod.address(version), SENT)
+            print(f"netkit, IPv{version}: {there} {back}")
+            assert (there.lost, back.lost, seen.pods_in_clear()) == (0, 0, 0)
+    finally:
+        echo.close()
+        lab.cluster.delete_pod("p1c")
+        lab.network.delete_pod("p1c")
+
+
+def test_what_was_decrypted_for_a_pod_whose_device_is_gone_does_not_leave_in_clear(enrolled):
+    lab = enrolled
+    address = lab.pod("p2b").address(4)
+    before = lab.counters("n2")["dropped_decrypted"]
+    run(f"ip -n n2 route del {address}/32; ip -n n2 route add default via {HERE}")
+    try:
+        with Capture(lab.network) as seen:
+            count = exchange(lab.pod("p1a"), address, SENT)
+        assert (count.received, clear_udp(seen)) == (0, 0)
+        assert lab.counters("n2")["dropped_decrypted"] - before >= SENT
+    finally:
+        run(f"ip -n n2 route del default; ip -n n2 route add {address}/32 dev {lab.pod('p2b').device}")
+    assert exchange(lab.pod("p1a"), address, SENT).lost == 0
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_an_error_that_answers_a_decrypted_packet_does_not_quote_it_in_clear(enrolled, version):
+    lab = enrolled
+    address, device = lab.pod("p2b").address(version), lab.pod("p2b").device
+    length = {4: 32, 6: 128}[version]
+    run(
+        f"ip -n n2 route replace unreachable {address}/{length} metric 1; ip -n n2 route del {address}/{length} dev {device}"
+    )
+    try:
+        with Capture(lab.network) as seen:
+            count = exchange(lab.pod("p1a"), address, SENT)
+        errors = sum(
+            n for frame, n in seen.frames.items() if frame.protocol == {4: 1, 6: 58}[version] and not quiet(frame)
+        )
+        print(f"unreachable, IPv{version}: answered {count.received}, errors in clear {errors}")
+        assert (count.received, errors) == (0, 0)
+    finally:
+        run(
+            f"ip -n n2 route add {address}/{length} dev {device}; ip -n n2 route del unreachable {address}/{length} metric 1"
+        )
+    assert exchange(lab.pod("p1a"), address, SENT).lost == 0
+
+
+def quiet(frame):
+    """Neighbour discovery between nodes: no error, and about nobody's packet."""
+    return frame.dst.startswith(("ff02:", "fd00:10:", "fe80:")) and not frame.dst.startswith("fd00:244:")
+
+
+def test_a_device_that_xfrm_is_turned_off_for_is_named(enrolled):
+    lab = enrolled
+    run("nsenter --net=/run/netns/n2 sysctl -qw net.ipv4.conf.eth0.disable_xfrm=1")
+    try:
+        wait_reason(lab, "n2", "disable_xfrm", "eth0")
+        with Capture(lab.network) as seen:
+            exchange(lab.pod("p2a"), lab.pod("p1a").address(4), SENT)
+        assert seen.pods_in_clear() == 0
+    finally:
+        run("nsenter --net=/run/netns/n2 sysctl -qw net.ipv4.conf.eth0.disable_xfrm=0")
+    wait_for("n2 is ready again", lambda: reasons(lab, "n2")[1])
+
+
+def test_an_uplink_that_was_asked_for_and_is_not_there_is_named_and_the_others_are_guarded(enrolled):
+    lab = enrolled
+    daemon = lab.daemons["n1"]
+    daemon.stop()
+    daemon.start("--uplink=nosuch")
+    try:
+        wait_reason(lab, "n1", "nosuch")
+        count = exchange(lab.pod("p1a"), lab.pod("p2a").address(4), SENT)
+        assert count.lost == 0
+    finally:
+        daemon.stop()
+        daemon.start()
+        daemon.wait_ready()
+    wait_for("n1 is ready again", lambda: reasons(lab, "n1")[1])
