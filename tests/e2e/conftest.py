@@ -10,7 +10,6 @@ from tests.lab.cluster import LABEL, Cluster, Daemon, wait_for
 from tests.lab.network import Network
 from tests.lab.traffic import Echo
 
-
 FIRST_KEY = "5a" * 35 + "a5"
 
 

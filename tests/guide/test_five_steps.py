@@ -9,7 +9,7 @@ import pytest
 from tests.guide.conftest import steps
 from tests.lab.capture import Capture
 from tests.lab.cluster import wait_for
-from tests.lab.network import inside, run
+from tests.lab.network import inside, run, sending
 from tests.lab.traffic import Flow, exchange
 
 NODES = {4: ("10.10.0.1", "10.10.0.2"), 6: ("fd00:10::1", "fd00:10::2")}
@@ -126,7 +126,7 @@ def test_step_5_a_key_replaced_under_a_flood_raises_the_spi_and_loses_no_packet(
             time.sleep(1)
             assert "SPI 2" in guide.cluster.sh(guide.key_again)
             guide.wait_spi(2)
-            wait_for("only SPI 2 is sent", lambda: "spi 0x00000001" not in run("ip -n n1 xfrm policy"))
+            wait_for("only SPI 2 is sent", lambda: sending("n1", guide.network) == {"0x00000002"})
             time.sleep(3)
     print(f"IPv4: {four}; IPv6: {six}; ESP {seen.esp(*NODES[4])}")
     assert (four.lost, six.lost, seen.pods_in_clear()) == (0, 0, 0)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.lab.cluster import LABEL, ROOT, Cluster, Daemon, wait_for
 from tests.lab.kube import KubeCluster, KubeDaemon
-from tests.lab.network import Network, run
+from tests.lab.network import Network, run, sending
 from tests.lab.traffic import Count, Echo, exchange
 
 START = time.monotonic()
@@ -239,7 +239,7 @@ def walk(kubernetes: bool, story: Story, undo: ExitStack) -> None:
         # A node moves towards a peer when it has seen that peer's announcement.
         wait_for(
             f"{daemon.node} sends with SPI 2 only",
-            lambda d=daemon: "spi 0x00000001" not in run(f"ip -n {d.node} xfrm policy"),
+            lambda d=daemon: sending(d.node, network) == {"0x00000002"},
         )
     seen, total = traffic()
     report(seen, total)

@@ -45,6 +45,13 @@ def socket_in(namespace: str, family: int, kind: int, protocol: int = 0) -> sock
         return socket.socket(family, kind, protocol)
 
 
+def sending(name: str, network: Network) -> set[str]:
+    """Give the SPIs of the SAs that a node holds for sending."""
+    node = next(node for node in network.nodes if node.name == name)
+    states = (run(f"ip -n {name} xfrm state list src {address}") for address in node.addresses)
+    return {spi for text in states for spi in re.findall(r"spi (0x[0-9a-f]{8})", text)}
+
+
 @dataclass(frozen=True)
 class Pod:
     """A pod: its namespace is called like it."""
