@@ -28,6 +28,7 @@ from kmesh_bpf import contract
 from kmesh_bpf.core.state import Program
 from kmesh_bpf.errors import ConflictError, LoadError, UnsupportedError
 from kmesh_bpf.kernel import bpf, maps
+from kmesh_bpf.kernel.carry_over import carry_over
 
 DEFAULT_PIN_ROOT = Path("/sys/fs/bpf/kmesh-ipsec")
 PROGRAM_NAMES = tuple(program.value for program in Program)
@@ -103,7 +104,7 @@ def expected(pin_root: Path, settings: Settings, sources: Path | None = None) ->
 def ensure_loaded(pin_root: Path, settings: Settings, sources: Path | None = None) -> LoadedPrograms:
     """Find the programs pinned for these sources and settings, or compile, load and pin them.
 
-    New maps, of another capacity than before, get the entries of the old ones. Of two processes that call this for
+    New maps, of another capacity or layout than before, get the entries of the old ones. Of two processes that call this for
     one pin root the second waits, and finds what the first has made.
 
     Raises:
@@ -127,7 +128,7 @@ def ensure_loaded(pin_root: Path, settings: Settings, sources: Path | None = Non
         unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=programs.parent))
         try:
             _compile(sources, _compiler_flags(settings, folder), unfinished)
-            maps.carry_over(pin_root, folder)
+            carry_over(pin_root, folder)
             _remove(programs, PROGRAM_NAMES)
             unfinished.rename(programs)
         finally:
