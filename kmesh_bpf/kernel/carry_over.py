@@ -1,7 +1,7 @@
 """What new maps take over from those that were in use: of another capacity, or of the version before.
 
-Of version 1, whose pods, peers and services lie as they do now: it had no sources, devices and formers, did not keep the
-policy hash thresholds (kmesh_self was shorter), and of each peer nothing was retired.
+Of version 1, whose pods, peers and services lie as they do now: it had no sources, devices and formers, did not keep
+the policy hash thresholds (kmesh_self was shorter), and of each peer nothing was retired.
 """
 
 from __future__ import annotations

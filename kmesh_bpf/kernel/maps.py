@@ -96,7 +96,7 @@ def possible_cpus() -> int:
 class Maps:
     """All maps of one folder.
 
-    ``names`` are those of this version; ``value_sizes`` is for what differs from the contract header's (former versions).
+    ``names`` are those of this version; ``value_sizes``, in bytes, for what is not as the contract header has it.
 
     Raises:
         KernelError, UnsupportedError: a map cannot be opened.

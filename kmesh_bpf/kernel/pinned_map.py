@@ -37,7 +37,7 @@ class PinnedMap:
         self.info = bpf.map_info(self.fd, path)
 
     def differences(self, wanted_type: int, value_size: int | None = None) -> Iterator[str]:
-        """Tell in what the map is not as the contract has it, or had it: ``value_size`` in bytes, None: the present one."""
+        """Tell in what the map is not as the contract has it; ``value_size`` where a former version had another."""
         for field, found, wanted in (
             ("type", self.info.type, wanted_type),
             ("bytes of key", self.info.key_size, ffi.sizeof(self._key)),

@@ -46,7 +46,10 @@ LOAD_SECONDS = 300
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is compiled into the programs. ``mark_mask``: bits of marks that are ours; ``max_pods``: room of a pod map."""
+    """What is compiled into the programs.
+
+    ``mark_mask``: bits of the low byte of marks that are ours; ``max_pods``: entries that a pod map has room for.
+    """
 
     strict: bool = True
     node_mark_mask: int = contract.NODE_MARK_MASK
@@ -104,8 +107,8 @@ def expected(pin_root: Path, settings: Settings, sources: Path | None = None) ->
 def ensure_loaded(pin_root: Path, settings: Settings, sources: Path | None = None) -> LoadedPrograms:
     """Find the programs pinned for these sources and settings, or compile, load and pin them.
 
-    New maps, of another capacity or layout than before, get the entries of the old ones. Of two processes that call this for
-    one pin root the second waits, and finds what the first has made.
+    New maps, of another capacity or layout than before, get the entries of the old ones. Of two processes that call
+    this for one pin root the second waits, and finds what the first has made.
 
     Raises:
         LoadError: BCC failed; ``log`` holds all it said.

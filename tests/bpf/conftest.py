@@ -36,7 +36,9 @@ def devices():
     name = f"kmesh-test-{uuid.uuid4().hex[:8]}"
     run(f"ip netns add {name}")
     with inside(name):
-        run(f"ip link add {POD_DEVICE} type veth peer name {OTHER_DEVICE}; ip link add {UPLINK} type veth peer name far")
+        run(
+            f"ip link add {POD_DEVICE} type veth peer name {OTHER_DEVICE}; ip link add {UPLINK} type veth peer name far"
+        )
         found = Devices(name, {device: number(device) for device in (LO, UPLINK, POD_DEVICE, OTHER_DEVICE)})
     yield found
     run(f"ip netns del {name}")

@@ -40,7 +40,7 @@ from tests.bpf.packets import (
 
 HERE = {4: ip_address("10.1.2.3"), 6: ip_address("fd01::3")}
 LOCAL_SCOPE = {
-    4: [ip_address("0.0.0.0"), ip_address("169.254.7.8")],
+    4: [ip_address(0), ip_address("169.254.7.8")],
     6: [ip_address("::"), ip_address("fe80::9"), ip_address("febf::9")],
 }
 THERE = {4: ip_address("10.4.5.6"), 6: ip_address("fd04::6")}
