@@ -20,20 +20,20 @@ class Case:
     """
 
     program: Program
-    strict: bool
-    mark_mask: int
-    mark: int
-    esp: bool
-    quoted: tuple[PodFlags | None, PodFlags | None] | None
-    source: PodFlags | None
-    destination: PodFlags | None
-    peer_mark: int | None
-    to_service: bool
-    bound: str | None
-    pod_device: bool
-    local_scope: bool
-    on_lo: bool
-    tags: int
+    strict: bool = True
+    mark_mask: int = 0xFF
+    mark: int = 0
+    esp: bool = False
+    quoted: tuple[PodFlags | None, PodFlags | None] | None = None
+    source: PodFlags | None = None
+    destination: PodFlags | None = None
+    peer_mark: int | None = None
+    to_service: bool = False
+    bound: str | None = None
+    pod_device: bool = False
+    local_scope: bool = False
+    on_lo: bool = False
+    tags: int = 0
 
     @property
     def encrypt(self):

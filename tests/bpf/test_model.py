@@ -78,7 +78,6 @@ cases = st.builds(
     pod_device=st.booleans(),
     local_scope=st.sampled_from([False, False, True]),
     on_lo=st.sampled_from([False, False, True]),
-    tags=st.just(0),
 )
 shapes4 = st.fixed_dictionaries(
     {
