@@ -53,7 +53,7 @@ class LinuxKernel:
         self._xfrm = Xfrm(self._socket)
         self._links = Links()
         self._tc = TcAttacher(pin_root, attach_mode)
-        self._nat = nat.Tables()
+        self._nat = nat.Tables(settings.mark_mask)
 
     @property
     def compiled(self) -> bool:
@@ -144,7 +144,7 @@ class LinuxKernel:
     def render(self, operation: Operation) -> str:
         """Give an operation as a command line."""
         build = self._loaded or programs.expected(self.pin_root, self.settings)
-        return render(operation, str(build.programs), str(build.maps))
+        return render(operation, str(build.programs), str(build.maps), self.settings.mark_mask)
 
     def _set_pods(self, operations: Sequence[Operation]) -> bool:
         """Write pods with few system calls; False: not all of them, and one by one will tell which."""
