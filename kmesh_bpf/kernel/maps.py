@@ -297,7 +297,28 @@ class Maps:
             "node_mark_mask": node_mark_mask,
             "incarnation": incarnation.encode(),
         }
-        self._maps["kmesh_self"].set(_index(0), value)
+        self._maps["kmesh_self"].set(_index(0), value | self._found(self.thresholds()))
+
+    def thresholds(self) -> tuple[int, int, int, int] | None:
+        """Give the policy hash thresholds that were found before we lowered them; None: we have not."""
+        one = self._maps["kmesh_self"].get(_index(0))
+        kept = (one.found_local4, one.found_remote4, one.found_local6, one.found_remote6)
+        return (kept[0] - 1, kept[1] - 1, kept[2] - 1, kept[3] - 1) if all(kept) else None
+
+    def set_thresholds(self, found: tuple[int, int, int, int] | None) -> None:
+        """Remember the thresholds found, or forget them."""
+        one = self._maps["kmesh_self"].get(_index(0))
+        value = {
+            "contract_version": one.contract_version,
+            "node_mark_mask": one.node_mark_mask,
+            "incarnation": ffi.string(one.incarnation),
+        }
+        self._maps["kmesh_self"].set(_index(0), value | self._found(found))
+
+    @staticmethod
+    def _found(thresholds: tuple[int, int, int, int] | None) -> dict[str, int]:
+        names = ("found_local4", "found_remote4", "found_local6", "found_remote6")
+        return {name: bits + 1 for name, bits in zip(names, thresholds or (-1,) * 4, strict=True)}
 
     def capacity(self, name: str) -> int:
         """Give how many entries a map has room for."""

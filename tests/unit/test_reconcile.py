@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from kmesh_bpf import contract
 from kmesh_bpf.core import operations as ops
 from kmesh_bpf.core.diff import diff
-from kmesh_bpf.core.planner import Options, make_plan
+from kmesh_bpf.core.options import Options
+from kmesh_bpf.core.planner import make_plan
 from kmesh_bpf.core.render import render
 from kmesh_bpf.core.state import Direction, KernelState, Link
 from kmesh_bpf.core.view import View

@@ -109,7 +109,7 @@ def explain(cluster: Cluster, texts: tuple[str, str], namespace: str) -> Explana
                 found = trace(stop(source.node), stop(sink.node), src, dst)
                 if no_key and source.managed and sink.managed and source.node != sink.node:
                     found = Trace(Fate.UNKNOWN, "which keys the nodes hold is not known")
-                ways.append(_as_reported(cluster, source, sink, Way(src, dst, found, _spi(found))))
+                ways.append(_as_reported(cluster, source, sink, Way(src, dst, found, found.spi)))
     notes = [*no_key, *problems, *_no_way(one, other, ways)]
     for name in dict.fromkeys(end.node for end in (one, other) if end.node):
         notes.extend(_of_node(cluster, name))
@@ -190,7 +190,7 @@ def _at(cluster: Cluster, address: Address) -> End:
         return replace(_pod(objects, candidates[0]), addresses=(address,))
     for node in objects.nodes:
         if address in node.addresses:
-            why = "it is a node's own address: traffic of nodes and of hostNetwork pods is not encrypted"
+            why = "it is a node's own address; between it and managed pods of other nodes it is encrypted if both nodes can"
             return End(str(address), "node", node.name, (address,), False, why)
     if any(address in cidr for cidr in cluster.services):
         return End(str(address), "service", "", (address,), False, "it is in a Service CIDR")
@@ -226,13 +226,10 @@ def _stop(cluster: Cluster, node: str, versions: Mapping[int, Key], problems: li
     except ConfigError as error:
         problems.append(str(error))
         return None
-    plan = make_plan(view, Observation(KernelState()), Options(), cluster.now)
+    strict = report.strict if report else True
+    plan = make_plan(view, Observation(KernelState()), Options(strict=strict), cluster.now)
     problems.extend(f"{node}: {problem}" for problem in plan.problems)
-    return Stop(plan, report.strict if report else True)
-
-
-def _spi(found: Trace) -> int:
-    return found.policy.spi if found.policy and found.fate is Fate.ENCRYPTED else 0
+    return Stop(plan, strict)
 
 
 def _as_reported(cluster: Cluster, source: End, sink: End, way: Way) -> Way:

@@ -5,7 +5,8 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from kmesh_bpf.core.planner import Options, make_plan
+from kmesh_bpf.core.options import Options
+from kmesh_bpf.core.planner import make_plan
 from kmesh_bpf.core.state import Direction, KernelState, Observation, PodFlags
 from kmesh_bpf.core.view import Peer
 from tests.unit.core import mesh

@@ -4,7 +4,8 @@ from itertools import groupby
 
 from kmesh_bpf.core import operations as ops
 from kmesh_bpf.core.diff import diff
-from kmesh_bpf.core.planner import Options, make_plan
+from kmesh_bpf.core.options import Options
+from kmesh_bpf.core.planner import make_plan
 from kmesh_bpf.core.state import Direction, KernelState, Observation, Program
 from tests.unit.core import mesh
 

@@ -5,7 +5,9 @@ import pytest
 
 from kmesh_bpf import contract
 from kmesh_bpf.core import keys
-from kmesh_bpf.core.planner import Options, ProblemKind, make_plan
+from kmesh_bpf.core.options import Options
+from kmesh_bpf.core.planner import make_plan
+from kmesh_bpf.core.problems import ProblemKind
 from kmesh_bpf.core.state import Direction, KernelState, Mark, Observation, PodFlags
 from kmesh_bpf.core.view import Peer
 from tests.unit.core import mesh

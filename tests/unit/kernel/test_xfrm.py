@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from kmesh_bpf.core import operations as ops
-from kmesh_bpf.core.planner import Options, make_plan
+from kmesh_bpf.core.options import Options
+from kmesh_bpf.core.planner import make_plan
 from kmesh_bpf.core.state import Direction, KernelState, Observation
 from kmesh_bpf.errors import ConflictError, EncodeError, KernelError, UnsupportedError
 from kmesh_bpf.kernel.netlink import Ack
