@@ -63,10 +63,9 @@ def plan_policies(
         found.extend(_both_ways(pods, way.ends[pods.version], encrypt, decrypted))
         if way.peer.node_traffic:
             found.extend(_from_this_node(view, pods, way.ends[pods.version]))
-    for way in ways.values():
-        if way.peer.node_traffic:
-            for address in way.peer.node.addresses:
-                found.extend(_both_ways(host(address), way.ends[address.version], encrypt, decrypted))
+    for address, way in _node_addresses(ways):
+        if address not in owner and address not in view.node.addresses:
+            found.extend(_both_ways(host(address), way.ends[address.version], encrypt, decrypted))
     if options.strict:
         tag = (*view.node.addresses, LOOPBACK)[0]
         found.extend(
@@ -86,6 +85,13 @@ def _pods_of_ready(
     for address, node in remote:
         if node in ways and node not in by_cidr:
             yield host(address), ways[node]
+
+
+def _node_addresses(ways: Mapping[str, Way]) -> Iterator[tuple[Address, Way]]:
+    for way in ways.values():
+        if way.peer.node_traffic:
+            for address in way.peer.node.addresses:
+                yield address, way
 
 
 def _both_ways(theirs: Network, ends: Ends, encrypt: Mark, decrypted: Mark) -> Iterator[Policy]:

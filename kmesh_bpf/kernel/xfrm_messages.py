@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 import sys
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
@@ -30,6 +30,9 @@ DIRECTIONS = {
     Direction.FWD: lib.XFRM_POLICY_FWD,
 }
 BY_NUMBER = {number: direction for direction, number in DIRECTIONS.items()}
+PASSING, PRIORITY, INDEX, LASTING = (
+    ffi.offsetof("struct xfrm_userpolicy_info", name) for name in ("lft", "priority", "index", "dir")
+)
 ACTIONS = (lib.XFRM_POLICY_ALLOW, lib.XFRM_POLICY_BLOCK)
 ALL_ALGORITHMS = 0xFFFFFFFF
 MAX32 = 0xFFFFFFFF
@@ -153,7 +156,9 @@ def encode_dump_policies() -> bytes:
 
 
 def decode_sa(body: bytes) -> DecodedSa | None:
-    """Read the body of an XFRM_MSG_NEWSA; None for a protocol other than ESP.
+    """Read the body of an XFRM_MSG_NEWSA; None for a protocol other than ESP, and for a mere wish for an SA.
+
+    Such a wish (SPI 0, the policy's reqid) the kernel keeps for minutes where a key manager of others listens.
 
     Raises:
         DecodeError: it is cut short, or it is ours and not of a shape we write.
@@ -161,7 +166,7 @@ def decode_sa(body: bytes) -> DecodedSa | None:
     """
     info, rest = _take("struct xfrm_usersa_info", body)
     found = dict(attributes(rest))
-    if info.id.proto != socket.IPPROTO_ESP:
+    if info.id.proto != socket.IPPROTO_ESP or not info.id.spi:
         return None
     src, dst = _address(info.saddr, info.family), _address(info.id.daddr, info.family)
     mark = _read_mark(found.get(lib.XFRMA_MARK))
@@ -209,6 +214,14 @@ def decode_policy(body: bytes) -> DecodedPolicy:
         DecodeError: it is cut short, or it is ours and not of a shape we write.
 
     """
+    if len(body) < LASTING:
+        raise DecodeError(f"struct xfrm_userpolicy_info of {len(body)} bytes")
+    return _decode_policy(body[:PASSING] + bytes(PRIORITY - PASSING) + body[PRIORITY:INDEX] + bytes(4) + body[LASTING:])
+
+
+@lru_cache(maxsize=1 << 18)
+def _decode_policy(body: bytes) -> DecodedPolicy:
+    """Read a policy without what passes (lifetimes, times of use, index), so that it is read once and not each pass."""
     info, rest = _take("struct xfrm_userpolicy_info", body)
     found = dict(attributes(rest))
     mark = _read_mark(found.get(lib.XFRMA_MARK)) or UNMARKED
