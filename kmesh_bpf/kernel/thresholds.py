@@ -16,8 +16,8 @@ from kmesh_bpf.kernel.netlink import NetlinkSocket, attribute, attributes, messa
 Thresholds = tuple[int, int, int, int]
 """Prefix lengths: local and remote of IPv4, local and remote of IPv6."""
 WANTED: Thresholds = (0, 32, 0, 128)
-FLAGS = bytes(4)
-"""The struct of these messages: a number of 32 bits, unused."""
+FLAGS = b"\xff" * 4
+"""The struct of these messages: a number of 32 bits, unused; ip says this."""
 ABSENT = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})
 
 

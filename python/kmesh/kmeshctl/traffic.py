@@ -190,7 +190,7 @@ def _at(cluster: Cluster, address: Address) -> End:
         return replace(_pod(objects, candidates[0]), addresses=(address,))
     for node in objects.nodes:
         if address in node.addresses:
-            why = "it is a node's own address; between it and managed pods of other nodes it is encrypted if both nodes can"
+            why = "it is a node's own address, encrypted between it and managed pods elsewhere if both nodes can"
             return End(str(address), "node", node.name, (address,), False, why)
     if any(address in cidr for cidr in cluster.services):
         return End(str(address), "service", "", (address,), False, "it is in a Service CIDR")

@@ -179,6 +179,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PACKETS",
         help="anti-replay window, at most 4096; 0 turns ESN and replay protection off (default: %(default)s)",
     )
+    add(
+        "--max-exact-addresses",
+        type=_number,
+        default=Options().max_exact,
+        metavar="ADDRESSES",
+        help="managed addresses of other nodes selected one by one; above it by pod CIDR (default: %(default)s)",
+    )
     add("--tc-attach", choices=("auto", "tcx", "clsact"), default="auto", help="how programs attach (default: auto)")
     add(
         "--health-address",
@@ -216,6 +223,8 @@ def parse(argv: Sequence[str], node_name: str | None, hostname: str) -> Config:
         raise ConfigError("--enable-bypass=true is not provided by this project; use --enable-bypass=false")
     if not 0 <= flags.replay_window <= Options().replay_window:
         raise ConfigError(f"--replay-window={flags.replay_window} is not between 0 and {Options().replay_window}")
+    if flags.max_exact_addresses < 0:
+        raise ConfigError(f"--max-exact-addresses={flags.max_exact_addresses} is below 0")
     mask = check_node_mark_mask(flags.node_mark_mask)
     return Config(
         command=flags.command,
@@ -227,7 +236,13 @@ def parse(argv: Sequence[str], node_name: str | None, hostname: str) -> Config:
         node=node_name or hostname,
         pin_root=flags.pin_root,
         settings=Settings(strict=flags.strict, node_mark_mask=mask),
-        options=Options(node_mark_mask=mask, replay_window=flags.replay_window, uplinks=tuple(flags.uplink)),
+        options=Options(
+            node_mark_mask=mask,
+            strict=flags.strict,
+            max_exact=flags.max_exact_addresses,
+            replay_window=flags.replay_window,
+            uplinks=tuple(flags.uplink),
+        ),
         services=tuple(_cidr(text) for text in flags.service_cidr),
         attach_mode=flags.tc_attach,
         dry_run=flags.dry_run,

@@ -125,7 +125,7 @@ INNER = st.sampled_from(
     tuple(ip_address(f"10.1.{net}.{one}") for net in (1, 2) for one in (1, 2, 3))
     + tuple(ip_address(f"fd01::{net}:{one}") for net in (1, 2) for one in (1, 2))
 )
-CIDRS = st.sampled_from(tuple(ip_network(f"10.1.{net}.0/24") for net in (1, 2)) + (ip_network("fd01::1:0/112"),))
+CIDRS = st.sampled_from(tuple(map(ip_network, ("10.1.1.0/24", "10.1.2.0/24", "fd01::1:0/112"))))
 
 
 def nodes(name):
@@ -140,7 +140,10 @@ def nodes(name):
 
 PODS = st.lists(
     st.builds(
-        Pod, st.text("abc", min_size=1), st.sampled_from(NODES), st.lists(INNER | OUTER, min_size=1, max_size=2).map(tuple)
+        Pod,
+        st.text("abc", min_size=1),
+        st.sampled_from(NODES),
+        st.lists(INNER | OUTER, min_size=1, max_size=2).map(tuple),
     ),
     max_size=8,
 ).map(tuple)
@@ -174,7 +177,7 @@ def test_of_any_cluster_each_managed_address_elsewhere_has_exactly_one_policy_to
         for address in pod.addresses:
             if address not in mine:
                 where.setdefault(address, pod.node)
-    node_addresses = {address for address in found.state.peers}
+    node_addresses = set(found.state.peers)
     for address, flags in found.state.pods.items():
         selecting = [
             one for one in policies if one.direction is Direction.OUT and one.mark != UNMARKED and address in one.dst

@@ -16,7 +16,7 @@ from kmesh.launcher.record import (
 )
 
 from kmesh_bpf import AddSa, Direction, FakeKernel, KernelError
-from kmesh_bpf.core.operations import DeletePolicy, DeleteSa, SetPolicy
+from kmesh_bpf.core.operations import SetPolicy
 from tests.unit.core import mesh
 from tests.unit.launcher.standin import Passes
 
