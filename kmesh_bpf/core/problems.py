@@ -11,7 +11,7 @@ class ProblemKind(Enum):
 
     UPLINK = "an uplink is missing"
     QUARANTINE = "a peer claims the address of another one and gets no packet"
-    CONFLICT = "a peer claims the pods of another one and misses those"
+    CONFLICT = "a pod claims the address of a node or of another pod and misses it"
     KEY = "there is no key"
 
 

@@ -6,6 +6,7 @@ made as their daemons make them, and from what the daemons report of their kerne
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -111,6 +112,7 @@ def explain(cluster: Cluster, texts: tuple[str, str], namespace: str) -> Explana
                     found = Trace(Fate.UNKNOWN, "which keys the nodes hold is not known")
                 ways.append(_as_reported(cluster, source, sink, Way(src, dst, found, found.spi)))
     notes = [*no_key, *problems, *_no_way(one, other, ways)]
+    notes += [*_by_cidr(stop(one.node), one.node, other.node), *_by_cidr(stop(other.node), other.node, one.node)]
     for name in dict.fromkeys(end.node for end in (one, other) if end.node):
         notes.extend(_of_node(cluster, name))
     return Explanation((one, other), tuple(ways), tuple(dict.fromkeys(notes)))
@@ -227,9 +229,24 @@ def _stop(cluster: Cluster, node: str, versions: Mapping[int, Key], problems: li
         problems.append(str(error))
         return None
     strict = report.strict if report else True
-    plan = make_plan(view, Observation(KernelState()), Options(strict=strict), cluster.now)
+    plan = make_plan(view, Observation(KernelState()), Options(strict=strict, max_exact=_bound(report)), cluster.now)
     problems.extend(f"{node}: {problem}" for problem in plan.problems)
     return Stop(plan, strict)
+
+
+def _bound(report: NodeStatus | None) -> int:
+    """Give a bound by which a node's plan selects by pod CIDR, or not, as it reports that it does."""
+    if report is None:
+        return Options().max_exact
+    return 0 if report.by_cidr_count else sys.maxsize
+
+
+def _by_cidr(here: Stop | None, node: str, peer: str) -> Iterator[str]:
+    if here is not None and peer in here.plan.by_cidr:
+        yield (
+            f"{node} selects pods of {peer} by pod CIDR, for there are too many to select them one by one: what a "
+            "Service gives to an unmanaged pod in it is encrypted too, one way"
+        )
 
 
 def _as_reported(cluster: Cluster, source: End, sink: End, way: Way) -> Way:

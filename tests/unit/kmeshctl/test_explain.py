@@ -228,6 +228,14 @@ def test_without_reports_the_plans_answer_and_it_is_said():
     ]
 
 
+def test_pods_that_a_node_selects_by_pod_cidr_are_told_of():
+    found, answer = verdicts("web", "api", reports=(replace(ONE, by_cidr=("n2",), by_cidr_count=1), OTHER))
+    assert set(found.values()) == {"encrypted"}
+    assert [way["selector"][1] for way in answer["ways"][:2]] == ["10.244.2.0/24", "10.244.1.10/32"]
+    (note,) = answer["notes"]
+    assert note.startswith("n1 selects pods of n2 by pod CIDR")
+
+
 def test_every_problem_of_the_two_nodes_plans_is_told():
     twin = kube.node_info(3)
     twin["spec"]["addresses"] = ["10.10.0.2"]
