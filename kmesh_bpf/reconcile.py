@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from kmesh_bpf.core.diff import diff
 from kmesh_bpf.core.operations import Operation
-from kmesh_bpf.core.planner import Options, Plan, make_plan
+from kmesh_bpf.core.options import Options
+from kmesh_bpf.core.planner import Plan, make_plan
 from kmesh_bpf.core.reach import expected_peers, reachable_peers
 from kmesh_bpf.core.state import Observation
 from kmesh_bpf.core.view import View

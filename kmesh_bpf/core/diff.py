@@ -43,7 +43,8 @@ def _new_sas(desired: KernelState, observed: KernelState, *, inbound: bool) -> I
         there = observed.sas.get(identity)
         if there is None:
             yield ops.AddSa(sa)
-        elif there != sa:
+        elif there.key != sa.key:
+            # Of the same key it stays as it is: made again it would count from the start (see Plan.lost).
             yield ops.ReplaceSa(there, sa)
 
 

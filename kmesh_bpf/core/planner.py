@@ -2,74 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
-from enum import Enum
-from ipaddress import ip_network
-from itertools import product
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
-from kmesh_bpf import contract
-from kmesh_bpf.core import devices, keys, marks
-from kmesh_bpf.core.keys import Retirement
-from kmesh_bpf.core.state import (
-    Direction,
-    KernelState,
-    Mark,
-    Observation,
-    PeerEntry,
-    PodFlags,
-    Policy,
-    PolicyId,
-    Sa,
-    SaId,
-    SaUsage,
-)
-from kmesh_bpf.core.view import Address, Network, Node, Peer, View
-
-ENCRYPT = Mark(contract.MARK_ENCRYPT, contract.MARK_MASK)
-DECRYPTED = Mark(contract.MARK_DECRYPTED, contract.MARK_MASK)
-WHOLE_MARK = 0xFFFFFFFF
-# Seconds an outbound SA stays after its last packet; the kernel counts use in whole seconds.
-OUTBOUND_LINGER = 2.0
-OUTPUT_MARK = Mark(contract.MARK_DECRYPTED, WHOLE_MARK)
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What the operator chose. ``replay_window`` in packets: ours, announced to peers; 0 turns ESN off.
-
-    ``mark_mask``: bits of the low byte of marks that are ours. ``strict``: between managed pods nothing passes in
-    clear. ``max_exact``: managed addresses of other nodes that are selected one by one; beyond, nodes by their pod
-    CIDRs where that means the same.
-    """
-
-    node_mark_mask: int = contract.NODE_MARK_MASK
-    mark_mask: int = contract.MARK_MASK
-    strict: bool = True
-    max_exact: int = 30000
-    replay_window: int = 4096
-    uplinks: tuple[str, ...] = ()
-    retirement: Retirement = field(default_factory=Retirement)
-
-
-class ProblemKind(Enum):
-    """What is wrong."""
-
-    UPLINK = "an uplink is missing"
-    QUARANTINE = "a peer claims the address of another one and gets no packet"
-    CONFLICT = "a peer claims the pods of another one and misses those"
-    KEY = "there is no key"
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Something for the operator to mend."""
-
-    kind: ProblemKind
-    sentence: str
-
-    def __str__(self) -> str:
-        return self.sentence
+from kmesh_bpf.core import cidrs, devices, marks, pods, sas
+from kmesh_bpf.core.options import Options
+from kmesh_bpf.core.policies import Way, plan_policies
+from kmesh_bpf.core.problems import Problem, ProblemKind
+from kmesh_bpf.core.state import KernelState, Observation, PeerEntry, Sa, SaId
+from kmesh_bpf.core.tunnels import tunnels
+from kmesh_bpf.core.view import Address, Node, Peer, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +21,8 @@ class Plan:
     ``ready_peers``: names of the peers we can send to. ``transition``: true while something waits for time or use to
     pass (an old SA still in use), so another pass is due without any event. ``lost``: SAs of ours that were in the
     kernel for these very incarnations and are not any more, or would have to be made again to be as planned (another
-    replay window); a new incarnation must be chosen before, for their sequence numbers would start again.
+    replay window); a new incarnation must be chosen before, for their sequence numbers would start again. ``by_cidr``:
+    names of the peers whose pods are selected by pod CIDR, for there are too many to select them one by one.
     """
 
     state: KernelState
@@ -87,6 +30,7 @@ class Plan:
     transition: bool
     lost: tuple[SaId, ...]
     problems: tuple[Problem, ...] = ()
+    by_cidr: frozenset[str] = frozenset()
 
 
 def make_plan(view: View, observed: Observation, options: Options, now: float) -> Plan:
@@ -98,85 +42,60 @@ def make_plan(view: View, observed: Observation, options: Options, now: float) -
     accepted, problems = _without_double_claims(view.peers, everybody, observed)
     fingerprints = {peer.node.name: everybody[peer.node.name] for peer in accepted}
     ids = _node_ids(fingerprints.values(), observed, options.node_mark_mask)
-    by_node = _pods_by_node(view)
-    sas: dict[SaId, Sa] = {}
-    policies: dict[PolicyId, Policy] = {}
-    peers: dict[Address, PeerEntry] = {}
-    ready: set[str] = set()
-    lost: list[SaId] = []
     problems += [
         Problem(ProblemKind.UPLINK, f"uplink {name}: there is no such device, so nothing guards or decrypts there")
         for name in devices.missing_uplinks(observed.links, options.uplinks)
     ]
-    waiting = False
     if not view.keys and observed.state.sas:
-        return _kept(view, observed, options, fingerprints, problems)
+        # A daemon that started with a broken Secret: no key can be derived to make them anew.
+        problems.append(Problem(ProblemKind.KEY, "no key is known; the SAs stay as they are until there is one"))
+    held = sas.index(view, observed, options)
+    planned: dict[SaId, Sa] = {}
+    peers: dict[Address, PeerEntry] = {}
+    ways: dict[str, Way] = {}
+    lost: list[SaId] = []
+    waiting = False
     for peer in accepted:
-        tunnels = _tunnels(view.node, peer.node)
-        version = keys.outbound_version(view.keys, peer.spi)
+        ends = tunnels(view.node, peer.node)
         fingerprint = fingerprints[peer.node.name]
         node_id = ids[fingerprint]
         mark = marks.node_mark(node_id, options.node_mark_mask)
-        for local, remote in sorted(set(tunnels.values()), key=str):
-            mine = _sas(view, peer, (local, remote), version, mark, observed, options, now)
-            waiting = waiting or any(sa.spi != version for sa in mine)
-            lost.extend(_lost(mine, observed, remote, fingerprint))
-            sas.update((sa.id, sa) for sa in mine)
-            # The map remembers what was seen in the kernel, not what is hoped for: else an SA that the kernel
-            # refuses would look like one that somebody removed.
+        sends = bool(ends)
+        for pair in sorted(set(ends.values()), key=str):
+            remote = pair[1]
             before = observed.state.peers.get(remote)
-            remembered = before.spi if before and before.incarnations == fingerprint else 0
-            spi = version if version and _made(mine, observed, version) else remembered
-            peers[remote] = PeerEntry(node_id, mark, spi, fingerprint)
+            known = before if before and before.incarnations == fingerprint else None
+            found = sas.plan_sas(view, peer, pair, mark, known, held, options, now)
+            planned.update((sa.id, sa) for sa in found.sas)
+            peers[remote] = PeerEntry(node_id, mark, found.spi, fingerprint, found.retired)
+            lost += [*found.missing, *_lost(found.sas, observed, remote, fingerprint)]
+            waiting = waiting or found.waiting
+            sends = sends and found.sends
         for address in peer.node.addresses:
             peers.setdefault(address, PeerEntry(node_id, mark, 0, fingerprint))
-        if version is None:
-            continue
-        for policy in _policies(view.node, peer.node, by_node, tunnels, version):
-            if policies.setdefault(policy.id, policy) != policy:
-                claimed = policy.dst if policy.direction is Direction.OUT else policy.src
-                sentence = f"peer {peer.node.name}: {claimed} is claimed by another peer too; ignored"
-                problems.append(Problem(ProblemKind.CONFLICT, sentence))
-        if tunnels:
-            ready.add(peer.node.name)
-    _keep_quarantined((one.node for one in view.peers if one.node.name not in fingerprints), observed, peers, sas)
+        if sends:
+            ways[peer.node.name] = Way(peer, ends)
+    _keep_quarantined((one.node for one in view.peers if one.node.name not in fingerprints), observed, peers, planned)
+    outer = {address: peer.node.name for peer in accepted for address in peer.node.addresses}
+    owner, conflicts = pods.owners(view, outer)
+    by_cidr = cidrs.by_cidr(view, owner, ways.keys(), options.max_exact)
     return Plan(
         KernelState(
-            sas=sas,
-            policies=policies,
-            pods=_pods(view, ready),
+            sas=planned,
+            policies=plan_policies(view, owner, outer, ways, by_cidr, options),
+            pods=pods.flags(view, owner, outer, accepted, ways.keys()),
             peers=peers,
             services=frozenset(view.services),
             attachments=devices.attachments(observed.links, view.node.addresses, options.uplinks),
             nat_exemption=True,
+            policy_hash=observed.can_hash,
         ),
-        frozenset(ready),
+        frozenset(ways),
         waiting,
         tuple(lost),
-        tuple(dict.fromkeys(problems)),
+        tuple(dict.fromkeys((*problems, *conflicts))),
+        by_cidr,
     )
-
-
-def _kept(
-    view: View, observed: Observation, options: Options, fingerprints: Mapping[str, int], problems: list[Problem]
-) -> Plan:
-    """Plan what can be planned without any key: SAs and policies stay, for a daemon that started with a broken Secret.
-
-    Without them the node's managed pods would be cut off, and no key can be derived to make them anew.
-    """
-    made = {entry.incarnations for entry in observed.state.peers.values() if entry.spi}
-    ready = frozenset(name for name, fingerprint in fingerprints.items() if fingerprint in made)
-    state = KernelState(
-        sas=observed.state.sas,
-        policies=observed.state.policies,
-        pods=_pods(view, ready),
-        peers=observed.state.peers,
-        services=frozenset(view.services),
-        attachments=devices.attachments(observed.links, view.node.addresses, options.uplinks),
-        nat_exemption=True,
-    )
-    problems.append(Problem(ProblemKind.KEY, "no key is known; SAs and policies stay as they are until there is one"))
-    return Plan(state, ready, transition=False, lost=(), problems=tuple(dict.fromkeys(problems)))
 
 
 def _without_double_claims(
@@ -217,130 +136,10 @@ def _node_ids(fingerprints: Iterable[int], observed: Observation, mask: int) -> 
     return marks.allocate(fingerprints, held, taken, mask)
 
 
-def _tunnels(local: Node, peer: Node) -> dict[int, tuple[Address, Address]]:
-    """Give the outer addresses for each inner family: the first ones of that family that both nodes have, else any."""
-    ends = {}
-    for version in (4, 6):
-        ours = next((address for address in local.addresses if address.version == version), None)
-        theirs = next((address for address in peer.addresses if address.version == version), None)
-        if ours is not None and theirs is not None:
-            ends[version] = (ours, theirs)
-    return {inner: ends.get(inner, next(iter(ends.values()))) for inner in (4, 6)} if ends else {}
-
-
-def _sas(
-    view: View,
-    peer: Peer,
-    ends: tuple[Address, Address],
-    version: int | None,
-    node_mark: int,
-    observed: Observation,
-    options: Options,
-    now: float,
-) -> list[Sa]:
-    local, remote = ends
-    window = options.replay_window if peer.replay_window else 0
-    mark = Mark(node_mark | contract.MARK_DECRYPTED, options.node_mark_mask | contract.MARK_MASK)
-    usage: dict[int, SaUsage] = {
-        identity.spi: use
-        for identity, use in observed.usage.items()
-        if identity.src == remote and identity.mark == mark
-    }
-    inbound = keys.inbound_versions(
-        view.keys, peer.spi, view.announced, now - view.announced_at, usage, now, options.retirement
-    )
-    here, there = view.node.boot_id, peer.node.boot_id
-    found = [
-        Sa(remote, local, spi, keys.derive(view.keys[spi], remote, local, there, here), mark, OUTPUT_MARK, window, True)
-        for spi in inbound
-    ]
-    if version is None:
-        return found
-    for spi in (version, *_still_sending(observed, ends, version, now)):
-        if spi not in view.keys:
-            continue
-        key = keys.derive(view.keys[spi], local, remote, here, there)
-        found.append(Sa(local, remote, spi, key, replay_window=window, any_family=True))
-    return found
-
-
-def _still_sending(observed: Observation, ends: tuple[Address, Address], version: int, now: float) -> list[int]:
-    """Give the older key versions whose outbound SA must outlive this pass.
-
-    While the policy in the kernel still points to it, or pointed to it a moment ago, packets may be on their way
-    through it: deleting the SA then would drop them (XfrmOutStateInvalid).
-    """
-    local, remote = ends
-    pointed_to = {
-        policy.spi
-        for policy in observed.state.policies.values()
-        if policy.direction is Direction.OUT and policy.tunnel_dst == remote
-    }
-    return [
-        identity.spi
-        for identity, use in observed.usage.items()
-        if (identity.src, identity.dst, identity.mark) == (local, remote, None)
-        and identity.spi != version
-        and (identity.spi in pointed_to or now - use.last_used < OUTBOUND_LINGER)
-    ]
-
-
-def _made(planned: list[Sa], observed: Observation, version: int | None) -> bool:
-    """Tell whether the SAs of the version in use are in the kernel, as planned."""
-    current = [sa for sa in planned if sa.spi == version]
-    return bool(current) and all(observed.state.sas.get(sa.id) == sa for sa in current)
-
-
-def _lost(planned: list[Sa], observed: Observation, remote: Address, fingerprint: int) -> list[SaId]:
+def _lost(planned: Iterable[Sa], observed: Observation, remote: Address, fingerprint: int) -> list[SaId]:
     """Give the SAs made for these incarnations, as the peer map remembers, that are gone or differ from the plan."""
     before = observed.state.peers.get(remote)
     if before is None or not before.spi or before.incarnations != fingerprint:
         return []
     there = ((sa, observed.state.sas.get(sa.id)) for sa in planned if sa.spi == before.spi)
     return [sa.id for sa, made in there if made is None or (made != sa and made.key == sa.key)]
-
-
-def _selectors(node: Node, by_node: dict[str, list[Address]]) -> list[Network]:
-    """Give the node's pod CIDRs; where the CNI hands out none, its managed pods' own addresses."""
-    if node.pod_cidrs:
-        return list(node.pod_cidrs)
-    return [ip_network(address) for address in by_node.get(node.name, [])]
-
-
-def _policies(
-    local: Node,
-    peer: Node,
-    by_node: dict[str, list[Address]],
-    tunnels: dict[int, tuple[Address, Address]],
-    version: int,
-) -> list[Policy]:
-    found = []
-    for ours, theirs in product(_selectors(local, by_node), _selectors(peer, by_node)):
-        if ours.version != theirs.version or ours.version not in tunnels:
-            continue
-        here, there = tunnels[ours.version]
-        found.append(Policy(Direction.OUT, ours, theirs, ENCRYPT, here, there, version))
-        found.extend(
-            Policy(direction, theirs, ours, DECRYPTED, there, here) for direction in (Direction.FWD, Direction.IN)
-        )
-    return found
-
-
-def _pods_by_node(view: View) -> dict[str, list[Address]]:
-    found: dict[str, list[Address]] = {}
-    for pod in view.pods:
-        found.setdefault(pod.node, []).extend(pod.addresses)
-    return found
-
-
-def _pods(view: View, ready: Collection[str]) -> dict[Address, PodFlags]:
-    flags = {}
-    for pod in view.pods:
-        if pod.node == view.node.name:
-            flag = PodFlags.LOCAL
-        elif pod.node in ready:
-            flag = PodFlags.REMOTE | PodFlags.READY
-        else:
-            flag = PodFlags.REMOTE
-        flags.update(dict.fromkeys(pod.addresses, flag))
-    return flags

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from kmesh_bpf.core.planner import Plan
-from kmesh_bpf.core.state import Direction, KernelState, SaId
+from kmesh_bpf.core.state import Direction, KernelState, Policy
+from kmesh_bpf.core.tunnels import Ends
 from kmesh_bpf.core.view import Address, View
 
 
@@ -16,10 +17,11 @@ def expected_peers(view: View) -> frozenset[str]:
 def reachable_peers(view: View, plan: Plan, held: KernelState) -> frozenset[str]:
     """Give the names of the peers that packets reach, encrypted, with what the kernel holds.
 
-    A policy that is behind the plan does no harm as long as its own SA is there: it sends with the key before.
+    Which key version they are sent with does not matter: the kernel takes the newest SA that is there.
     """
-    sending = {sa.dst for sa in held.sas.values() if sa.mark is None}
-    cut_off = _cut_off(plan, held)
+    pairs = {(sa.src, sa.dst) for sa in held.sas.values() if sa.mark is None}
+    sending = {there for _, there in pairs}
+    cut_off = _cut_off(plan, held, pairs)
     return frozenset(
         peer.node.name
         for peer in view.peers
@@ -29,12 +31,16 @@ def reachable_peers(view: View, plan: Plan, held: KernelState) -> frozenset[str]
     )
 
 
-def _cut_off(plan: Plan, held: KernelState) -> frozenset[Address]:
-    """Give the tunnel ends towards which an outbound policy is missing, or the SA that one points to."""
+def _cut_off(plan: Plan, held: KernelState, pairs: set[Ends]) -> frozenset[Address]:
+    """Give the tunnel ends towards which an outbound policy is missing, or its SA."""
     found = set()
     for identity, planned in plan.state.policies.items():
-        if planned.direction is Direction.OUT:
+        if planned.direction is Direction.OUT and not planned.block:
             there = held.policies.get(identity)
-            if there is None or SaId(there.tunnel_src, there.tunnel_dst, there.spi, None) not in held.sas:
+            if there is None or not _sends(there, pairs):
                 found.add(planned.tunnel_dst)
     return frozenset(found)
+
+
+def _sends(policy: Policy, pairs: set[Ends]) -> bool:
+    return not policy.block and (policy.tunnel_src, policy.tunnel_dst) in pairs

@@ -8,6 +8,7 @@ from kmesh_bpf import contract
 from kmesh_bpf.core import masquerade
 from kmesh_bpf.core import operations as ops
 from kmesh_bpf.core.operations import Operation
+from kmesh_bpf.core.policies import UNMARKED
 from kmesh_bpf.core.state import ICV_BITS, Attachment, Mark, Policy, Sa
 from kmesh_bpf.core.view import Address, Network
 
@@ -107,13 +108,15 @@ def _sa(sa: Sa) -> str:
 
 
 def _policy_id(policy: Policy) -> str:
-    return f"src {policy.src} dst {policy.dst} dir {policy.direction.value} {_mark(policy.mark)}"
+    text = f"src {policy.src} dst {policy.dst} dir {policy.direction.value}"
+    return text if policy.mark == UNMARKED else f"{text} {_mark(policy.mark)}"
 
 
 def _policy(policy: Policy) -> str:
     spi = f" spi {policy.spi:#010x}" if policy.spi else ""
     template = f"src {policy.tunnel_src} dst {policy.tunnel_dst} proto esp{spi} reqid {contract.REQID} mode tunnel"
-    return f"{_policy_id(policy)} priority {policy.priority} tmpl {template}"
+    action = " action block" if policy.block else ""
+    return f"{_policy_id(policy)}{action} priority {policy.priority} tmpl {template}"
 
 
 def _filter(attachment: Attachment) -> str:

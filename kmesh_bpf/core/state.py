@@ -222,10 +222,12 @@ class Link:
 class Observation:
     """What was found in the kernel: our objects, how our SAs are used, the links, and what must be remembered.
 
-    ``incarnation`` is the text kept in the pinned identity map, None where there is none yet.
+    ``incarnation`` is the text kept in the pinned identity map, None where there is none yet. ``can_hash``: the kernel
+    has policy hash thresholds (NEWSPDINFO, Linux 3.18), so that KernelState.policy_hash can be asked for.
     """
 
     state: KernelState
     usage: Mapping[SaId, SaUsage] = field(default_factory=lambda: MappingProxyType({}))
     links: tuple[Link, ...] = ()
     incarnation: str | None = None
+    can_hash: bool = True

@@ -19,6 +19,7 @@ from kmesh_bpf.kernel.maps import Maps, find_maps
 from kmesh_bpf.kernel.netlink import NetlinkSocket
 from kmesh_bpf.kernel.programs import LoadedPrograms, Settings
 from kmesh_bpf.kernel.tc import TcAttacher
+from kmesh_bpf.kernel.thresholds import HashThresholds, Thresholds, lowered
 from kmesh_bpf.kernel.xfrm import Xfrm, XfrmOperation
 
 
@@ -51,6 +52,7 @@ class LinuxKernel:
         self._socket = NetlinkSocket()
         self._events: NetlinkSocket | None = None
         self._xfrm = Xfrm(self._socket)
+        self._thresholds = HashThresholds(self._socket)
         self._links = Links()
         self._tc = TcAttacher(pin_root, attach_mode)
         self._nat = nat.Tables(settings.mark_mask)
@@ -88,6 +90,7 @@ class LinuxKernel:
         """See :class:`kmesh_bpf.kernel.interface.Kernel`."""
         found = [one for one in self._xfrm.dump_sas() if one.sa]
         devices = self._links.list()
+        thresholds = self._thresholds.found()
         state = KernelState(
             sas={one.id: one.sa for one in found if one.sa},
             policies={policy.id: policy for policy in self._xfrm.dump_policies()},
@@ -99,8 +102,14 @@ class LinuxKernel:
             sources=self._maps.sources() if self._maps else {},
             pod_devices=self._maps.pod_devices() if self._maps else frozenset(),
             formers=self._maps.formers() if self._maps else {},
+            policy_hash=self._lowered(thresholds),
         )
-        return Observation(state, {one.id: one.usage for one in found}, devices, self.incarnation())
+        usage = {one.id: one.usage for one in found}
+        return Observation(state, usage, devices, self.incarnation(), can_hash=thresholds is not None)
+
+    def _lowered(self, found: Thresholds | None) -> bool:
+        """Tell whether the thresholds are ours: lowered, and those before kept."""
+        return found is not None and found == lowered(found) and bool(self._maps and self._maps.thresholds())
 
     def incarnation(self) -> str | None:
         """Give the incarnation kept in the identity map."""
@@ -191,6 +200,10 @@ class LinuxKernel:
                 self._need_maps().set_former(incarnations, spi)
             case ops.DeleteFormer(incarnations):
                 self._need_maps().delete_former(incarnations)
+            case ops.LowerHashThresholds():
+                self._thresholds.lower(self._need_maps())
+            case ops.RestoreHashThresholds():
+                self._thresholds.restore(self._need_maps())
             case ops.AddService(cidr):
                 self._need_maps().add_service(cidr)
             case ops.DeleteService(cidr):

@@ -8,15 +8,17 @@ from __future__ import annotations
 import socket
 import sys
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
 from kmesh_bpf import contract
 from kmesh_bpf._abi import ffi, lib
+from kmesh_bpf.core.policies import UNMARKED
 from kmesh_bpf.core.state import ICV_BITS, Direction, Mark, Policy, Sa, SaId, SaUsage
 from kmesh_bpf.core.view import KEY_BYTES, Address, Key, Network
 from kmesh_bpf.errors import ConfigError, DecodeError, EncodeError
+from kmesh_bpf.kernel import xfrm_marks
 from kmesh_bpf.kernel.netlink import attribute, attributes, message
 
 AEAD_NAME = b"rfc4106(gcm(aes))"
@@ -28,6 +30,10 @@ DIRECTIONS = {
     Direction.FWD: lib.XFRM_POLICY_FWD,
 }
 BY_NUMBER = {number: direction for direction, number in DIRECTIONS.items()}
+PASSING, PRIORITY, INDEX, LASTING = (
+    ffi.offsetof("struct xfrm_userpolicy_info", name) for name in ("lft", "priority", "index", "dir")
+)
+ACTIONS = (lib.XFRM_POLICY_ALLOW, lib.XFRM_POLICY_BLOCK)
 ALL_ALGORITHMS = 0xFFFFFFFF
 MAX32 = 0xFFFFFFFF
 WORD_BITS = 32
@@ -116,7 +122,7 @@ def encode_set_policy(policy: Policy, *, replace: bool) -> bytes:
     _put_no_limits(info.lft)
     info.priority = policy.priority
     info.dir = DIRECTIONS[policy.direction]
-    info.action = lib.XFRM_POLICY_ALLOW
+    info.action = lib.XFRM_POLICY_BLOCK if policy.block else lib.XFRM_POLICY_ALLOW
     template = ffi.new("struct xfrm_user_tmpl *")
     _put_address(template.id.daddr, policy.tunnel_dst)
     _put_address(template.saddr, policy.tunnel_src)
@@ -126,7 +132,7 @@ def encode_set_policy(policy: Policy, *, replace: bool) -> bytes:
     template.reqid = contract.REQID
     template.mode = lib.XFRM_MODE_TUNNEL
     template.aalgos = template.ealgos = template.calgos = ALL_ALGORITHMS
-    body = _bytes(info) + attribute(lib.XFRMA_TMPL, _bytes(template)) + attribute(lib.XFRMA_MARK, _mark(policy.mark))
+    body = _bytes(info) + attribute(lib.XFRMA_TMPL, _bytes(template)) + _policy_mark(policy)
     return message(lib.XFRM_MSG_UPDPOLICY if replace else lib.XFRM_MSG_NEWPOLICY, 0, body)
 
 
@@ -136,7 +142,7 @@ def encode_delete_policy(policy: Policy) -> bytes:
     info = ffi.new("struct xfrm_userpolicy_id *")
     _put_selector(info.sel, policy)
     info.dir = DIRECTIONS[policy.direction]
-    return message(lib.XFRM_MSG_DELPOLICY, 0, _bytes(info) + attribute(lib.XFRMA_MARK, _mark(policy.mark)))
+    return message(lib.XFRM_MSG_DELPOLICY, 0, _bytes(info) + _policy_mark(policy))
 
 
 def encode_dump_sas() -> bytes:
@@ -150,7 +156,9 @@ def encode_dump_policies() -> bytes:
 
 
 def decode_sa(body: bytes) -> DecodedSa | None:
-    """Read the body of an XFRM_MSG_NEWSA; None for a protocol other than ESP.
+    """Read the body of an XFRM_MSG_NEWSA; None for a protocol other than ESP, and for a mere wish for an SA.
+
+    Such a wish (SPI 0, the policy's reqid) the kernel keeps for minutes where a key manager of others listens.
 
     Raises:
         DecodeError: it is cut short, or it is ours and not of a shape we write.
@@ -158,7 +166,7 @@ def decode_sa(body: bytes) -> DecodedSa | None:
     """
     info, rest = _take("struct xfrm_usersa_info", body)
     found = dict(attributes(rest))
-    if info.id.proto != socket.IPPROTO_ESP:
+    if info.id.proto != socket.IPPROTO_ESP or not info.id.spi:
         return None
     src, dst = _address(info.saddr, info.family), _address(info.id.daddr, info.family)
     mark = _read_mark(found.get(lib.XFRMA_MARK))
@@ -182,7 +190,7 @@ def decode_sa(body: bytes) -> DecodedSa | None:
     if lib.XFRMA_SET_MARK in found:
         mask = found.get(lib.XFRMA_SET_MARK_MASK)
         output = Mark(_read_u32(found[lib.XFRMA_SET_MARK]), _read_u32(mask) if mask else MAX32)
-    if info.reqid != contract.REQID or not _our_marks(mark, output):
+    if info.reqid != contract.REQID or not xfrm_marks.of_sa(mark, output):
         return DecodedSa(identity, usage, None)
     sa = Sa(
         src=src,
@@ -206,15 +214,23 @@ def decode_policy(body: bytes) -> DecodedPolicy:
         DecodeError: it is cut short, or it is ours and not of a shape we write.
 
     """
+    if len(body) < LASTING:
+        raise DecodeError(f"struct xfrm_userpolicy_info of {len(body)} bytes")
+    return _decode_policy(body[:PASSING] + bytes(PRIORITY - PASSING) + body[PRIORITY:INDEX] + bytes(4) + body[LASTING:])
+
+
+@lru_cache(maxsize=1 << 18)
+def _decode_policy(body: bytes) -> DecodedPolicy:
+    """Read a policy without what passes (lifetimes, times of use, index), so that it is read once and not each pass."""
     info, rest = _take("struct xfrm_userpolicy_info", body)
     found = dict(attributes(rest))
-    mark = _read_mark(found.get(lib.XFRMA_MARK))
+    mark = _read_mark(found.get(lib.XFRMA_MARK)) or UNMARKED
     templates = found.get(lib.XFRMA_TMPL, b"")
-    if info.dir not in BY_NUMBER or mark is None or len(templates) != ffi.sizeof("struct xfrm_user_tmpl"):
+    if info.dir not in BY_NUMBER or len(templates) != ffi.sizeof("struct xfrm_user_tmpl"):
         return DecodedPolicy(None)
     template = _take("struct xfrm_user_tmpl", templates)[0]
     direction = BY_NUMBER[info.dir]
-    if template.reqid != contract.REQID or mark != _policy_mark(direction):
+    if template.reqid != contract.REQID or not xfrm_marks.of_policy(direction, mark):
         return DecodedPolicy(None)
     policy = Policy(
         direction=direction,
@@ -225,9 +241,10 @@ def decode_policy(body: bytes) -> DecodedPolicy:
         tunnel_dst=_address(template.id.daddr, template.family),
         spi=socket.ntohl(template.id.spi),
         priority=info.priority,
+        block=info.action == lib.XFRM_POLICY_BLOCK,
     )
-    shape = (info.action, template.mode, template.id.proto, template.optional)
-    if shape != (lib.XFRM_POLICY_ALLOW, lib.XFRM_MODE_TUNNEL, socket.IPPROTO_ESP, 0):
+    shape = (template.mode, template.id.proto, template.optional)
+    if info.action not in ACTIONS or shape != (lib.XFRM_MODE_TUNNEL, socket.IPPROTO_ESP, 0):
         raise DecodeError(f"policy {policy.id}: ours by reqid, but it does not require ESP in tunnel mode")
     return DecodedPolicy(policy)
 
@@ -242,13 +259,6 @@ def _sequence(found: dict[int, bytes], esn: Any) -> int:
     return max(int(state.oseq), int(state.seq))
 
 
-def _our_marks(mark: Mark | None, output: Mark | None) -> bool:
-    """Tell whether marks are as we write them: none at all (outbound), or node mark and decrypted mark (inbound)."""
-    if mark is None:
-        return output is None
-    return mark.value & contract.MARK_MASK == contract.MARK_DECRYPTED and output == Mark(contract.MARK_DECRYPTED, MAX32)
-
-
 def _check_sa(sa: Sa) -> None:
     if sa.src.version != sa.dst.version:
         raise EncodeError(f"SA {sa.src} -> {sa.dst}: addresses of two families")
@@ -258,7 +268,7 @@ def _check_sa(sa: Sa) -> None:
         raise EncodeError(f"SA {sa.src} -> {sa.dst}: replay window {sa.replay_window} is not within 0..4096 packets")
     for mark in (sa.mark, sa.output_mark):
         _check_mark(mark)
-    if not _our_marks(sa.mark, sa.output_mark):
+    if not xfrm_marks.of_sa(sa.mark, sa.output_mark):
         # It would not be taken for ours when read back, and stay for ever.
         raise EncodeError(f"SA {sa.src} -> {sa.dst}: marks {sa.mark} and {sa.output_mark} are not ours")
     _check_addresses(sa.src, sa.dst)
@@ -272,7 +282,7 @@ def _check_policy(policy: Policy) -> None:
     if not 0 <= policy.spi <= MAX32 or not 0 <= policy.priority <= MAX32:
         raise EncodeError(f"policy {policy.src} -> {policy.dst}: SPI or priority is no 32-bit number")
     _check_mark(policy.mark)
-    if policy.mark != _policy_mark(policy.direction):
+    if not xfrm_marks.of_policy(policy.direction, policy.mark):
         raise EncodeError(
             f"policy {policy.src} -> {policy.dst} {policy.direction.value}: mark {policy.mark} is not ours"
         )
@@ -285,9 +295,9 @@ def _check_addresses(*addresses: Address) -> None:
             raise EncodeError(f"tunnel end {address}: an SA has no room for a scope")
 
 
-def _policy_mark(direction: Direction) -> Mark:
-    value = contract.MARK_ENCRYPT if direction is Direction.OUT else contract.MARK_DECRYPTED
-    return Mark(value, contract.MARK_MASK)
+def _policy_mark(policy: Policy) -> bytes:
+    """Encode a policy's mark; the kernel leaves one that matches everything out of its dumps, and so do we."""
+    return b"" if policy.mark == UNMARKED else attribute(lib.XFRMA_MARK, _mark(policy.mark))
 
 
 def _check_mark(mark: Mark | None) -> None:

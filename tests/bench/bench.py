@@ -17,7 +17,18 @@ from pyroute2.netlink import nlmsg
 
 from kmesh_bpf import Address, Key, Node, Options, Peer, Pod, Settings, View, make_plan
 from kmesh_bpf.core.diff import diff
-from kmesh_bpf.core.state import KernelState, Mark, Observation, PeerEntry, PodFlags, Sa
+from kmesh_bpf.core.policies import ANY, encrypt_mark, host
+from kmesh_bpf.core.state import (
+    Direction,
+    KernelState,
+    Mark,
+    Observation,
+    PeerEntry,
+    PodFlags,
+    Policy,
+    Sa,
+    SaUsage,
+)
 from kmesh_bpf.kernel import bpf
 from kmesh_bpf.kernel import xfrm_messages as wire
 from kmesh_bpf.kernel.maps import Maps
@@ -26,7 +37,7 @@ from kmesh_bpf.kernel.programs import ensure_loaded
 from tests.kernel import tiny_bpf
 
 PIN_ROOT = Path("/sys/fs/bpf/kmesh-bench")
-PODS, PEERS, RUNS, BEST_OF = 100_000, 1_000, 1_000_000, 5
+PODS, PEERS, MORE_PEERS, RUNS, BEST_OF = 100_000, 1_000, 5_000, 1_000_000, 5
 HERE, THERE = ip_address("10.10.0.1"), ip_address("10.10.0.2")
 LOCAL, REMOTE, NOBODY = (ip_address(text) for text in ("10.244.1.10", "10.245.2.10", "198.51.100.1"))
 
@@ -140,40 +151,62 @@ def entries(maps: Maps) -> Iterator[Result]:
     yield Result("read a pod back", best(maps.pods, 1) / len(maps.pods()), "writing one at a time", single, "µs")
 
 
+def cluster(peers: int, pods: int) -> View:
+    """Give the view of the first of so many nodes; each pod's address is of its node's pod CIDR."""
+    nodes = [
+        Node(f"n{n}", (ip_address(0x0A0A0000 + n),), f"boot-{n}", (ip_network((0x0B000000 + (n << 8), 24)),))
+        for n in range(peers + 1)
+    ]
+    managed = tuple(
+        Pod(f"p{number}", f"n{node}", (ip_address(0x0B000001 + (node << 8) + round_),))
+        for number, (round_, node) in enumerate(divmod(one, peers + 1) for one in range(pods))
+    )
+    others = tuple(Peer(one, 1, 4096, node_traffic=True) for one in nodes[1:])
+    return View(nodes[0], others, managed, {1: Key(bytes(36))}, announced=1)
+
+
 def passes() -> Iterator[Result]:
-    def node(number: int) -> Node:
-        second, third = divmod(number, 256)
-        cidr = ip_network(f"10.{128 + second}.{third}.0/24")
-        return Node(f"n{number}", (ip_address(0x0A0A0000 + number),), f"boot-{number}", (cidr,))
+    for peers, pods, max_exact in (
+        (PEERS, Options().max_exact, Options().max_exact),
+        (PEERS, PODS, Options().max_exact),
+        (MORE_PEERS, PODS, Options().max_exact),
+        (MORE_PEERS, PODS, PODS),
+    ):
+        view, options = cluster(peers, pods), Options(max_exact=max_exact)
+        state = make_plan(view, Observation(KernelState()), options, 0.0).state
+        observed = Observation(state, {identity: SaUsage(0, 0, 0, 0) for identity in state.sas})
 
-    here, others = node(1), [node(number) for number in range(2, PEERS + 2)]
-    pods = tuple(
-        Pod(f"p{number}", f"n{number % (PEERS + 1) + 1}", (ip_address(0x0B000000 + number),)) for number in range(PODS)
+        def copy(view: View = view) -> dict[Address, str]:
+            return {address: pod.node for pod in view.pods for address in pod.addresses}
+
+        def a_pass(view: View = view, observed: Observation = observed, options: Options = options) -> None:
+            diff(make_plan(view, observed, options, 0.0).state, observed.state)
+
+        baseline = best(copy, 1) / 1000
+        how = f"{peers:,} peers, {pods:,} pods, {len(state.policies):,} policies"
+        yield Result(f"plan and diff, {how}", best(a_pass, 1) / 1000, "a dict of all pods", baseline, "ms")
+
+
+def policies() -> Iterator[Result]:
+    times = 500
+    new = iter(
+        wire.encode_set_policy(
+            Policy(Direction.OUT, ANY[4], host(ip_address(number)), encrypt_mark(0xFF), HERE, THERE), replace=False
+        )[HEADER:]
+        for number in range(1, times * BEST_OF + 2)
     )
-    view = View(here, tuple(Peer(one, 1, 4096) for one in others), pods, {1: Key(bytes(36))}, announced=1)
-    plan = make_plan(view, Observation(KernelState()), Options(), 0.0)
-    observed = Observation(plan.state)
-
-    def copy() -> dict[Address, str]:
-        return {address: pod.node for pod in pods for address in pod.addresses}
-
-    def a_pass() -> None:
-        diff(make_plan(view, observed, Options(), 0.0).state, observed.state)
-
-    baseline = best(copy, 1) / 1000
-    name = "a dict of all pods"
+    known = next(new)
+    baseline = best(lambda: wire.decode_policy(next(new)), times)
     yield Result(
-        f"plan and diff, nothing to do, {PEERS:,} peers, {PODS:,} pods", best(a_pass, 1) / 1000, name, baseline, "ms"
+        "decode a policy seen before", best(lambda: wire.decode_policy(known), 2000), "a new one", baseline, "µs"
     )
-    empty = KernelState()
-    yield Result("diff alone, everything to do", best(lambda: diff(plan.state, empty), 1) / 1000, name, baseline, "ms")
 
 
 def main() -> None:
     """Measure and print; ``--json`` for scripts."""
     results: list[Result] = []
     with loaded() as (programs, maps):
-        for part in (lambda: packets(programs, maps), messages, lambda: entries(maps), passes):
+        for part in (lambda: packets(programs, maps), messages, policies, lambda: entries(maps), passes):
             for result in part():
                 results.append(result)
                 if "--json" not in sys.argv:

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from kmesh_bpf.core import operations as ops
-from kmesh_bpf.core.planner import Options, make_plan
+from kmesh_bpf.core.options import Options
+from kmesh_bpf.core.planner import make_plan
 from kmesh_bpf.core.render import render
 from kmesh_bpf.core.state import KernelState, Observation, Sa
 from kmesh_bpf.kernel.netlink import NetlinkSocket

@@ -6,7 +6,7 @@ Small on purpose: with thousands of nodes every report is stored, and sent to wh
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kmesh.cluster.status import COUNTERS, DROPPING, Drop, NodeStatus, PeerStatus
 from kmesh_bpf import Address, Direction, Report, View
@@ -30,18 +30,17 @@ PROGRESS_RATE = 100.0
 
 @dataclass(slots=True)
 class _Pair:
-    """What the kernel holds for one peer; versions as in PeerStatus."""
+    """What the kernel holds for one peer; versions as in PeerStatus. ``newest``: the version sent with, by tunnel."""
 
     spi_in: int = 0
-    newest_out: int = 0
-    pointed_to: int = 0
+    newest: dict[tuple[Address, Address], tuple[int, int]] = field(default_factory=dict)
     broken: bool = False
     sequence_use: float = 0.0
 
     @property
     def spi_out(self) -> int:
-        """The version sent with: the one policies point to, without any the newest SA's; 0 where an SA is missing."""
-        return 0 if self.broken else self.pointed_to or self.newest_out
+        """The version sent with, the lower one if two tunnels differ; 0 where an SA is missing."""
+        return 0 if self.broken else min((spi for _, spi in self.newest.values()), default=0)
 
 
 def make_status(
@@ -95,6 +94,8 @@ def make_status(
         services=tuple(sorted(map(str, view.services))),
         nat_exemption=state.nat_exemption,
         peers=tuple(sorted(told, key=lambda peer: (peer.ready, peer.spi_out, peer.name))[:PEER_ROWS]),
+        by_cidr=tuple(sorted(report.plan.by_cidr)[:PEER_ROWS]),
+        by_cidr_count=len(report.plan.by_cidr),
     )
 
 
@@ -136,26 +137,26 @@ def _pairs(report: Report, view: View) -> dict[str, _Pair]:
         address: pairs[peer.node.name] for peer in view.peers for address in peer.node.addresses
     }
     observed = report.observed
-    outbound = set()
     for identity, sa in observed.state.sas.items():
         pair = by_address.get(sa.dst if sa.mark is None else sa.src)
         if pair is None:
             continue  # of a peer that has gone
+        use = observed.usage.get(identity)
         if sa.mark is None:
-            outbound.add((sa.src, sa.dst, sa.spi))
-            pair.newest_out = max(pair.newest_out, sa.spi)
+            # The kernel sends with the newest.
+            made = (use.added if use else 0, sa.spi)
+            pair.newest[sa.src, sa.dst] = max(pair.newest.get((sa.src, sa.dst), made), made)
         else:
             pair.spi_in = max(pair.spi_in, sa.spi)
-        use = observed.usage.get(identity)
         if use is not None:
             # Without ESN the kernel's numbers are not read; the packets come to the same.
             numbers = max(use.sequence, use.packets) / (SEQUENCES_ESN if sa.replay_window else SEQUENCES)
             pair.sequence_use = max(pair.sequence_use, min(numbers, 1.0))
     for policy in observed.state.policies.values():
-        pair = by_address.get(policy.tunnel_dst)
-        if pair is not None and policy.direction is Direction.OUT:
-            pair.pointed_to = min(pair.pointed_to or policy.spi, policy.spi)
-            pair.broken = pair.broken or (policy.tunnel_src, policy.tunnel_dst, policy.spi) not in outbound
+        if policy.direction is Direction.OUT and not policy.block:
+            pair = by_address.get(policy.tunnel_dst)
+            if pair is not None:
+                pair.broken = pair.broken or (policy.tunnel_src, policy.tunnel_dst) not in pair.newest
     return pairs
 
 

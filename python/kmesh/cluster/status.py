@@ -67,6 +67,7 @@ class NodeStatus:
     ``counters``: packets by the names in COUNTERS. ``strict``: how the programs were loaded.
     ``nat_exemption``: whether masquerade rules are kept from packets on their way to encryption.
     ``peers``: some of those that are not as they should be, worst first (:mod:`kmesh.cluster.reporting`).
+    ``by_cidr``: names of peers whose pods are selected by pod CIDR, the first of ``by_cidr_count``.
     """
 
     node: str
@@ -89,6 +90,8 @@ class NodeStatus:
     services: tuple[str, ...]
     nat_exemption: bool
     peers: tuple[PeerStatus, ...]
+    by_cidr: tuple[str, ...] = ()
+    by_cidr_count: int = 0
 
     @property
     def dropped(self) -> int:
@@ -130,6 +133,8 @@ def describe(status: NodeStatus) -> dict[str, Any]:
             for peer in status.peers
         ],
     }
+    if status.by_cidr_count:
+        report["byCidr"] = {"count": status.by_cidr_count, "peers": list(status.by_cidr)}
     if status.replacing_since is not None:
         report["replacingSince"] = status.replacing_since
     if status.last_drop is not None:
@@ -194,7 +199,7 @@ def _status(node: str, reported_at: float, report: Fields) -> NodeStatus:
     out = report.numbers("spiOut", 0, LARGEST_SPI)
     if len(out) not in (0, 2):
         raise ConfigError(f"annotation {STATUS_ANNOTATION}.spiOut is neither empty nor lowest and highest")
-    counters, drop = report.part("counters"), report.part("lastDrop")
+    counters, drop, selected = report.part("counters"), report.part("lastDrop"), report.part("byCidr")
     return NodeStatus(
         node=node,
         version=report.text("version"),
@@ -225,6 +230,8 @@ def _status(node: str, reported_at: float, report: Fields) -> NodeStatus:
             )
             for peer in report.parts("peers")
         ),
+        by_cidr=selected.texts("peers") if report.has("byCidr") else (),
+        by_cidr_count=selected.number("count", 0, LARGEST_COUNT) if report.has("byCidr") else 0,
     )
 
 

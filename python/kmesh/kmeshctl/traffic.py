@@ -6,6 +6,7 @@ made as their daemons make them, and from what the daemons report of their kerne
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -109,8 +110,9 @@ def explain(cluster: Cluster, texts: tuple[str, str], namespace: str) -> Explana
                 found = trace(stop(source.node), stop(sink.node), src, dst)
                 if no_key and source.managed and sink.managed and source.node != sink.node:
                     found = Trace(Fate.UNKNOWN, "which keys the nodes hold is not known")
-                ways.append(_as_reported(cluster, source, sink, Way(src, dst, found, _spi(found))))
+                ways.append(_as_reported(cluster, source, sink, Way(src, dst, found, found.spi)))
     notes = [*no_key, *problems, *_no_way(one, other, ways)]
+    notes += [*_by_cidr(stop(one.node), one.node, other.node), *_by_cidr(stop(other.node), other.node, one.node)]
     for name in dict.fromkeys(end.node for end in (one, other) if end.node):
         notes.extend(_of_node(cluster, name))
     return Explanation((one, other), tuple(ways), tuple(dict.fromkeys(notes)))
@@ -190,7 +192,7 @@ def _at(cluster: Cluster, address: Address) -> End:
         return replace(_pod(objects, candidates[0]), addresses=(address,))
     for node in objects.nodes:
         if address in node.addresses:
-            why = "it is a node's own address: traffic of nodes and of hostNetwork pods is not encrypted"
+            why = "it is a node's own address, encrypted between it and managed pods elsewhere if both nodes can"
             return End(str(address), "node", node.name, (address,), False, why)
     if any(address in cidr for cidr in cluster.services):
         return End(str(address), "service", "", (address,), False, "it is in a Service CIDR")
@@ -226,13 +228,25 @@ def _stop(cluster: Cluster, node: str, versions: Mapping[int, Key], problems: li
     except ConfigError as error:
         problems.append(str(error))
         return None
-    plan = make_plan(view, Observation(KernelState()), Options(), cluster.now)
+    strict = report.strict if report else True
+    plan = make_plan(view, Observation(KernelState()), Options(strict=strict, max_exact=_bound(report)), cluster.now)
     problems.extend(f"{node}: {problem}" for problem in plan.problems)
-    return Stop(plan, report.strict if report else True)
+    return Stop(plan, strict)
 
 
-def _spi(found: Trace) -> int:
-    return found.policy.spi if found.policy and found.fate is Fate.ENCRYPTED else 0
+def _bound(report: NodeStatus | None) -> int:
+    """Give a bound by which a node's plan selects by pod CIDR, or not, as it reports that it does."""
+    if report is None:
+        return Options().max_exact
+    return 0 if report.by_cidr_count else sys.maxsize
+
+
+def _by_cidr(here: Stop | None, node: str, peer: str) -> Iterator[str]:
+    if here is not None and peer in here.plan.by_cidr:
+        yield (
+            f"{node} selects pods of {peer} by pod CIDR, for there are too many to select them one by one: what a "
+            "Service gives to an unmanaged pod in it is encrypted too, one way"
+        )
 
 
 def _as_reported(cluster: Cluster, source: End, sink: End, way: Way) -> Way:

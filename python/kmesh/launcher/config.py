@@ -187,6 +187,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PACKETS",
         help="anti-replay window, at most 4096; 0 turns ESN and replay protection off (default: %(default)s)",
     )
+    add(
+        "--max-exact-addresses",
+        type=_number,
+        default=Options().max_exact,
+        metavar="ADDRESSES",
+        help="managed addresses of other nodes selected one by one; above it by pod CIDR (default: %(default)s)",
+    )
     add("--tc-attach", choices=("auto", "tcx", "clsact"), default="auto", help="how programs attach (default: auto)")
     add(
         "--health-address",
@@ -224,6 +231,8 @@ def parse(argv: Sequence[str], node_name: str | None, hostname: str) -> Config:
         raise ConfigError("--enable-bypass=true is not provided by this project; use --enable-bypass=false")
     if not 0 <= flags.replay_window <= Options().replay_window:
         raise ConfigError(f"--replay-window={flags.replay_window} is not between 0 and {Options().replay_window}")
+    if flags.max_exact_addresses < 0:
+        raise ConfigError(f"--max-exact-addresses={flags.max_exact_addresses} is below 0")
     node_mark_mask, mark_mask = check_node_mark_mask(flags.node_mark_mask), check_mark_mask(flags.mark_mask)
     return Config(
         command=flags.command,
@@ -239,6 +248,7 @@ def parse(argv: Sequence[str], node_name: str | None, hostname: str) -> Config:
             node_mark_mask=node_mark_mask,
             mark_mask=mark_mask,
             strict=flags.strict,
+            max_exact=flags.max_exact_addresses,
             replay_window=flags.replay_window,
             uplinks=tuple(flags.uplink),
         ),

@@ -7,7 +7,7 @@ from kmesh.kmeshctl import cli as kmeshctl
 from kmesh.launcher import cli as launcher
 from kmesh.launcher.config import parse
 
-from kmesh_bpf import ConfigError
+from kmesh_bpf import ConfigError, Options
 
 KEY = "0f" * 36
 
@@ -138,6 +138,15 @@ def test_the_mark_mask_reaches_the_programs_and_the_plan(flags, mask):
 def test_a_mark_mask_that_cannot_be_used_is_refused_and_named(mask):
     with pytest.raises(ConfigError, match=f"mark.mask.*{mask}"):
         parse([f"--mark-mask={mask}"], "n1", "host")
+
+
+def test_the_bound_of_exact_addresses_and_strictness_reach_the_plan():
+    assert parse([], "n1", "host").options == Options()
+    options = parse(["--max-exact-addresses=0", "--permissive"], "n1", "host").options
+    assert (options.max_exact, options.strict) == (0, False)
+    for bad in ("-1", "many"):
+        with pytest.raises(ConfigError, match=f"max.exact.addresses.*{bad}"):
+            parse([f"--max-exact-addresses={bad}"], "n1", "host")
 
 
 def test_dump_maps_says_when_nothing_is_pinned(tmp_path):

@@ -33,9 +33,10 @@ class Daemon:
         self.now = 1000.0
         self.kernel = FakeKernel(clock=lambda: self.now)
         self.last = None
+        self.options = Options()
 
     def report(self, seen, counters=COUNTERS, **more):
-        report = reconcile(self.kernel, seen, Options(), lambda: self.now, lambda: "f" * 36)
+        report = reconcile(self.kernel, seen, self.options, lambda: self.now, lambda: "f" * 36)
         self.last = make_status(
             report,
             counters,
@@ -161,8 +162,41 @@ def test_a_peer_whose_policy_the_kernel_refuses_is_not_ready_though_its_sa_is_th
     daemon.kernel.refuse = lambda operation: (
         KernelError("add policy", "x", 12) if type(operation).__name__ == "SetPolicy" else None
     )
-    status = daemon.report(view())
+    pods = tuple(Pod(f"p{index}", f"n{index}", (ip_address(f"10.0.{index}.5"),)) for index in (2, 3))
+    status = daemon.report(replace(view(), pods=pods))
     assert (status.peers_ready, {peer.spi_out for peer in status.peers}) == (0, {1})
+
+
+def test_a_peer_with_two_tunnels_is_on_the_version_of_the_one_that_is_behind(daemon):
+    both = (ip_address("10.10.0.2"), ip_address("fd00::2"))
+    seen = view(peers=1)
+    here = replace(seen.node, addresses=(*seen.node.addresses, ip_address("fd00::1")))
+    seen = replace(seen, node=here, peers=(replace(seen.peers[0], node=replace(node(2), addresses=both)),))
+    daemon.report(seen)
+    daemon.now += 5
+    newer = replace(seen, keys={1: Key(bytes([1]) * 36), 2: Key(bytes([2]) * 36)})
+    daemon.kernel.refuse = lambda operation: (
+        KernelError("add SA", "x", 12)
+        if type(operation).__name__ == "AddSa" and operation.sa.dst == both[1] and operation.sa.spi == 2
+        else None
+    )
+    status = daemon.report(replace(newer, peers=(replace(newer.peers[0], spi=2),)))
+    assert (status.spi_out, status.peers_ready) == ((1, 1), 1)
+
+
+def test_the_peers_that_are_selected_by_pod_cidr_are_named_the_first_of_many_and_counted(daemon):
+    peers = PEER_ROWS + 8
+    seen = view(peers=peers)
+    pods = tuple(Pod(f"p{index}", f"n{index}", (ip_address(f"10.0.{index}.5"),)) for index in range(2, peers + 2))
+    daemon.options = Options(max_exact=peers - 1)
+    status = daemon.report(replace(seen, pods=pods))
+    assert (len(status.by_cidr), status.by_cidr_count) == (PEER_ROWS, peers)
+    assert from_lease(to_lease(status)) == status
+    assert len(str(to_lease(status))) < 4096
+    daemon.options = Options(max_exact=peers)
+    status = daemon.report(replace(seen, pods=pods))
+    assert (status.by_cidr, status.by_cidr_count) == ((), 0)
+    assert from_lease(to_lease(status)) == status
 
 
 def test_a_report_stays_small_even_when_every_peer_is_behind(daemon):

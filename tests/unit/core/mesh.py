@@ -30,11 +30,14 @@ def key(version: int) -> Key:
     return Key(bytes([version]) * 36)
 
 
-def view(here: int = 1, nodes: int = 3, spi: int = 1, **changes) -> View:
-    """Give the view of node ``here``: every node has one managed pod, every peer announces ``spi``."""
+def view(here: int = 1, nodes: int = 3, spi: int = 1, traffic: bool = False, **changes) -> View:
+    """Give the view of node ``here``: every node has one managed pod, every peer announces ``spi``.
+
+    ``traffic``: they take what is sent to their own addresses encrypted.
+    """
     base = View(
         node(here),
-        tuple(Peer(node(i), spi, WINDOW) for i in range(1, nodes + 1) if i != here),
+        tuple(Peer(node(i), spi, WINDOW, traffic) for i in range(1, nodes + 1) if i != here),
         tuple(pod(i) for i in range(1, nodes + 1)),
         {version: key(version) for version in range(1, spi + 1)},
         announced=spi,

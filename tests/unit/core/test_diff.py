@@ -1,20 +1,28 @@
 """The order of operations: nothing is sent that the other end could not read, and nothing passes in clear."""
 
+from dataclasses import replace
 from itertools import groupby
 
 from kmesh_bpf.core import operations as ops
 from kmesh_bpf.core.diff import diff
-from kmesh_bpf.core.planner import Options, make_plan
-from kmesh_bpf.core.state import Direction, KernelState, Observation, Program
+from kmesh_bpf.core.options import Options
+from kmesh_bpf.core.planner import make_plan
+from kmesh_bpf.core.state import Direction, KernelState, Mark, Observation, Policy, Program
 from tests.unit.core import mesh
 
 EMPTY = KernelState()
+ENDS = mesh.node(1).addresses[0], mesh.node(2).addresses[0]
+
+
+def mesh_cidrs(*nodes):
+    return tuple(mesh.node(index).pod_cidrs[0] for index in nodes)
 
 
 def planned(spi=1):
     """Give what a node with two peers should have, every kind of object among it, all SAs of one key version."""
-    view = mesh.view(spi=spi, keys={spi: mesh.key(spi)}, services=mesh.node(9).pod_cidrs)
-    return make_plan(view, Observation(EMPTY, links=mesh.LINKS), Options(), 0.0).state
+    view = mesh.view(spi=spi, traffic=True, keys={spi: mesh.key(spi)}, services=mesh.node(9).pod_cidrs)
+    pods = (*view.pods, mesh.pod(9))  # of a node that is not ready
+    return make_plan(replace(view, pods=pods), Observation(EMPTY, links=mesh.LINKS), Options(), 0.0).state
 
 
 def step(operation):
@@ -37,6 +45,7 @@ def steps(desired, observed):
 
 def test_what_receives_is_made_before_what_sends_and_pods_are_marked_when_all_is_in_place():
     assert steps(planned(), EMPTY) == [
+        "LowerHashThresholds",
         "AddSa in",
         "SetPeer",
         "SetPolicy in",
@@ -61,6 +70,7 @@ def test_pods_go_before_policies_before_sas_before_peers_and_what_sends_before_w
         "DeleteSa in",
         "DeletePeer",
         "RemoveNatExemption",
+        "RestoreHashThresholds",
     ]
 
 
@@ -68,7 +78,43 @@ def test_of_a_new_key_everything_is_in_place_before_anything_of_the_old_one_goes
     assert steps(planned(spi=2), planned(spi=1)) == [
         "AddSa in",
         "AddSa out",
-        "SetPolicy out",
         "DeleteSa out",
         "DeleteSa in",
+    ]
+
+
+def test_of_policies_of_a_former_version_the_new_ones_are_in_place_before_they_and_the_sas_that_they_point_to_go():
+    now = planned(spi=2)
+    former = [
+        Policy(Direction.OUT, *mesh_cidrs(1, 2), Mark(0xE0, 0xFF), *ENDS, spi=1),
+        Policy(Direction.FWD, *mesh_cidrs(2, 1), Mark(0xD0, 0xFF), *reversed(ENDS)),
+        Policy(Direction.IN, *mesh_cidrs(2, 1), Mark(0xD0, 0xFF), *reversed(ENDS)),
+    ]
+    before = replace(planned(spi=1), policies={policy.id: policy for policy in former})
+    assert steps(now, before) == [
+        "AddSa in",
+        "SetPolicy in",
+        "AddSa out",
+        "SetPolicy out",
+        "DeletePolicy out",
+        "DeletePolicy in",
+        "DeleteSa out",
+        "DeleteSa in",
+    ]
+
+
+def test_towards_a_node_that_becomes_ready_nothing_but_the_block_is_replaced_and_before_the_pods_are_told_so():
+    view = mesh.view(nodes=2)
+    ready = make_plan(view, Observation(EMPTY, links=mesh.LINKS), Options(), 0.0).state
+    unready = make_plan(replace(view, peers=()), Observation(EMPTY, links=mesh.LINKS), Options(), 0.0).state
+    assert steps(ready, unready) == ["AddSa in", "SetPeer", "SetPolicy in", "AddSa out", "SetPolicy out", "SetPod"]
+    assert all(op.replace for op in diff(ready, unready) if step(op) == "SetPolicy out")
+    assert steps(unready, ready) == [
+        "SetPolicy out",
+        "SetPod",
+        "DeletePod",
+        "DeletePolicy in",
+        "DeleteSa out",
+        "DeleteSa in",
+        "DeletePeer",
     ]

@@ -4,7 +4,7 @@ from itertools import product
 
 import pytest
 
-from kmesh_bpf import Fate, KernelState, Node, Observation, Options, Peer, Stop, make_plan, trace
+from kmesh_bpf import Fate, KernelState, Observation, Options, Peer, Stop, make_plan, trace
 from kmesh_bpf.core.state import PodFlags
 from tests.bpf import model
 from tests.unit.core import mesh
@@ -21,33 +21,19 @@ def test_between_managed_pods_of_ready_nodes_it_is_encrypted_both_ways_and_in_bo
     for src, dst in ((A, B), (ip_address("fd00:244:1::a"), ip_address("fd00:244:2::a"))):
         there, back = trace(stop(1), stop(2), src, dst), trace(stop(2), stop(1), dst, src)
         assert there.fate is back.fate is Fate.ENCRYPTED
-        assert (src in there.policy.src, dst in there.policy.dst, there.policy.spi) == (True, True, 1)
+        assert (src in there.policy.src, dst in there.policy.dst, there.spi) == (True, True, 1)
 
 
-def test_where_a_cni_gives_no_pod_cidrs_the_pods_own_addresses_select():
-    views = [mesh.view(index) for index in (1, 2)]
-    bare = [
-        replace(
-            view,
-            node=replace(view.node, pod_cidrs=()),
-            peers=tuple(replace(peer, node=replace(peer.node, pod_cidrs=())) for peer in view.peers),
-        )
-        for view in views
-    ]
-    stops = [Stop(make_plan(view, Observation(KernelState()), Options(), 1000.0)) for view in bare]
-    found = trace(*stops, A, B)
-    assert (found.fate, str(found.policy.src), str(found.policy.dst)) == (
-        Fate.ENCRYPTED,
-        "10.244.1.10/32",
-        "10.244.2.10/32",
-    )
+def test_a_packet_is_selected_by_the_pod_s_own_address_wherever_its_node_s_pod_cidrs_are():
+    found = trace(stop(1), stop(2), A, B)
+    assert (found.fate, str(found.policy.src), str(found.policy.dst)) == (Fate.ENCRYPTED, "0.0.0.0/0", "10.244.2.10/32")
 
 
 def test_in_a_replacement_the_sender_s_version_goes_by_what_the_receiver_announces():
     keys = {1: mesh.key(1), 2: mesh.key(2)}
     ahead = tuple(Peer(mesh.node(index), 2, mesh.WINDOW) for index in (2, 3))
-    assert trace(stop(1, keys=keys, peers=ahead), stop(2, keys=keys), A, B).policy.spi == 2
-    assert trace(stop(1, keys=keys), stop(2, keys=keys), A, B).policy.spi == 1
+    assert trace(stop(1, keys=keys, peers=ahead), stop(2, keys=keys), A, B).spi == 2
+    assert trace(stop(1, keys=keys), stop(2, keys=keys), A, B).spi == 1
 
 
 def test_a_version_that_the_receiver_does_not_hold_is_dropped_there():
@@ -58,8 +44,7 @@ def test_a_version_that_the_receiver_does_not_hold_is_dropped_there():
 
 
 def test_a_receiver_that_does_not_know_the_sender_s_pods_refuses_them():
-    moved = tuple(Peer(replace(mesh.node(index), pod_cidrs=(ip_network(f"10.9.{index}.0/24"),)), 1) for index in (1, 3))
-    found = trace(stop(1), stop(2, peers=moved), A, B)
+    found = trace(stop(1), stop(2, pods=(mesh.pod(2),)), A, B)
     assert (found.fate, found.reason) == (
         Fate.DROPPED,
         "no policy of the receiving node accepts it from this peer: dropped there",
@@ -104,10 +89,39 @@ def test_a_service_address_leaves_it_open():
     assert trace(stop(1), None, A, ip_address("10.96.0.10")).fate is Fate.CLEAR
 
 
-def test_where_pod_cidrs_of_several_peers_overlap_nobody_can_tell():
-    wide = Node("n9", (ip_address("10.10.0.9"),), "boot-9", (ip_network("10.244.0.0/16"),))
-    peers = (Peer(mesh.node(2), 1), Peer(wide, 1))
-    assert trace(stop(1, peers=peers), stop(2), A, B).fate is Fate.UNKNOWN
+def test_another_candidate_leaves_it_open_too():
+    outside = ip_address("203.0.113.9")
+    found = trace(stop(1, candidates=frozenset({outside})), None, A, outside)
+    assert (found.fate, found.reason[:28]) == (Fate.UNKNOWN, "it is a Service's address: D")
+
+
+HERE, THERE = ip_address("10.10.0.1"), ip_address("10.10.0.2")
+
+
+def test_between_a_pod_and_the_address_of_a_node_that_takes_it_it_is_encrypted_both_ways():
+    there = trace(stop(1, traffic=True), stop(2, traffic=True), A, THERE)
+    back = trace(stop(2, traffic=True), stop(1, traffic=True), THERE, A)
+    assert (there.fate, there.spi, str(there.policy.dst)) == (Fate.ENCRYPTED, 1, "10.10.0.2/32")
+    assert (back.fate, back.spi, str(back.policy.src)) == (Fate.ENCRYPTED, 1, "10.10.0.2/32")
+
+
+def test_between_a_pod_and_the_address_of_another_node_it_is_in_clear_both_ways():
+    there, back = trace(stop(1), stop(2), A, THERE), trace(stop(2), stop(1), THERE, A)
+    assert (there.fate, back.fate) == (Fate.CLEAR, Fate.CLEAR)
+    assert there.reason.startswith("it is the address of a node that takes nothing")
+    assert trace(stop(1, traffic=True, keys={}), stop(2), A, THERE).fate is Fate.CLEAR
+
+
+def test_what_goes_to_the_own_node_s_address_does_not_leave_it():
+    here = stop(1, traffic=True)
+    found = trace(here, here, A, HERE)
+    assert (found.fate, found.reason[:42]) == (Fate.CLEAR, "it is the sending node's own address, whic")
+
+
+def test_a_pod_that_is_not_managed_and_a_node_talk_in_clear():
+    managed = {"pods": (mesh.pod(2),), "traffic": True}
+    assert trace(stop(1, **managed), stop(2, **managed), A, THERE).reason == "the sender is not managed"
+    assert trace(stop(2, **managed), stop(1, **managed), THERE, A).fate is Fate.CLEAR
 
 
 def _edited(plan, **state):

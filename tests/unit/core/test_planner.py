@@ -5,7 +5,9 @@ import pytest
 
 from kmesh_bpf import contract
 from kmesh_bpf.core import keys
-from kmesh_bpf.core.planner import Options, ProblemKind, make_plan
+from kmesh_bpf.core.options import Options
+from kmesh_bpf.core.planner import make_plan
+from kmesh_bpf.core.problems import ProblemKind
 from kmesh_bpf.core.state import Direction, KernelState, Mark, Observation, PodFlags
 from kmesh_bpf.core.view import Peer
 from tests.unit.core import mesh
@@ -47,41 +49,12 @@ def test_both_ends_derive_the_same_keys():
         assert mine.key == other.key
 
 
-def test_policies_have_exact_selectors_in_all_three_directions():
-    found = [policy for policy in plan(mesh.view(nodes=2)).state.policies.values() if policy.src.version == 4]
-    ours, theirs = ip_network("10.244.1.0/24"), ip_network("10.244.2.0/24")
-    assert {
-        (policy.direction, policy.src, policy.dst, policy.tunnel_src, policy.tunnel_dst, policy.spi) for policy in found
-    } == {
-        (Direction.OUT, ours, theirs, L, R, 1),
-        (Direction.FWD, theirs, ours, R, L, 0),
-        (Direction.IN, theirs, ours, R, L, 0),
-    }
-    assert {policy.mark.value for policy in found} == {0xE0, 0xD0}
-
-
-def test_pods_are_local_ready_or_remote():
-    view = mesh.view()
-    view = replace(view, peers=view.peers[:1])
-    pods = plan(view).state.pods
-    assert pods[ip_address("10.244.1.10")] is PodFlags.LOCAL
-    assert pods[ip_address("10.244.2.10")] == PodFlags.REMOTE | PodFlags.READY
-    assert pods[ip_address("10.244.3.10")] == PodFlags.REMOTE
-
-
 def test_without_a_key_nobody_is_ready_and_nothing_is_installed():
     found = plan(mesh.view(keys={}, announced=0))
     assert not found.state.sas
-    assert not found.state.policies
+    assert all(policy.block for policy in found.state.policies.values())
     assert not found.ready_peers
     assert PodFlags.READY not in found.state.pods[ip_address("10.244.2.10")]
-
-
-def test_a_node_without_pod_cidrs_is_selected_by_its_pods_addresses():
-    view = mesh.view(nodes=2)
-    view = replace(view, peers=(Peer(mesh.node(2, cidrs=False), 1, 4096),))
-    dsts = {policy.dst for policy in plan(view).state.policies.values() if policy.direction is Direction.OUT}
-    assert dsts == {ip_network("10.244.2.10/32"), ip_network("fd00:244:2::a/128")}
 
 
 def test_a_go_node_that_announces_no_esn_gets_sas_without():
@@ -98,15 +71,6 @@ def test_inner_packets_of_a_family_that_the_nodes_lack_go_through_the_other():
     six = [policy for policy in found if policy.src.version == 6]
     assert six
     assert {policy.tunnel_dst for policy in six if policy.direction is Direction.OUT} == {R}
-
-
-def test_a_pod_cidr_claimed_twice_stays_with_the_first_and_is_reported():
-    view = mesh.view()
-    thief = replace(view.peers[1].node, pod_cidrs=view.peers[0].node.pod_cidrs)
-    found = plan(replace(view, peers=(view.peers[0], replace(view.peers[1], node=thief))))
-    out = [policy for policy in found.state.policies.values() if policy.direction is Direction.OUT]
-    assert {policy.tunnel_dst for policy in out if policy.tunnel_dst.version == 4} == {R}
-    assert any("n3" in problem.sentence and "10.244.2.0/24" in problem.sentence for problem in found.problems)
 
 
 def test_a_new_boot_id_of_a_peer_gives_it_a_new_node_id():
@@ -160,14 +124,16 @@ def test_a_peer_that_claims_another_s_address_is_quarantined_and_the_one_in_plac
 def test_a_known_peer_that_claims_another_s_address_is_quarantined_too_and_its_sas_stay_for_when_it_is_good_again():
     honest, other = mesh.view().peers
     thief = replace(other, node=replace(other.node, name="a-thief"))
-    good = mesh.view(peers=(honest, thief))
+    good = mesh.view(peers=(honest, thief), pods=(mesh.pod(1), mesh.pod(2), replace(mesh.pod(3), node="a-thief")))
     before = plan(good, replace(EMPTY, state=plan(good).state)).state
     observed = replace(EMPTY, state=before)
     addresses = (*honest.node.addresses[:1], *thief.node.addresses)
-    bad = plan(mesh.view(peers=(honest, replace(thief, node=replace(thief.node, addresses=addresses)))), observed)
+    claiming = replace(thief, node=replace(thief.node, addresses=addresses))
+    bad = plan(replace(good, peers=(honest, claiming)), observed)
     assert bad.ready_peers == {"n2"}
     assert (bad.state.sas, bad.state.peers) == (before.sas, before.peers)
-    assert bad.state.policies.keys() < before.policies.keys()
+    blocked = {policy.dst for policy in bad.state.policies.values() if policy.block}
+    assert blocked == {ip_network(address) for address in mesh.pod(3).addresses}
     again = plan(good, replace(observed, state=bad.state))
     assert (again.state, again.lost) == (before, ())
 
@@ -182,6 +148,20 @@ def test_without_any_key_what_is_in_the_kernel_stays_and_pods_go_on_being_encryp
     observed = replace(EMPTY, state=before.state)
     kept = plan(mesh.view(keys={}, announced=0), observed)
     assert (kept.state, kept.ready_peers, kept.lost) == (before.state, before.ready_peers, ())
-    assert tuple(map(str, kept.problems)) == ("no key is known; SAs and policies stay as they are until there is one",)
+    assert tuple(map(str, kept.problems)) == ("no key is known; the SAs stay as they are until there is one",)
     fewer = plan(mesh.view(keys={}, announced=0, pods=(mesh.pod(1),)), observed)
-    assert fewer.state.pods.keys() == set(mesh.pod(1).addresses)
+    assert {flag for flag in fewer.state.pods.values() if PodFlags.CANDIDATE not in flag} == {PodFlags.LOCAL}
+    assert not fewer.state.policies
+
+
+def test_policies_of_whole_addresses_are_found_by_hash_where_the_kernel_has_thresholds():
+    assert plan(mesh.view()).state.policy_hash
+    assert not plan(mesh.view(), replace(EMPTY, can_hash=False)).state.policy_hash
+
+
+def test_above_the_bound_a_peer_is_selected_by_pod_cidr_and_the_plan_says_so():
+    exact, wide = plan(mesh.view()), plan(mesh.view(), options=Options(max_exact=3))
+    assert (exact.by_cidr, wide.by_cidr) == (frozenset(), {"n2", "n3"})
+    assert len(exact.state.policies) == len(wide.state.policies) == 2 * 2 * 3
+    selected = {policy.dst for policy in wide.state.policies.values() if policy.direction is Direction.OUT}
+    assert selected == {cidr for index in (2, 3) for cidr in mesh.node(index).pod_cidrs}

@@ -1,6 +1,7 @@
 from dataclasses import replace
 
-from kmesh_bpf.core.planner import Options, make_plan
+from kmesh_bpf.core.options import Options
+from kmesh_bpf.core.planner import make_plan
 from kmesh_bpf.core.reach import expected_peers, reachable_peers
 from kmesh_bpf.core.state import Direction, KernelState, Observation
 from tests.unit.core import mesh

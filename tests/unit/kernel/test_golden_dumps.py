@@ -10,6 +10,7 @@ import pytest
 from kmesh_bpf._abi import lib
 from kmesh_bpf.core.state import Direction, Mark, Policy, Sa, SaUsage
 from kmesh_bpf.core.view import Key
+from kmesh_bpf.kernel import thresholds
 from kmesh_bpf.kernel import xfrm_messages as wire
 from kmesh_bpf.kernel.netlink import HEADER, attributes, messages
 
@@ -28,6 +29,11 @@ SA_OUT6 = Sa(HERE6, THERE6, 2, KEY, replay_window=32, any_family=True)
 OUT = Policy(Direction.OUT, NET1, NET2, ENCRYPT, HERE, THERE, 1)
 FWD = Policy(Direction.FWD, NET2, NET1, DECRYPTED, THERE, HERE)
 IN6 = Policy(Direction.IN, NET2_6, NET1_6, DECRYPTED, THERE6, HERE6)
+POD, ANYBODY = ip_network("10.2.0.7/32"), ip_network("0.0.0.0/0")
+BLOCK = Policy(Direction.OUT, ANYBODY, POD, Mark(0xE0, 0xEF), HERE, HERE, block=True)
+UNMARKED = Policy(Direction.OUT, ip_network(HERE), POD, Mark(0, 0), HERE, THERE)
+POD6, ANYBODY6 = ip_network("fd00:2::7/128"), ip_network("::/0")
+EXACT_IN6 = Policy(Direction.IN, POD6, ANYBODY6, Mark(0xD0, 0xDF), THERE6, HERE6)
 IN_MIXED = Policy(Direction.IN, NET1, NET2, DECRYPTED, HERE6, THERE6)
 
 
@@ -45,6 +51,7 @@ def read(name: str) -> list[tuple[int, bytes]]:
 
 STRUCT_BYTES = {lib.XFRM_MSG_NEWSA: 224, lib.XFRM_MSG_DELSA: 24, lib.XFRM_MSG_NEWPOLICY: 168}
 STRUCT_BYTES |= {lib.XFRM_MSG_UPDPOLICY: 168, lib.XFRM_MSG_DELPOLICY: 64}
+STRUCT_BYTES |= {lib.XFRM_MSG_NEWSPDINFO: 4, lib.XFRM_MSG_GETSPDINFO: 4}
 SELECTOR_FAMILY = slice(40, 42)
 
 
@@ -78,7 +85,13 @@ XFRMA_SRCADDR = 13
         ("pol-v4-in-v6", wire.encode_set_policy(IN_MIXED, replace=False)),
         ("pol-upd", wire.encode_set_policy(replace(OUT, spi=2), replace=True)),
         ("del-sa-v4", wire.encode_delete_sa(SA_IN)),
+        ("pol-block-v4", wire.encode_set_policy(BLOCK, replace=False)),
+        ("pol-unmarked-v4", wire.encode_set_policy(UNMARKED, replace=False)),
+        ("pol-exact-in-v6", wire.encode_set_policy(EXACT_IN6, replace=False)),
         ("del-pol-v4", wire.encode_delete_policy(OUT)),
+        ("del-pol-unmarked-v4", wire.encode_delete_policy(UNMARKED)),
+        ("set-thresholds", thresholds.encode_set((0, 32, 0, 128))),
+        ("get-thresholds", thresholds.encode_get()),
     ],
 )
 def test_a_request_says_what_ip_says_for_the_same_object(name, ours):
@@ -99,6 +112,16 @@ def test_a_dump_of_sas_gives_ours_and_knows_the_others():
 def test_a_dump_of_policies_gives_ours_and_knows_the_others():
     found = [wire.decode_policy(body).policy for _, body in read("dump-policies")]
     assert sorted((one for one in found if one), key=str) == sorted([replace(OUT, spi=2), FWD, IN6, IN_MIXED], key=str)
+
+
+def test_policies_that_block_or_have_no_mark_or_a_bit_of_leeway_are_read_back_as_written():
+    found = [wire.decode_policy(body).policy for _, body in read("dump-exact-policies")]
+    assert sorted(found, key=str) == sorted([BLOCK, UNMARKED, EXACT_IN6], key=str)
+
+
+def test_the_thresholds_are_read():
+    ((_, body),) = read("thresholds")
+    assert thresholds.decode(body) == (0, 32, 0, 128)
 
 
 def test_the_use_of_an_sa_is_read():

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from kmesh_bpf.core import operations as ops
-from kmesh_bpf.core.planner import Options, make_plan
+from kmesh_bpf.core.options import Options
+from kmesh_bpf.core.planner import make_plan
 from kmesh_bpf.core.state import Direction, KernelState, Observation
 from kmesh_bpf.errors import ConflictError, EncodeError, KernelError, UnsupportedError
 from kmesh_bpf.kernel.netlink import Ack
@@ -21,7 +22,7 @@ POLICY = next(one for one in PLANNED.policies.values() if one.direction is Direc
 ADD, DELETE, REPLACE = ops.AddSa(INBOUND), ops.DeleteSa(OUTBOUND), ops.ReplaceSa(OUTBOUND, OUTBOUND)
 IN_TEXT = f"10.10.0.2 -> 10.10.0.1 spi 0x00000001 mark {INBOUND.mark}"
 OUT_TEXT = "fd00:10::1 -> fd00:10::2 spi 0x00000001"
-POLICY_TEXT = "out 10.244.1.0/24 -> 10.244.2.0/24 mark 0xe0/0xff"
+POLICY_TEXT = "out 0.0.0.0/0 -> 10.244.2.10/32 mark 0xe0/0xef"
 DONE = Ack(0)
 
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kmesh_bpf._abi import ffi, lib
+from kmesh_bpf.core.policies import UNMARKED, decrypted_mark, encrypt_mark
 from kmesh_bpf.core.state import Direction, Mark, Policy, Sa
 from kmesh_bpf.core.view import Key
 from kmesh_bpf.errors import DecodeError, EncodeError, KernelError
@@ -20,13 +21,16 @@ addresses = st.one_of(
     st.tuples(st.ip_addresses(v=4), st.ip_addresses(v=4)), st.tuples(st.ip_addresses(v=6), st.ip_addresses(v=6))
 )
 keys = st.binary(min_size=36, max_size=36).map(Key)
-inbound = st.integers(0, 0xFFFFFF).map(lambda bits: Mark(bits << 8 & 0xFFF01F00 | 0xD0, 0xFFF01FFF))
+masks = st.sampled_from((0xFF, 0x7F, 0xF0))
+inbound = st.tuples(st.integers(0, 0xFFFFFF), masks).map(
+    lambda one: Mark(one[0] << 8 & 0xFFF01F00 | 0xD0 & one[1], 0xFFF01F00 | one[1])
+)
 
 
 @st.composite
 def sas(draw):
     (src, dst), mark = draw(addresses), draw(st.none() | inbound)
-    output = Mark(0xD0, 0xFFFFFFFF) if mark else None
+    output = Mark(0xD0 & mark.mask, 0xFFFFFF00 | mark.mask) if mark else None
     return Sa(
         src,
         dst,
@@ -48,9 +52,13 @@ def networks(version):
 def policies(draw):
     direction = draw(st.sampled_from(list(Direction)))
     version = draw(st.sampled_from([4, 6]))
-    mark = Mark(0xE0 if direction is Direction.OUT else 0xD0, 0xFF)
+    mask = draw(st.sampled_from((0xFF, 0x7F, 0xBF, 0xF0)))
+    whole = Mark((0xE0 if direction is Direction.OUT else 0xD0) & mask, mask)
+    ours = [whole, encrypt_mark(mask), UNMARKED] if direction is Direction.OUT else [whole, decrypted_mark(mask)]
     src, dst = draw(networks(version)), draw(networks(version))
-    return Policy(direction, src, dst, mark, *draw(addresses), draw(u32), draw(u32))
+    return Policy(
+        direction, src, dst, draw(st.sampled_from(ours)), *draw(addresses), draw(u32), draw(u32), draw(st.booleans())
+    )
 
 
 @given(sas())
@@ -102,6 +110,9 @@ def test_an_sa_that_cannot_be_encoded_raises(change):
     [
         {"mark": Mark(0xD0, 0xFF)},
         {"mark": Mark(0xE0, 0xFFFF)},
+        {"mark": Mark(0xC0, 0xCF)},
+        {"direction": Direction.FWD, "mark": Mark(0, 0)},
+        {"direction": Direction.IN, "mark": Mark(0xC0, 0xEF)},
         {"dst": ip_network("fd00::/64")},
         {"tunnel_dst": ip_address("::1")},
         {"tunnel_dst": ip_address("fe80::1%eth0"), "tunnel_src": ip_address("fe80::2")},
@@ -122,6 +133,36 @@ def test_a_policy_that_cannot_be_encoded_or_would_not_be_known_again_raises(chan
     wire.encode_set_policy(policy, replace=False)
     with pytest.raises(EncodeError):
         wire.encode_set_policy(replace(policy, **change), replace=False)
+
+
+def test_a_policy_reads_the_same_whatever_its_index_and_its_use_and_is_the_same_object():
+    policy = Policy(
+        Direction.OUT, *[ip_network("10.1.0.7/32")] * 2, Mark(0xE0, 0xEF), *[ip_address("10.0.0.1")] * 2, block=True
+    )
+    body = wire.encode_set_policy(policy, replace=False)[HEADER:]
+    later = bytearray(body)
+    info = ffi.from_buffer("struct xfrm_userpolicy_info *", later, require_writable=True)
+    info.index, info.curlft.use_time, info.curlft.packets = 4711, 1795553190, 9
+    found = wire.decode_policy(body).policy
+    assert found == policy
+    assert wire.decode_policy(bytes(later)).policy is found
+
+
+def test_a_policy_cut_short_or_that_lets_through_what_it_should_not_is_refused():
+    policy = Policy(Direction.OUT, *[ip_network("10.1.0.8/32")] * 2, Mark(0xE0, 0xEF), *[ip_address("10.0.0.1")] * 2)
+    body = bytearray(wire.encode_set_policy(policy, replace=False)[HEADER:])
+    with pytest.raises(DecodeError):
+        wire.decode_policy(bytes(body[:100]))
+    ffi.from_buffer("struct xfrm_userpolicy_info *", body, require_writable=True).action = 7
+    with pytest.raises(DecodeError, match="does not require ESP"):
+        wire.decode_policy(bytes(body))
+
+
+def test_a_wish_for_an_sa_that_the_kernel_keeps_for_a_key_manager_is_no_sa():
+    body = bytearray(wire.encode_new_sa(replace(SA, mark=None, output_mark=None))[HEADER:])
+    info = ffi.from_buffer("struct xfrm_usersa_info *", body, require_writable=True)
+    info.id.spi = 0
+    assert wire.decode_sa(bytes(body[: ffi.sizeof("struct xfrm_usersa_info")])) is None
 
 
 def test_somebody_else_s_sa_is_not_ours():

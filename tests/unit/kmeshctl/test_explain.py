@@ -48,16 +48,16 @@ default/api (10.244.2.11, fd00:244:2::b) on n2: managed, the label of namespace 
 
 10.244.1.10 -> 10.244.2.11: ENCRYPTED with SPI 1
   both are managed, on different nodes that are ready for each other
-  policy 10.244.1.0/24 -> 10.244.2.0/24, tunnel 10.10.0.1 -> 10.10.0.2
+  policy 0.0.0.0/0 -> 10.244.2.11/32, tunnel 10.10.0.1 -> 10.10.0.2
 10.244.2.11 -> 10.244.1.10: ENCRYPTED with SPI 1
   both are managed, on different nodes that are ready for each other
-  policy 10.244.2.0/24 -> 10.244.1.0/24, tunnel 10.10.0.2 -> 10.10.0.1
+  policy 0.0.0.0/0 -> 10.244.1.10/32, tunnel 10.10.0.2 -> 10.10.0.1
 fd00:244:1::a -> fd00:244:2::b: ENCRYPTED with SPI 1
   both are managed, on different nodes that are ready for each other
-  policy fd00:244:1::/64 -> fd00:244:2::/64, tunnel fd00:10::1 -> fd00:10::2
+  policy ::/0 -> fd00:244:2::b/128, tunnel fd00:10::1 -> fd00:10::2
 fd00:244:2::b -> fd00:244:1::a: ENCRYPTED with SPI 1
   both are managed, on different nodes that are ready for each other
-  policy fd00:244:2::/64 -> fd00:244:1::/64, tunnel fd00:10::2 -> fd00:10::1
+  policy ::/0 -> fd00:244:1::a/128, tunnel fd00:10::2 -> fd00:10::1
 """,
     )
 
@@ -91,7 +91,7 @@ def test_programs_get_the_whole_answer(form, load):
         "verdict": "encrypted",
         "reason": "both are managed, on different nodes that are ready for each other",
         "spi": 1,
-        "selector": ["10.244.1.0/24", "10.244.2.0/24"],
+        "selector": ["0.0.0.0/0", "10.244.2.11/32"],
         "tunnel": ["10.10.0.1", "10.10.0.2"],
     }
     assert found["notes"] == []
@@ -228,11 +228,19 @@ def test_without_reports_the_plans_answer_and_it_is_said():
     ]
 
 
-def test_pod_cidrs_claimed_twice_are_told():
+def test_pods_that_a_node_selects_by_pod_cidr_are_told_of():
+    found, answer = verdicts("web", "api", reports=(replace(ONE, by_cidr=("n2",), by_cidr_count=1), OTHER))
+    assert set(found.values()) == {"encrypted"}
+    assert [way["selector"][1] for way in answer["ways"][:2]] == ["10.244.2.0/24", "10.244.1.10/32"]
+    (note,) = answer["notes"]
+    assert note.startswith("n1 selects pods of n2 by pod CIDR")
+
+
+def test_every_problem_of_the_two_nodes_plans_is_told():
     twin = kube.node_info(3)
-    twin["spec"]["podCIDRS"] = ["10.244.2.0/24"]
+    twin["spec"]["addresses"] = ["10.10.0.2"]
     _, answer = verdicts("web", "api", manifests=(*BASE, NAMESPACE, WEB, API, twin))
-    assert "n1: peer n3: 10.244.2.0/24 is claimed by another peer too; ignored" in answer["notes"]
+    assert "n1: peer n3: its address 10.10.0.2 is n2's; quarantined, not ready" in answer["notes"]
 
 
 def test_a_pod_without_an_address_has_no_traffic():

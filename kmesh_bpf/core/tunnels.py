@@ -1,0 +1,21 @@
+"""Between which addresses of two nodes their tunnels lead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from kmesh_bpf.core.view import Address, Node
+
+Ends = tuple[Address, Address]
+"""The outer addresses of a tunnel: ours, theirs."""
+
+
+def tunnels(local: Node, peer: Node) -> Mapping[int, Ends]:
+    """Give the outer addresses for each inner family: the first ones of that family that both nodes have, else any."""
+    ends = {}
+    for version in (4, 6):
+        ours = next((address for address in local.addresses if address.version == version), None)
+        theirs = next((address for address in peer.addresses if address.version == version), None)
+        if ours is not None and theirs is not None:
+            ends[version] = (ours, theirs)
+    return {inner: ends.get(inner, next(iter(ends.values()))) for inner in (4, 6)} if ends else {}
