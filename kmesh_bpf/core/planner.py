@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from ipaddress import ip_network
 from itertools import product
 
 from kmesh_bpf import contract
-from kmesh_bpf.core import devices, keys, marks
+from kmesh_bpf.core import claims, devices, keys, marks
 from kmesh_bpf.core.keys import Retirement
 from kmesh_bpf.core.state import (
     Direction,
@@ -59,6 +59,7 @@ class ProblemKind(Enum):
     QUARANTINE = "a peer claims the address of another one and gets no packet"
     CONFLICT = "a peer claims the pods of another one and misses those"
     KEY = "there is no key"
+    CAPACITY = "there is no room for all peers"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +96,19 @@ def make_plan(view: View, observed: Observation, options: Options, now: float) -
     ``now`` is in the clock of ``view.announced_at`` and of the kernel's use times (seconds since the epoch).
     """
     everybody = {peer.node.name: marks.incarnations(view.node, peer.node) for peer in view.peers}
-    accepted, problems = _without_double_claims(view.peers, everybody, observed)
+    claimed = claims.settle(view, everybody, observed, options.node_mark_mask)
+    accepted, ids = claimed.accepted, claimed.ids
     fingerprints = {peer.node.name: everybody[peer.node.name] for peer in accepted}
-    ids = _node_ids(fingerprints.values(), observed, options.node_mark_mask)
     by_node = _pods_by_node(view)
     sas: dict[SaId, Sa] = {}
     policies: dict[PolicyId, Policy] = {}
     peers: dict[Address, PeerEntry] = {}
     ready: set[str] = set()
     lost: list[SaId] = []
+    problems = [
+        *(Problem(ProblemKind.QUARANTINE, sentence) for sentence in claimed.quarantined),
+        *(Problem(ProblemKind.CAPACITY, sentence) for sentence in claimed.crowded),
+    ]
     problems += [
         Problem(ProblemKind.UPLINK, f"uplink {name}: there is no such device, so nothing guards or decrypts there")
         for name in devices.missing_uplinks(observed.links, options.uplinks)
@@ -139,7 +144,7 @@ def make_plan(view: View, observed: Observation, options: Options, now: float) -
                 problems.append(Problem(ProblemKind.CONFLICT, sentence))
         if tunnels:
             ready.add(peer.node.name)
-    _keep_quarantined((one.node for one in view.peers if one.node.name not in fingerprints), observed, peers, sas)
+    claims.keep_quarantined((one.node for one in view.peers if one.node.name not in fingerprints), observed, peers, sas)
     return Plan(
         KernelState(
             sas=sas,
@@ -177,44 +182,6 @@ def _kept(
     )
     problems.append(Problem(ProblemKind.KEY, "no key is known; SAs and policies stay as they are until there is one"))
     return Plan(state, ready, transition=False, lost=(), problems=tuple(dict.fromkeys(problems)))
-
-
-def _without_double_claims(
-    peers: Iterable[Peer], fingerprints: Mapping[str, int], observed: Observation
-) -> tuple[list[Peer], list[Problem]]:
-    """Give the peers whose addresses are theirs alone, and a problem for each that is quarantined.
-
-    Two KmeshNodeInfos with one address would take turns in one SA. The peer that the kernel knows stays, so that
-    whoever claims its address later cannot push it out; among new ones the first by name.
-    """
-    known = {entry.incarnations for entry in observed.state.peers.values()}
-    owners: dict[Address, str] = {}
-    accepted, problems = [], []
-    for peer in sorted(peers, key=lambda one: (fingerprints[one.node.name] not in known, one.node.name)):
-        taken = next((address for address in peer.node.addresses if address in owners), None)
-        if taken is not None:
-            sentence = f"peer {peer.node.name}: its address {taken} is {owners[taken]}'s; quarantined, not ready"
-            problems.append(Problem(ProblemKind.QUARANTINE, sentence))
-            continue
-        owners.update(dict.fromkeys(peer.node.addresses, peer.node.name))
-        accepted.append(peer)
-    return sorted(accepted, key=lambda one: one.node.name), problems
-
-
-def _keep_quarantined(
-    quarantined: Iterable[Node], observed: Observation, peers: dict[Address, PeerEntry], sas: dict[SaId, Sa]
-) -> None:
-    """Leave the SAs of quarantined peers as they are: made again later, they would count from the start."""
-    for address in (address for node in quarantined for address in node.addresses):
-        if address in observed.state.peers and address not in peers:
-            peers[address] = observed.state.peers[address]
-            sas.update((one.id, one) for one in observed.state.sas.values() if address in (one.src, one.dst))
-
-
-def _node_ids(fingerprints: Iterable[int], observed: Observation, mask: int) -> dict[int, int]:
-    held = {entry.incarnations: entry.node_id for entry in observed.state.peers.values()}
-    taken = {marks.node_id(sa.mark.value, mask) for sa in observed.state.sas.values() if sa.mark}
-    return marks.allocate(fingerprints, held, taken, mask)
 
 
 def _tunnels(local: Node, peer: Node) -> dict[int, tuple[Address, Address]]:

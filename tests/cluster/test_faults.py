@@ -139,7 +139,7 @@ def test_watches_cut_every_second_lose_no_change(server, cable, opening_by_cable
 def test_with_the_permissions_of_a_daemon_all_that_a_daemon_does_is_allowed(server, opening, account):
     objects.put(server, kube.node())
     objects.put(server, kube.secret(kube.entry(1)))
-    source = opening(account("daemon"), node="n1")
+    source = opening(account("daemon"))
     found = source.read()
     assert (found.complete, found.problems, len(found.nodes), found.services != ()) == (True, (), 1, True)
     assert found.secret["data"] == kube.secret(kube.entry(1))["data"]

@@ -72,7 +72,7 @@ def test_what_kubectl_prints_is_read_from_a_folder_as_the_server_gives_it(cluste
     assert (len(read.pods), len(read.nodes), len(read.node_infos), read.problems) == (10, 3, 1, ())
     rest = {"keys": {}, "services": (), "announced": 0, "announced_at": 0.0, "boot_id": kube.BOOT_ID}
     view = build_view(read, "n1", **rest)
-    assert view == build_view(opening(node="n1").read(), "n1", **rest)
+    assert view == build_view(opening().read(), "n1", **rest)
     assert [pod.name for pod in view.pods] == ["default/far", "default/odd", "default/web", "other/own"]
 
 

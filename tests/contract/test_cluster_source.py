@@ -82,6 +82,14 @@ def test_objects_of_every_kind_are_given_as_parsed(source, create):
     assert found == [parse(manifest) for manifest in manifests]
 
 
+def test_services_are_given_with_all_their_addresses(source, create):
+    balanced = {"loadBalancer": {"ingress": [{"ip": "192.0.2.80"}]}}
+    create(kube.service("web", spec_type="ClusterIP", externalIPs=["192.0.2.81"], status=balanced))
+    objects = seen(source, lambda objects: any(one.name == "web" for one in objects.service_objects))
+    (service,) = [one for one in objects.service_objects if one.name == "web"]
+    assert {"192.0.2.80", "192.0.2.81"} < set(map(str, service.addresses))
+
+
 def test_service_cidrs_are_given_each_once(source, create):
     for name, cidrs in (("one", ["10.97.0.0/24", "fd00:97::/112"]), ("two", ["10.97.0.0/24"])):
         create(kube.service_cidr(name, cidrs))

@@ -33,7 +33,7 @@ def test_of_a_server_that_has_no_service_cidrs_nothing_is_missing_and_those_of_t
             raise refusal("list", plural, 404, b"404 page not found\n")
         return listed(kube.node()) if plural == "nodes" else listed()
 
-    with closing(KubernetesCluster(FakeApi(answer), node="n1")) as source:
+    with closing(KubernetesCluster(FakeApi(answer))) as source:
         found = source.read()
     assert (found.complete, found.problems, found.services) == (True, (), ())
     assert [str(cidr) for cidr in daemon.view(found).services] == ["10.96.0.0/12"]

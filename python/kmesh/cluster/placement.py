@@ -1,0 +1,117 @@
+"""Which pod has an address, where several claim it, or a node does. Pure.
+
+A pod that loses its address is not managed, and what is sent to it may go in clear; a node that loses one gets nothing
+from anybody. So whatever a node says of itself takes no address from a pod, unless the pod's own claim is the odd one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+from kmesh.cluster.objects import PodObject
+from kmesh_bpf import Address, Pod
+
+ENDED = frozenset({"Succeeded", "Failed"})
+"""Phases of pods whose containers will never run again; their objects may stay for days, with addresses given on."""
+UNKNOWN_AGE = "~"
+"""Sorts behind every time: a pod that nobody dated is as good as the newest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What claims of pods are measured by.
+
+    ``here``: this node's name, ``own``: its addresses; ``evidence``: addresses that devices of this node's pods carry.
+    ``nodes``: names of the Nodes that there are; ``of_nodes``: the addresses of those that are to stay, and whose.
+    ``known``: addresses that the kernel has as a peer's.
+    """
+
+    here: str = ""
+    own: frozenset[Address] = frozenset()
+    evidence: frozenset[Address] = frozenset()
+    nodes: frozenset[str] = frozenset()
+    of_nodes: Mapping[Address, str] = field(default_factory=dict)
+    known: frozenset[Address] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A claim that does not hold: whose (``namespace/name``), and a sentence that names both sides and the way out.
+
+    ``ordinary``: nothing to mend, for an address of a pod that ended or is being deleted was given on.
+    """
+
+    pod: str
+    sentence: str
+    ordinary: bool
+
+
+def place(pods: Iterable[PodObject], ground: Ground) -> tuple[tuple[Pod, ...], tuple[Refusal, ...]]:
+    """Give the pods by name, each with the addresses that it has, and the claims that do not hold."""
+    claimants: dict[Address, list[PodObject]] = {}
+    ordered = sorted(pods, key=lambda pod: (pod.namespace, pod.name))
+    for pod in ordered:
+        for address in dict.fromkeys(pod.addresses):
+            claimants.setdefault(address, []).append(pod)
+    holders: dict[Address, PodObject] = {}
+    refusals = []
+    for address, those in claimants.items():
+        rest = []
+        for pod in those:
+            hindrance = _hindrance(pod, address, ground)
+            if hindrance is None:
+                rest.append(pod)
+            else:
+                refusals.append(Refusal(pod.label, hindrance, _passing(pod)))
+        if len(rest) > 1:
+            rest = sorted(rest, key=partial(_rank, address=address, ground=ground))
+            refusals.extend(_clash(pod, rest[0], address, ground) for pod in rest[1:])
+        holders.update((address, pod) for pod in rest[:1])
+    placed = (
+        (pod, tuple(address for address in dict.fromkeys(pod.addresses) if holders.get(address) is pod))
+        for pod in ordered
+    )
+    return tuple(Pod(pod.label, pod.node, free) for pod, free in placed if free), tuple(refusals)
+
+
+def _rank(pod: PodObject, address: Address, ground: Ground) -> tuple[bool, bool, bool, bool, str, str, str]:
+    """Give what pods at one address are ordered by: the first has it."""
+    return (
+        not (address in ground.evidence and pod.node == ground.here),
+        pod.node not in ground.nodes,
+        pod.phase in ENDED,
+        pod.deleting,
+        pod.created or UNKNOWN_AGE,
+        pod.namespace,
+        pod.name,
+    )
+
+
+def _hindrance(pod: PodObject, address: Address, ground: Ground) -> str | None:
+    """Say why a pod cannot have an address, whoever else wants it; None: it can."""
+    claim = f"pod {pod.label} of node {pod.node} claims {address}, "
+    way_out = "; it is not managed here: delete whichever is wrong"
+    if address in ground.own:
+        return f"{claim}which is an address of this node, {ground.here}{way_out}"
+    if address in ground.evidence and pod.node != ground.here:
+        return f"{claim}which a pod of this node, {ground.here}, carries{way_out}"
+    owner = ground.of_nodes.get(address)
+    stale = pod.phase in ENDED or pod.node not in ground.nodes
+    if owner is not None and (stale or address in ground.known):
+        return f"{claim}which is an address of node {owner}{way_out}"
+    return None
+
+
+def _passing(pod: PodObject) -> bool:
+    return pod.phase in ENDED or pod.deleting
+
+
+def _clash(loser: PodObject, winner: PodObject, address: Address, ground: Ground) -> Refusal:
+    why = " (that Node is gone)" if loser.node not in ground.nodes else ""
+    sentence = (
+        f"pods {winner.label} of node {winner.node} and {loser.label} of node {loser.node}{why} both have {address}: the"
+        f" first is managed there, {loser.label} is not; delete the one that is gone"
+    )
+    return Refusal(loser.label, sentence, _passing(loser))
