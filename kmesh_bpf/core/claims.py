@@ -100,17 +100,17 @@ def _without_double_claims(view: View, ordered: Iterable[Peer]) -> tuple[list[Pe
 def _double_claim(peer: Peer, address: Address, owner: str) -> str:
     name = peer.node.name
     if not peer.alive:
-        why, way_out = " and is gone, or about to go,", f"delete KmeshNodeInfo {name}"
+        way_out = f"its Node is gone, or about to go; delete KmeshNodeInfo {name}"
     elif not peer.vouched:
-        why, way_out = " against its Node object", f"mend what {name} announces"
+        way_out = f"its Node object has no such address; mend what {name} announces"
     else:
-        why, way_out = "", f"mend {name}, or delete the other one if it is gone"
-    return f"peer {name} claims {address}{why}, which is {owner}; quarantined, nothing is sent to {name}: {way_out}"
+        way_out = f"mend {name}, or delete the other one if that is gone"
+    return f"peer {name} claims {address}, which is {owner}; quarantined, nothing is sent to {name}: {way_out}"
 
 
 def _crowd(names: list[str], node_mark_mask: int) -> str:
-    more = f" and {len(names) - NAMES} more" if len(names) > NAMES else ""
+    more, room = f" and {len(names) - NAMES} more" if len(names) > NAMES else "", marks.capacity(node_mark_mask)
     return (
-        f"--node-mark-mask {node_mark_mask:#x} has room for {marks.capacity(node_mark_mask)} peers, and there are more: "
+        f"--node-mark-mask {node_mark_mask:#x} has room for {room} peers, and there are more: "
         f"nothing is sent to {', '.join(names[:NAMES])}{more}; give the mask more bits"
     )

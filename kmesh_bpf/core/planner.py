@@ -96,8 +96,8 @@ def make_plan(view: View, observed: Observation, options: Options, now: float) -
     ``now`` is in the clock of ``view.announced_at`` and of the kernel's use times (seconds since the epoch).
     """
     everybody = {peer.node.name: marks.incarnations(view.node, peer.node) for peer in view.peers}
-    claimed = claims.settle(view, everybody, observed, options.node_mark_mask)
-    accepted, ids = claimed.accepted, claimed.ids
+    settled = claims.settle(view, everybody, observed, options.node_mark_mask)
+    accepted, ids = settled.accepted, settled.ids
     fingerprints = {peer.node.name: everybody[peer.node.name] for peer in accepted}
     by_node = _pods_by_node(view)
     sas: dict[SaId, Sa] = {}
@@ -106,8 +106,8 @@ def make_plan(view: View, observed: Observation, options: Options, now: float) -
     ready: set[str] = set()
     lost: list[SaId] = []
     problems = [
-        *(Problem(ProblemKind.QUARANTINE, sentence) for sentence in claimed.quarantined),
-        *(Problem(ProblemKind.CAPACITY, sentence) for sentence in claimed.crowded),
+        *(Problem(ProblemKind.QUARANTINE, sentence) for sentence in settled.quarantined),
+        *(Problem(ProblemKind.CAPACITY, sentence) for sentence in settled.crowded),
     ]
     problems += [
         Problem(ProblemKind.UPLINK, f"uplink {name}: there is no such device, so nothing guards or decrypts there")

@@ -111,7 +111,7 @@ def _passing(pod: PodObject) -> bool:
 def _clash(loser: PodObject, winner: PodObject, address: Address, ground: Ground) -> Refusal:
     why = " (that Node is gone)" if loser.node not in ground.nodes else ""
     sentence = (
-        f"pods {winner.label} of node {winner.node} and {loser.label} of node {loser.node}{why} both have {address}: the"
-        f" first is managed there, {loser.label} is not; delete the one that is gone"
+        f"pods {winner.label} of node {winner.node} and {loser.label} of node {loser.node}{why} both have {address}: "
+        f"the first is managed there, {loser.label} is not; delete the one that is gone"
     )
     return Refusal(loser.label, sentence, _passing(loser))

@@ -96,7 +96,12 @@ def service(name: str = "web", number: int = 10, **changes: Any) -> dict[str, An
     """``changes``: ``status``, ``namespace``, and fields of the spec."""
     own = [f"10.96.0.{number}", f"fd00:96::{number:x}"]
     status = changes.pop("status", {"loadBalancer": {}})
-    spec = {"clusterIP": own[0], "clusterIPs": own, "ports": [{"port": 80, "protocol": "TCP"}], "selector": {"app": "x"}}
+    spec = {
+        "clusterIP": own[0],
+        "clusterIPs": own,
+        "ports": [{"port": 80, "protocol": "TCP"}],
+        "selector": {"app": "x"},
+    }
     metadata = {"name": name, "namespace": changes.pop("namespace", "default")}
     return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec | changes, "status": status}
 

@@ -28,7 +28,11 @@ MANIFESTS = [
     stored(kube.node(1)),
     stored(
         kube.pod(
-            "web", labels={"app": "web"}, initContainers=["proxy"], hostNetwork=False, annotations={SIDECAR_ANNOTATION: "s"}
+            "web",
+            labels={"app": "web"},
+            initContainers=["proxy"],
+            hostNetwork=False,
+            annotations={SIDECAR_ANNOTATION: "s"},
         ),
         deletionTimestamp="2026-01-01T00:00:00Z",
     ),

@@ -200,7 +200,9 @@ def test_a_live_pod_loses_an_address_only_to_somebody_who_is_told(manifests):
 
 
 def _holders(objects: ClusterObjects, node: str, **known):
-    return ((address, (one.name, one.node)) for one in pod_claims(objects, node, **known)[0] for address in one.addresses)
+    return (
+        (address, (one.name, one.node)) for one in pod_claims(objects, node, **known)[0] for address in one.addresses
+    )
 
 
 def test_many_pods_are_placed_quickly():

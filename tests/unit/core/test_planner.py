@@ -156,7 +156,7 @@ def test_a_peer_that_claims_another_s_address_is_quarantined_and_the_one_in_plac
     assert both.ready_peers == {"n2"}
     assert tuple(map(str, both.problems)) == (
         "peer a-thief claims 10.10.0.2, which is of peer n2; quarantined, nothing is sent to a-thief: mend a-thief, or "
-        "delete the other one if it is gone",
+        "delete the other one if that is gone",
     )
 
 
