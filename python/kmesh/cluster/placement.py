@@ -50,30 +50,39 @@ class Refusal:
 
 def place(pods: Iterable[PodObject], ground: Ground) -> tuple[tuple[Pod, ...], tuple[Refusal, ...]]:
     """Give the pods by name, each with the addresses that it has, and the claims that do not hold."""
-    claimants: dict[Address, list[PodObject]] = {}
     ordered = sorted(pods, key=lambda pod: (pod.namespace, pod.name))
-    for pod in ordered:
-        for address in dict.fromkeys(pod.addresses):
-            claimants.setdefault(address, []).append(pod)
     holders: dict[Address, PodObject] = {}
-    refusals = []
-    for address, those in claimants.items():
-        rest = []
-        for pod in those:
-            hindrance = _hindrance(pod, address, ground)
-            if hindrance is None:
-                rest.append(pod)
-            else:
-                refusals.append(Refusal(pod.label, hindrance, _passing(pod)))
-        if len(rest) > 1:
-            rest = sorted(rest, key=partial(_rank, address=address, ground=ground))
-            refusals.extend(_clash(pod, rest[0], address, ground) for pod in rest[1:])
-        holders.update((address, pod) for pod in rest[:1])
-    placed = (
-        (pod, tuple(address for address in dict.fromkeys(pod.addresses) if holders.get(address) is pod))
-        for pod in ordered
+    in_question: dict[Address, list[PodObject]] = {}
+    for pod in ordered:
+        for address in pod.addresses:
+            first = holders.setdefault(address, pod)
+            if first is not pod:
+                in_question.setdefault(address, [first]).append(pod)
+    for address in (*ground.own, *ground.evidence, *ground.of_nodes):
+        if address in holders:
+            in_question.setdefault(address, [holders[address]])
+    refusals: list[Refusal] = []
+    for address, claimants in in_question.items():
+        holder, refused = _judge(claimants, address, ground)
+        refusals.extend(refused)
+        if holder is None:
+            del holders[address]
+        else:
+            holders[address] = holder
+    placed = ((pod, tuple(one for one in pod.addresses if holders.get(one) is pod)) for pod in ordered)
+    return (
+        tuple(Pod(pod.label, pod.node, free) for pod, free in placed if free),
+        tuple(sorted(refusals, key=lambda refusal: (refusal.pod, refusal.sentence))),
     )
-    return tuple(Pod(pod.label, pod.node, free) for pod, free in placed if free), tuple(refusals)
+
+
+def _judge(claimants: list[PodObject], address: Address, ground: Ground) -> tuple[PodObject | None, list[Refusal]]:
+    """Give who has an address, if any of the pods that claim it, and what the others are told."""
+    hindrances = [(pod, _hindrance(pod, address, ground)) for pod in claimants]
+    refusals = [Refusal(pod.label, sentence, _passing(pod)) for pod, sentence in hindrances if sentence is not None]
+    rest = [pod for pod, sentence in hindrances if sentence is None]
+    rest.sort(key=partial(_rank, address=address, ground=ground))
+    return (rest[0] if rest else None), [*refusals, *(_clash(pod, rest[0], address, ground) for pod in rest[1:])]
 
 
 def _rank(pod: PodObject, address: Address, ground: Ground) -> tuple[bool, bool, bool, bool, str, str, str]:
