@@ -231,6 +231,7 @@ def lean(one: Object) -> Object:
                 phase=sys.intern(one.phase),
                 containers=_containers(one.containers),
                 annotations=_annotations(SIDECAR_ANNOTATION in one.annotations),
+                created=sys.intern(one.created),
             )
         case Service():
             return replace(one, namespace=sys.intern(one.namespace))
