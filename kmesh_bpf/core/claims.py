@@ -10,11 +10,30 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from kmesh_bpf.core import marks
-from kmesh_bpf.core.state import Observation, PeerEntry, Sa, SaId
+from kmesh_bpf.core.state import Observation, PeerEntry, Program, Sa, SaId
 from kmesh_bpf.core.view import Address, Node, Peer, View
 
 NAMES = 5
 """Peers named in one sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What a node sees with its own eyes, for whoever makes a view.
+
+    ``carried``: addresses at the other ends of the devices that are taken for pods'; ``tunnel_ends``: addresses that
+    the kernel has as a peer's.
+    """
+
+    carried: frozenset[Address] = frozenset()
+    tunnel_ends: frozenset[Address] = frozenset()
+
+
+def evidence(observed: Observation) -> Evidence:
+    """Give what an observation says of who has which address."""
+    pods = {one.ifindex for one in observed.state.attachments if one.program is Program.MARK_ENCRYPT}
+    far = (link.far_addresses or () for link in observed.links if link.ifindex in pods)
+    return Evidence(frozenset(address for addresses in far for address in addresses), frozenset(observed.state.peers))
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,19 +37,21 @@ class Ground:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
-    """A claim that does not hold: whose (``namespace/name``), and a sentence that names both sides and the way out.
+class Dispute:
+    """A claim in doubt: whose (``namespace/name``), and a sentence that names both sides and the way out.
 
-    ``ordinary``: nothing to mend, for an address of a pod that ended or is being deleted was given on.
+    ``holds``: it does all the same. ``ordinary``: nothing to mend, for an address of a pod that ended or is being
+    deleted was given on.
     """
 
     pod: str
     sentence: str
     ordinary: bool
+    holds: bool = False
 
 
-def place(pods: Iterable[PodObject], ground: Ground) -> tuple[tuple[Pod, ...], tuple[Refusal, ...]]:
-    """Give the pods by name, each with the addresses that it has, and the claims that do not hold."""
+def place(pods: Iterable[PodObject], ground: Ground) -> tuple[tuple[Pod, ...], tuple[Dispute, ...]]:
+    """Give the pods by name, each with the addresses that it has, and the claims in doubt."""
     ordered = sorted(pods, key=lambda pod: (pod.namespace, pod.name))
     holders: dict[Address, PodObject] = {}
     in_question: dict[Address, list[PodObject]] = {}
@@ -61,10 +63,10 @@ def place(pods: Iterable[PodObject], ground: Ground) -> tuple[tuple[Pod, ...], t
     for address in (*ground.own, *ground.evidence, *ground.of_nodes):
         if address in holders:
             in_question.setdefault(address, [holders[address]])
-    refusals: list[Refusal] = []
+    disputes: list[Dispute] = []
     for address, claimants in in_question.items():
-        holder, refused = _judge(claimants, address, ground)
-        refusals.extend(refused)
+        holder, told = _judge(claimants, address, ground)
+        disputes.extend(told)
         if holder is None:
             del holders[address]
         else:
@@ -72,17 +74,22 @@ def place(pods: Iterable[PodObject], ground: Ground) -> tuple[tuple[Pod, ...], t
     placed = ((pod, tuple(one for one in pod.addresses if holders.get(one) is pod)) for pod in ordered)
     return (
         tuple(Pod(pod.label, pod.node, free) for pod, free in placed if free),
-        tuple(sorted(refusals, key=lambda refusal: (refusal.pod, refusal.sentence))),
+        tuple(sorted(disputes, key=lambda dispute: (dispute.pod, dispute.sentence))),
     )
 
 
-def _judge(claimants: list[PodObject], address: Address, ground: Ground) -> tuple[PodObject | None, list[Refusal]]:
+def _judge(claimants: list[PodObject], address: Address, ground: Ground) -> tuple[PodObject | None, list[Dispute]]:
     """Give who has an address, if any of the pods that claim it, and what the others are told."""
     hindrances = [(pod, _hindrance(pod, address, ground)) for pod in claimants]
-    refusals = [Refusal(pod.label, sentence, _passing(pod)) for pod, sentence in hindrances if sentence is not None]
+    disputes = [Dispute(pod.label, sentence, _passing(pod)) for pod, sentence in hindrances if sentence is not None]
     rest = [pod for pod, sentence in hindrances if sentence is None]
     rest.sort(key=partial(_rank, address=address, ground=ground))
-    return (rest[0] if rest else None), [*refusals, *(_clash(pod, rest[0], address, ground) for pod in rest[1:])]
+    if not rest:
+        return None, disputes
+    holder, *losers = rest
+    if address in ground.evidence and holder.node != ground.here:
+        disputes.append(Dispute(holder.label, _carried(holder, address, ground), _passing(holder), holds=True))
+    return holder, [*disputes, *(_clash(pod, holder, address, ground) for pod in losers)]
 
 
 def _rank(pod: PodObject, address: Address, ground: Ground) -> tuple[bool, bool, bool, bool, str, str, str]:
@@ -104,23 +111,31 @@ def _hindrance(pod: PodObject, address: Address, ground: Ground) -> str | None:
     way_out = "; it is not managed here: delete whichever is wrong"
     if address in ground.own:
         return f"{claim}which is an address of this node, {ground.here}{way_out}"
-    if address in ground.evidence and pod.node != ground.here:
+    stale = pod.phase in ENDED or pod.node not in ground.nodes
+    if address in ground.evidence and pod.node != ground.here and stale:
         return f"{claim}which a pod of this node, {ground.here}, carries{way_out}"
     owner = ground.of_nodes.get(address)
-    stale = pod.phase in ENDED or pod.node not in ground.nodes
     if owner is not None and (stale or address in ground.known):
         return f"{claim}which is an address of node {owner}{way_out}"
     return None
+
+
+def _carried(pod: PodObject, address: Address, ground: Ground) -> str:
+    # Whoever may set addresses in a pod could otherwise have what is meant for any other pod sent in clear.
+    return (
+        f"pod {pod.label} of node {pod.node} claims {address}, which a pod of this node, {ground.here}, carries too: "
+        "what that one sends from there is dropped; delete whichever is wrong"
+    )
 
 
 def _passing(pod: PodObject) -> bool:
     return pod.phase in ENDED or pod.deleting
 
 
-def _clash(loser: PodObject, winner: PodObject, address: Address, ground: Ground) -> Refusal:
+def _clash(loser: PodObject, winner: PodObject, address: Address, ground: Ground) -> Dispute:
     why = " (that Node is gone)" if loser.node not in ground.nodes else ""
     sentence = (
         f"pods {winner.label} of node {winner.node} and {loser.label} of node {loser.node}{why} both have {address}: "
         f"the first is managed there, {loser.label} is not; delete the one that is gone"
     )
-    return Refusal(loser.label, sentence, _passing(loser))
+    return Dispute(loser.label, sentence, _passing(loser))

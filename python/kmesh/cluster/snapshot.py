@@ -20,7 +20,7 @@ from kmesh.cluster.objects import (
     NodeObject,
     PodObject,
 )
-from kmesh.cluster.placement import Ground, Refusal, place
+from kmesh.cluster.placement import Dispute, Ground, place
 from kmesh_bpf import Address, ConfigError, Key, Network, Node, Peer, Pod, View
 
 MODE_LABEL, KMESH, NONE = "istio.io/dataplane-mode", "kmesh", "none"
@@ -132,18 +132,19 @@ def pod_claims(
     ``node``: the node's name, empty for none in particular. ``evidence``: addresses that devices of this node's pods
     carry; ``known``: those that the kernel has as a peer's; both empty where nothing is known of that.
     """
-    pods, refusals = _placed(objects, node, evidence, known)
-    return pods, tuple(refusal.sentence for refusal in refusals if not refusal.ordinary)
+    pods, disputes = _placed(objects, node, evidence, known)
+    return pods, tuple(dispute.sentence for dispute in disputes if not dispute.ordinary)
 
 
 def refused(objects: ClusterObjects) -> dict[str, str]:
     """Give why pods that are enrolled lack an address, by ``namespace/name``, as no node in particular sees it."""
-    return {refusal.pod: refusal.sentence for refusal in _placed(objects, "", frozenset(), frozenset())[1]}
+    disputes = _placed(objects, "", frozenset(), frozenset())[1]
+    return {dispute.pod: dispute.sentence for dispute in disputes if not dispute.holds}
 
 
 def _placed(
     objects: ClusterObjects, node: str, evidence: frozenset[Address], known: frozenset[Address]
-) -> tuple[tuple[Pod, ...], tuple[Refusal, ...]]:
+) -> tuple[tuple[Pod, ...], tuple[Dispute, ...]]:
     namespaces = {namespace.name: namespace for namespace in objects.namespaces}
     nodes = {one.name: one for one in objects.nodes}
     here = nodes.get(node)

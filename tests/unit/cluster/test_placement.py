@@ -93,14 +93,17 @@ def test_what_a_device_of_this_node_s_pods_carries_is_a_pod_s_of_this_node():
     assert has_it(ours, other, node="n2")[0] == ["default/a"]
 
 
-def test_a_pod_of_another_node_at_an_address_that_ours_carry_is_refused_though_nobody_else_claims_it():
+def test_a_pod_of_another_node_at_an_address_that_ours_carry_is_told_and_stays_managed_while_it_lives():
+    """Whoever sets an address in a pod must not have what is meant for another one sent in clear."""
     names, (problem,) = has_it(pod("a", 2), evidence=EVIDENCE)
-    assert names == []
+    assert names == ["default/a"]
     assert problem == (
-        "pod default/a of node n2 claims 10.9.9.9, which a pod of this node, n1, carries; "
-        "it is not managed here: delete whichever is wrong"
+        "pod default/a of node n2 claims 10.9.9.9, which a pod of this node, n1, carries too: what that one sends from "
+        "there is dropped; delete whichever is wrong"
     )
     assert has_it(pod("a", 2, phase="Succeeded"), evidence=EVIDENCE) == ([], []), "its address was given on"
+    names, (problem,) = has_it(pod("a", 7), evidence=EVIDENCE)
+    assert (names, "which a pod of this node, n1, carries; it is not managed here" in problem) == ([], True)
 
 
 NODE_2 = "10.10.0.2"
@@ -177,7 +180,17 @@ def test_they_do_up_to_what_a_node_sees_on_its_own_devices(manifests, evidence):
     found = cluster(*manifests)
     plain, own = dict(_holders(found, "n1")), dict(_holders(found, "n1", evidence=evidence))
     assert {a: b for a, b in plain.items() if a not in evidence} == {a: b for a, b in own.items() if a not in evidence}
-    assert {node for address, (_, node) in own.items() if address in evidence} <= {"n1"}
+    here = {address for one in found.pods if one.node == "n1" for address in one.addresses}
+    assert {node for address, (_, node) in own.items() if address in evidence & here} <= {"n1"}
+
+
+@given(CLUSTERS, ADDRESSES)
+def test_what_devices_carry_makes_no_live_pod_unmanaged_that_the_api_server_places_elsewhere_alone(manifests, evidence):
+    found = cluster(*manifests)
+    own = {address for address, _ in _holders(found, "n1", evidence=evidence)}
+    for one in found.pods:
+        if one.phase not in ("Succeeded", "Failed") and one.node in ("n2", "n3"):
+            assert set(one.addresses) - NODE_ENDS <= own
 
 
 @given(CLUSTERS)

@@ -7,7 +7,7 @@ from itertools import permutations
 import pytest
 
 from kmesh_bpf.core import marks
-from kmesh_bpf.core.claims import Claims, settle
+from kmesh_bpf.core.claims import Claims, evidence, settle
 from kmesh_bpf.core.planner import Options, ProblemKind, make_plan
 from kmesh_bpf.core.state import KernelState, Observation, PodFlags
 from kmesh_bpf.core.view import Peer, View
@@ -164,3 +164,12 @@ def test_a_peer_without_a_key_yet_is_no_problem_and_nothing_is_sent_to_it():
     assert (plan.ready_peers, plan.problems) == ({"n3"}, ())
     assert not {sa.dst for sa in plan.state.sas.values()} & set(without.node.addresses)
     assert {sa.src for sa in plan.state.sas.values()} > set(without.node.addresses), "it may get one, and sends at once"
+
+
+def test_evidence_is_what_lies_behind_pods_devices_and_the_tunnel_ends_of_peers():
+    behind, elsewhere = ip_address("10.244.1.10"), ip_address("192.0.2.1")
+    links = (replace(mesh.LINKS[1], far_addresses=(elsewhere,)), replace(mesh.LINKS[2], far_addresses=(behind,)))
+    state = make_plan(mesh.view(), replace(EMPTY, links=links), Options(), 1000.0).state
+    seen = evidence(Observation(state, links=links))
+    assert (seen.carried, seen.tunnel_ends) == ({behind}, {*mesh.node(2).addresses, *mesh.node(3).addresses})
+    assert evidence(Observation(state, links=(replace(links[1], far_addresses=None),))).carried == frozenset()
