@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from kmesh_bpf.contract import VERSION as CONTRACT_VERSION
+from kmesh_bpf.core.claims import Evidence, evidence
 from kmesh_bpf.core.explain import Fate, Stop, Trace, trace
 from kmesh_bpf.core.marks import check_mark_mask
 from kmesh_bpf.core.marks import check_mask as check_node_mark_mask
@@ -42,6 +43,7 @@ __all__ = [
     "AttachMode",
     "ConfigError",
     "Direction",
+    "Evidence",
     "FakeKernel",
     "Fate",
     "KernelError",
@@ -71,6 +73,7 @@ __all__ = [
     "check_mark_mask",
     "check_node_mark_mask",
     "claim",
+    "evidence",
     "make_plan",
     "open_maps",
     "preview",

@@ -116,23 +116,21 @@ def incarnations(local: Node, peer: Node) -> int:
 def allocate(wanted: Iterable[int], held: Mapping[int, int], taken: Collection[int], mask: int) -> dict[int, int]:
     """Give each fingerprint a node id: the one it holds, else the lowest that is neither held nor taken.
 
-    ``taken`` are ids that live in SAs of former incarnations: reusing one at once would mix two keys.
-
-    Raises:
-        ConfigError: there are more peers than the mask has room for.
-
+    ``taken`` are ids that live in SAs of former incarnations: reusing one at once would mix two keys. Where the mask
+    has no room for all, the last ones wanted get none.
     """
     ids: dict[int, int] = {}
+    room = capacity(mask)
     used = set(taken) | set(held.values())
     candidate = 1
     for fingerprint in wanted:
-        if fingerprint in held:
+        if held.get(fingerprint, room + 1) <= room:  # beyond: of a wider mask
             ids[fingerprint] = held[fingerprint]
             continue
         while candidate in used:
             candidate += 1
-        if candidate > capacity(mask):
-            raise ConfigError(f"node mark mask {mask:#x} has room for {capacity(mask)} peers, and there are more")
+        if candidate > room:
+            continue
         ids[fingerprint] = candidate
         used.add(candidate)
     return ids

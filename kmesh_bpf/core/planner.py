@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from kmesh_bpf.core import cidrs, devices, marks, pods, sas
+from kmesh_bpf.core import cidrs, claims, devices, marks, pods, sas
 from kmesh_bpf.core.options import Options
 from kmesh_bpf.core.policies import Way, plan_policies
 from kmesh_bpf.core.problems import Problem, ProblemKind
 from kmesh_bpf.core.state import KernelState, Observation, PeerEntry, Sa, SaId
 from kmesh_bpf.core.tunnels import tunnels
-from kmesh_bpf.core.view import Address, Node, Peer, View
+from kmesh_bpf.core.view import Address, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,14 @@ def make_plan(view: View, observed: Observation, options: Options, now: float) -
     ``now`` is in the clock of ``view.announced_at`` and of the kernel's use times (seconds since the epoch).
     """
     everybody = {peer.node.name: marks.incarnations(view.node, peer.node) for peer in view.peers}
-    accepted, problems = _without_double_claims(view.peers, everybody, observed)
+    settled = claims.settle(view, everybody, observed, options.node_mark_mask)
+    accepted, ids = settled.accepted, settled.ids
     fingerprints = {peer.node.name: everybody[peer.node.name] for peer in accepted}
-    ids = _node_ids(fingerprints.values(), observed, options.node_mark_mask)
+    problems = [
+        *(Problem(ProblemKind.QUARANTINE, sentence) for sentence in settled.quarantined),
+        *(Problem(ProblemKind.CAPACITY, sentence) for sentence in settled.crowded),
+        *(Problem(ProblemKind.CLAIM, sentence) for sentence in view.problems),
+    ]
     problems += [
         Problem(ProblemKind.UPLINK, f"uplink {name}: there is no such device, so nothing guards or decrypts there")
         for name in devices.missing_uplinks(observed.links, options.uplinks)
@@ -75,7 +80,8 @@ def make_plan(view: View, observed: Observation, options: Options, now: float) -
             peers.setdefault(address, PeerEntry(node_id, mark, 0, fingerprint))
         if sends:
             ways[peer.node.name] = Way(peer, ends)
-    _keep_quarantined((one.node for one in view.peers if one.node.name not in fingerprints), observed, peers, planned)
+    shut_out = (one.node for one in view.peers if one.node.name not in fingerprints)
+    claims.keep_quarantined(shut_out, observed, peers, planned)
     outer = {address: peer.node.name for peer in accepted for address in peer.node.addresses}
     owner, conflicts = pods.owners(view, outer)
     by_cidr = cidrs.by_cidr(view, owner, ways.keys(), options.max_exact)
@@ -96,44 +102,6 @@ def make_plan(view: View, observed: Observation, options: Options, now: float) -
         tuple(dict.fromkeys((*problems, *conflicts))),
         by_cidr,
     )
-
-
-def _without_double_claims(
-    peers: Iterable[Peer], fingerprints: Mapping[str, int], observed: Observation
-) -> tuple[list[Peer], list[Problem]]:
-    """Give the peers whose addresses are theirs alone, and a problem for each that is quarantined.
-
-    Two KmeshNodeInfos with one address would take turns in one SA. The peer that the kernel knows stays, so that
-    whoever claims its address later cannot push it out; among new ones the first by name.
-    """
-    known = {entry.incarnations for entry in observed.state.peers.values()}
-    owners: dict[Address, str] = {}
-    accepted, problems = [], []
-    for peer in sorted(peers, key=lambda one: (fingerprints[one.node.name] not in known, one.node.name)):
-        taken = next((address for address in peer.node.addresses if address in owners), None)
-        if taken is not None:
-            sentence = f"peer {peer.node.name}: its address {taken} is {owners[taken]}'s; quarantined, not ready"
-            problems.append(Problem(ProblemKind.QUARANTINE, sentence))
-            continue
-        owners.update(dict.fromkeys(peer.node.addresses, peer.node.name))
-        accepted.append(peer)
-    return sorted(accepted, key=lambda one: one.node.name), problems
-
-
-def _keep_quarantined(
-    quarantined: Iterable[Node], observed: Observation, peers: dict[Address, PeerEntry], sas: dict[SaId, Sa]
-) -> None:
-    """Leave the SAs of quarantined peers as they are: made again later, they would count from the start."""
-    for address in (address for node in quarantined for address in node.addresses):
-        if address in observed.state.peers and address not in peers:
-            peers[address] = observed.state.peers[address]
-            sas.update((one.id, one) for one in observed.state.sas.values() if address in (one.src, one.dst))
-
-
-def _node_ids(fingerprints: Iterable[int], observed: Observation, mask: int) -> dict[int, int]:
-    held = {entry.incarnations: entry.node_id for entry in observed.state.peers.values()}
-    taken = {marks.node_id(sa.mark.value, mask) for sa in observed.state.sas.values() if sa.mark}
-    return marks.allocate(fingerprints, held, taken, mask)
 
 
 def _lost(planned: Iterable[Sa], observed: Observation, remote: Address, fingerprint: int) -> list[SaId]:

@@ -10,8 +10,14 @@ class ProblemKind(Enum):
     """What is wrong."""
 
     UPLINK = "an uplink is missing"
+    BRIDGED = "pods are bridged with a device that leads out, past encryption"
+    XFRM_DISABLED = "a device that leads out is kept from encryption"
+    INTERFERENCE = "a rule of somebody else stands in the way"
+    SOURCE = "two devices claim the address of a managed pod"
     QUARANTINE = "a peer claims the address of another one and gets no packet"
     CONFLICT = "a pod claims the address of a node or of another pod and misses it"
+    CAPACITY = "there is no room for all peers"
+    CLAIM = "an object of the cluster claims what is another one's and does not get it"
     KEY = "there is no key"
 
 

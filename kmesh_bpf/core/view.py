@@ -64,13 +64,17 @@ class Peer:
 
     ``spi`` is the highest key version it can decrypt; ``replay_window`` its announced anti-replay window in packets:
     0 where it announced no ESN (a Go node). ``node_traffic``: it takes what is sent to its own addresses encrypted, and
-    sends so itself (Go nodes, and versions of ours before 0.2, do not).
+    sends so itself (Go nodes, and versions of ours before 0.2, do not). ``alive``: neither it nor its announcement is
+    gone or about to go. ``vouched``: the cluster's own record of the node does not contradict its addresses. The node's
+    pod CIDRs are those of that record, none where there is no record.
     """
 
     node: Node
     spi: int
     replay_window: int = 0
     node_traffic: bool = False
+    alive: bool = True
+    vouched: bool = True
 
 
 @dataclass(frozen=True, slots=True)

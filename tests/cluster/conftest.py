@@ -24,7 +24,7 @@ def rule(group: str, resources: str, verbs: str, *names: str) -> dict:
 
 
 CLUSTER_RULES = [
-    rule("", "namespaces nodes pods", "list watch"),
+    rule("", "namespaces nodes pods services", "list watch"),
     rule("networking.k8s.io", "servicecidrs", "list watch"),
 ]
 HOME_RULES = [

@@ -12,7 +12,7 @@ from tests.contract.test_cluster_source import ENROLLED
 from tests.lab import objects
 from tests.unit.cluster import kube
 
-KINDS = "namespaces,nodes,pods,kmeshnodeinfos,servicecidrs"
+KINDS = "namespaces,nodes,pods,kmeshnodeinfos,servicecidrs,services"
 LIKE_OTHER_TYPES = ["true", "yes", "on", "y", "null", "1.0", "1e3", "0x1F", "017", "1_000", "2026-07-01", "2026-31-12"]
 """Label values that YAML takes for something else than text, unless they are quoted; the last one kubectl does not quote."""
 ODD = ["=", "<<", "~", "", " ", "-", "- a", "? b", "a: b", "a #b", "#", "!t", "&a", "*a", "%d", "@", "`", "|", ">", "'"]
@@ -42,6 +42,7 @@ def cluster(server):
         kube.pod("gateway", 1, 16, labels={GATEWAY_LABEL: GATEWAY_CONTROLLER}),
         kube.pod("pending", 1, phase="Pending", addresses=[]),
         kube.pod("done", 1, 17, phase="Succeeded"),
+        kube.service(clusterIP="10.96.0.10", clusterIPs=["10.96.0.10"], externalIPs=["192.0.2.80"]),
     ):
         objects.put(server, manifest)
     odd = kube.pod("odd", 1, 18)
@@ -60,6 +61,7 @@ def found(source):
         nodes=tuple(sorted(read.nodes, key=lambda one: one.name)),
         pods=tuple(sorted(map(lean, read.pods), key=lambda one: (one.namespace, one.name))),
         services=tuple(sorted(read.services, key=str)),
+        service_objects=tuple(sorted(read.service_objects, key=lambda one: (one.namespace, one.name))),
     )
 
 
@@ -72,8 +74,8 @@ def test_what_kubectl_prints_is_read_from_a_folder_as_the_server_gives_it(cluste
     assert (len(read.pods), len(read.nodes), len(read.node_infos), read.problems) == (10, 3, 1, ())
     rest = {"keys": {}, "services": (), "announced": 0, "announced_at": 0.0, "boot_id": kube.BOOT_ID}
     view = build_view(read, "n1", **rest)
-    assert view == build_view(opening(node="n1").read(), "n1", **rest)
-    assert [pod.name for pod in view.pods] == ["default/far", "default/odd", "default/web", "other/own"]
+    assert view == build_view(opening().read(), "n1", **rest)
+    assert [pod.name for pod in view.pods] == ["default/done", "default/far", "default/odd", "default/web", "other/own"]
 
 
 @pytest.mark.parametrize("form", ["yaml", "json"])

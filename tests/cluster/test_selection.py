@@ -25,6 +25,9 @@ def test_a_pod_is_watched_while_it_or_its_namespace_is_labelled_and_no_other(ser
     objects.put(server, {"kind": "Namespace", "metadata": {"name": "other", "labels": {}}})
     seen(source, lambda objects: {pod.name for pod in objects.pods} == {"in", "own"})
     objects.put(server, kube.pod("in", namespace="default", phase="Succeeded"))
+    ended = seen(source, lambda objects: any(pod.phase == "Succeeded" for pod in objects.pods))
+    assert {pod.name for pod in ended.pods} == {"in", "own"}, "a pod counts until its object is gone"
+    objects.delete(server, kube.pod("in", namespace="default"))
     seen(source, lambda objects: {pod.name for pod in objects.pods} == {"own"})
 
 
@@ -53,10 +56,20 @@ def test_with_very_many_enrolled_namespaces_one_watch_does_and_pods_stay(server,
     seen(source, lambda found: {pod.name for pod in found.pods} == {"default", "second"})
 
 
-def test_only_this_node_s_node_is_watched(server, opening):
+def test_every_node_is_watched_and_its_heartbeats_change_nothing(server, opening):
     objects.put(server, kube.node(1))
+    source = opening()
+    source.read()
     objects.put(server, kube.node(2))
-    assert [node.name for node in opening(node="n2").read().nodes] == ["n2"]
+    seen(source, lambda found: {node.name for node in found.nodes} == {"n1", "n2"})
+    beat = kube.node(2)
+    beat["status"]["conditions"] = [{"type": "Ready", "status": "True", "lastHeartbeatTime": "2026-11-24T00:00:00Z"}]
+    revision = source._store.revision
+    objects.put(server, beat)
+    objects.put(server, kube.node(3))
+    found = seen(source, lambda found: len(found.nodes) == 3)
+    assert source._store.revision == revision + 1
+    assert all(node.uid for node in found.nodes)
 
 
 @pytest.fixture

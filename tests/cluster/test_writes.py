@@ -1,11 +1,12 @@
 """What is written, as the server has it afterwards, and who wins when two write at once."""
 
 import pytest
+from kmesh.cluster.snapshot import kmesh_node_info, local_node
 from kmesh.errors import ConcurrentChangeError
 from kmesh.launcher import conditions
 
 from kmesh_bpf import Key
-from tests.contract.test_cluster_source import current, rotate
+from tests.contract.test_cluster_source import current, rotate, seen
 from tests.lab import objects
 from tests.unit.cluster import kube
 
@@ -51,3 +52,26 @@ def test_what_a_daemon_announces_is_applied_in_its_name_so_that_others_may_own_o
     ours = [one for one in stored["metadata"]["managedFields"] if one["manager"] == "kmesh-daemon"]
     assert {(one["operation"], one.get("subresource", "")) for one in ours} == {("Apply", ""), ("Apply", "status")}
     assert (stored["spec"]["spi"], stored["metadata"]["labels"]) == (2, {"team": "net"})
+
+
+def test_what_a_daemon_announces_is_its_node_s_and_stays_so_whatever_else_is_written(server, opening):
+    source = opening()
+    uid = objects.put(server, kube.node(1))["metadata"]["uid"]
+    node = local_node(seen(source, lambda found: bool(found.nodes)), "n1")
+    for spi in (1, 2):
+        source.publish(kmesh_node_info(node, spi, 4096, "b" * 36))
+        found = {"KeyAccepted": conditions.Condition("True", "Accepted", f"SPI {spi}", 1.0, 1)}
+        source.publish_conditions(conditions.manifest(found, "n1"))
+        (owner,) = server.request("GET", objects.path(kube.node_info(1)))["metadata"]["ownerReferences"]
+        assert owner == {"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": uid}
+    anew = kmesh_node_info(node, 2, 4096, "b" * 36)
+    anew["metadata"]["ownerReferences"][0]["uid"] = "of-the-node-made-anew"
+    source.publish(anew)
+    stored = server.request("GET", objects.path(anew))["metadata"]["ownerReferences"]
+    assert [one["uid"] for one in stored] == ["of-the-node-made-anew"], "never of two Nodes at once"
+    assert source.read().node_infos[0].owner == "of-the-node-made-anew"
+
+
+def test_a_go_node_s_announcement_without_a_key_yet_is_taken_and_read(server, opening):
+    objects.put(server, kube.node_info(2, 0))
+    assert [info.spi for info in opening().read().node_infos] == [0]

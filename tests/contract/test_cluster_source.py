@@ -4,7 +4,8 @@ import select
 import threading
 import time
 from collections.abc import Callable
-from ipaddress import ip_network
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
 
 import pytest
 from kmesh.cluster import secret
@@ -78,8 +79,26 @@ def test_objects_of_every_kind_are_given_as_parsed(source, create):
         create(manifest)
     objects = seen(source, lambda objects: len(objects.pods) == len(objects.node_infos) == 1)
     default = [one for one in objects.namespaces if one.name == "default"]
-    found = [*default, *objects.nodes, *objects.pods, *objects.node_infos]
-    assert found == [parse(manifest) for manifest in manifests]
+    # The server makes up a uid of its own, and writes when it was.
+    nodes = [replace(node, uid=f"uid-of-{node.name}") for node in objects.nodes]
+    pods = [replace(pod, created="") for pod in objects.pods]
+    assert [*default, *nodes, *pods, *objects.node_infos] == [parse(manifest) for manifest in manifests]
+
+
+def test_services_are_given_with_all_their_addresses(source, create):
+    balanced = {"loadBalancer": {"ingress": [{"ip": "192.0.2.80"}]}}
+    create(
+        kube.service(
+            "web", type="LoadBalancer", clusterIP=None, clusterIPs=None, externalIPs=["192.0.2.81"], status=balanced
+        )
+    )
+    objects = seen(source, lambda objects: ip_address("192.0.2.80") in _of_services(objects))
+    (service,) = [one for one in objects.service_objects if one.name == "web"]
+    assert {"192.0.2.80", "192.0.2.81"} <= set(map(str, service.addresses))
+
+
+def _of_services(objects: ClusterObjects) -> set:
+    return {address for one in objects.service_objects for address in one.addresses}
 
 
 def test_service_cidrs_are_given_each_once(source, create):

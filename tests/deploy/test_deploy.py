@@ -82,7 +82,7 @@ def test_the_daemon_may_not(applied, verb, what, where):
 def daemon_of(server, node: str) -> KubernetesCluster:
     """Give the cluster as the daemon of a node has it, with its pod's token."""
     file = server.kubeconfig(f"kmesh-{node}", objects.daemon_token(server, node))
-    return KubernetesCluster(connect(str(file), None, {}), node=node)
+    return KubernetesCluster(connect(str(file), None, {}))
 
 
 @pytest.fixture
@@ -201,6 +201,6 @@ def test_a_daemon_writes_of_its_own_node_and_of_no_other(applied, write):
 @pytest.mark.usefixtures("node_2")
 def test_a_token_that_no_pod_was_given_writes_nothing(applied):
     file = applied.kubeconfig("nowhere", applied.service_account_token("kmesh-system", "kmesh-ipsec"))
-    with closing(KubernetesCluster(connect(str(file), None, {}), node="n2")) as source:
+    with closing(KubernetesCluster(connect(str(file), None, {}))) as source:
         with pytest.raises(ClusterError, match="the daemon's token names no node"):
             WRITES["announce"](source)

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +44,19 @@ def node_manifest(node: Node, pod_cidrs: bool = True) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name}, "spec": spec, "status": status}
 
 
-def pod_manifest(pod: Pod, labels: dict[str, str] | None = None, **spec: Any) -> dict[str, Any]:
-    """Give a Pod as its kubelet tells of it when it runs; ``containers`` are names."""
+def service_manifest(name: str, cluster_ip: str | None = None, balanced: Sequence[str] = ()) -> dict[str, Any]:
+    """Give a Service; ``balanced``: addresses that a load balancer has for it."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": "default"},
+        "spec": {"type": "LoadBalancer" if balanced else "ClusterIP", "clusterIP": cluster_ip, "ports": [{"port": 80}]},
+        "status": {"loadBalancer": {"ingress": [{"ip": address} for address in balanced]}},
+    }
+
+
+def pod_manifest(pod: Pod, labels: dict[str, str] | None = None, phase: str = "Running", **spec: Any) -> dict[str, Any]:
+    """Give a Pod as its kubelet tells of it; ``containers`` are names, ``nodeName`` is where it runs unless given."""
     containers = spec.pop("containers", ["app"])
     return {
         "apiVersion": "v1",
@@ -57,7 +68,7 @@ def pod_manifest(pod: Pod, labels: dict[str, str] | None = None, **spec: Any) ->
             **spec,
         },
         "status": {
-            "phase": "Running",
+            "phase": phase,
             "podIP": pod.address(4),
             "podIPs": [{"ip": str(one)} for one in pod.addresses],
         },
@@ -103,8 +114,12 @@ class Cluster:
     def withdraw(self, node: str) -> None:
         (self.folder / f"kmeshnodeinfo-{node}.yaml").unlink()
 
-    def pod(self, pod: Pod, labels: dict[str, str] | None = None, **spec: Any) -> None:
-        self._write(f"pod-{pod.name}", pod_manifest(pod, labels, **spec))
+    def pod(self, pod: Pod, labels: dict[str, str] | None = None, phase: str = "Running", **spec: Any) -> None:
+        self._write(f"pod-{pod.name}", pod_manifest(pod, labels, phase, **spec))
+
+    def put(self, manifest: dict[str, Any]) -> None:
+        """Write any object, in a file of its own."""
+        self._write(f"{manifest['kind'].lower()}-{manifest['metadata']['name']}", manifest)
 
     def delete_pod(self, name: str) -> None:
         (self.folder / f"pod-{name}.yaml").unlink()

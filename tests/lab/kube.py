@@ -71,8 +71,11 @@ class KubeCluster:
     def node(self, node: Node, pod_cidrs: bool = True) -> None:
         objects.put(self.server, node_manifest(node, pod_cidrs))
 
-    def pod(self, pod: Pod, labels: dict[str, str] | None = None, **spec: Any) -> None:
-        objects.put(self.server, pod_manifest(pod, labels, **spec))
+    def pod(self, pod: Pod, labels: dict[str, str] | None = None, phase: str = "Running", **spec: Any) -> None:
+        objects.put(self.server, pod_manifest(pod, labels, phase, **spec))
+
+    def put(self, manifest: dict[str, Any]) -> None:
+        objects.put(self.server, manifest)
 
     def many_pods(self, pods: Sequence[Pod]) -> list[dict[str, Any]]:
         """Give what an API server stores of pods that are alike; none of them is there afterwards."""

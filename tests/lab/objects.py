@@ -11,7 +11,7 @@ from kmesh.cluster.objects import CLUSTER_WIDE
 from tests.lab.apiserver import ApiServer, RefusedError
 
 KEPT = ("default", "kube-node-lease", "kube-public", "kube-system", "kmesh-system")
-WITH_STATUS = ("Node", "Pod")
+WITH_STATUS = ("Node", "Pod", "Service")
 NOW = {"gracePeriodSeconds": 0}
 
 
@@ -118,6 +118,9 @@ def clear(server: ApiServer) -> None:
             server.request("DELETE", Collection(kind, name).path, NOW)
         if name not in KEPT:
             delete_namespace(server, name)
+    for one in server.request("GET", Collection("Service").path)["items"]:
+        if one["metadata"]["name"] != "kubernetes":
+            delete(server, {**one, "kind": "Service"})
     server.request("DELETE", Collection("Node").path)
     for kind in ("KmeshNodeInfo", "Lease"):
         server.request("DELETE", Collection(kind, "kmesh-system").path)

@@ -75,6 +75,17 @@ class Fields:
         """Give an address."""
         return _address(self.text(name), self._at(name))
 
+    def address_of(self, text: str, name: str) -> Address:
+        """Read an address that stands in the field of this name."""
+        return _address(text, self._at(name))
+
+    def address_if_any(self, name: str) -> Address | None:
+        """Give an address; None where there is none, or a text that is none."""
+        try:
+            return self.address_of(self.text(name, ""), name)
+        except ConfigError:
+            return None
+
     def addresses(self, name: str) -> tuple[Address, ...]:
         """Give a list of addresses; an absent one is empty."""
         return tuple(_address(one, f"{self._at(name)}[{i}]") for i, one in enumerate(self.texts(name)))

@@ -16,6 +16,10 @@ NODE_INFO_API = "kmesh.net/v1alpha1"
 SERVICE_CIDR_API = "networking.k8s.io/v1"
 REPLAY_ANNOTATION = "kmesh.net/ipsec-replay-window"
 """Announces ESN with an anti-replay window of so many packets; Go nodes announce none."""
+NODE_TRAFFIC_ANNOTATION = "kmesh.net/ipsec-node-traffic"
+"""``"true"``: the node takes what managed pods send to its own addresses encrypted; Go nodes announce nothing."""
+SIDECAR_ANNOTATION = "sidecar.istio.io/status"
+"""What Istio's injector leaves on a pod that it gave a sidecar."""
 LARGEST_WINDOW = 4096
 """Packets: XFRMA_REPLAY_ESN_MAX of linux/xfrm.h."""
 LARGEST_SPI = (1 << 32) - 1
@@ -35,17 +39,26 @@ class Namespace:
 
 @dataclass(frozen=True, slots=True)
 class NodeObject:
-    """A Node: InternalIPs in order, pod CIDRs, the kernel's boot id."""
+    """A Node: InternalIPs in order, pod CIDRs, the kernel's boot id; ``external`` are its ExternalIPs.
+
+    ``uid`` tells it from one of the same name that was there before; ``deleting``: it is about to go.
+    """
 
     name: str
     addresses: tuple[Address, ...]
     pod_cidrs: tuple[Network, ...]
     boot_id: str
+    external: tuple[Address, ...] = ()
+    uid: str = ""
+    deleting: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class PodObject:
-    """A Pod, as far as enrolment and addressing go; ``containers`` holds the init containers' names too."""
+    """A Pod, as far as enrolment and addressing go; ``containers`` holds the init containers' names too.
+
+    ``created`` is the server's text (UTC, to the second: earlier ones sort first), empty where nobody wrote it.
+    """
 
     namespace: str
     name: str
@@ -55,6 +68,14 @@ class PodObject:
     phase: str
     addresses: tuple[Address, ...]
     containers: frozenset[str]
+    annotations: Mapping[str, str] = field(default_factory=dict, hash=False)
+    created: str = ""
+    deleting: bool = False
+
+    @property
+    def label(self) -> str:
+        """Its name for people: ``default/web``."""
+        return f"{self.namespace}/{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +83,8 @@ class NodeInfo:
     """A KmeshNodeInfo; addresses and CIDRs as text, for keys are derived from the text.
 
     ``generation``: the server's count of changes of its spec, 0 where nobody counts; ``uid`` tells it from one of the
-    same name that was there before. They are no part of what it says.
+    same name that was there before. They are no part of what it says. ``owner``: the uid of the Node that it goes
+    with; ``deleting``: it is about to go. ``spi`` 0: a Go node that has no key yet.
     """
 
     name: str
@@ -73,6 +95,13 @@ class NodeInfo:
     annotations: Mapping[str, str] = field(hash=False)
     generation: int = field(default=0, compare=False)
     uid: str = field(default="", compare=False)
+    owner: str = ""
+    deleting: bool = False
+
+    @property
+    def node_traffic(self) -> bool:
+        """Whether it takes what is sent to its own addresses encrypted."""
+        return self.annotations.get(NODE_TRAFFIC_ANNOTATION) == "true"
 
     @property
     def replay_window(self) -> int | None:
@@ -98,12 +127,21 @@ class ServiceRange:
     cidrs: tuple[Network, ...]
 
 
-Object = Namespace | NodeObject | PodObject | NodeInfo | KeySecret | ServiceRange
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A Service's addresses, wherever they come from: its cluster's, external ones, a load balancer's."""
+
+    namespace: str
+    name: str
+    addresses: tuple[Address, ...]
+
+
+Object = Namespace | NodeObject | PodObject | NodeInfo | KeySecret | ServiceRange | Service
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterObjects:
-    """All objects of a cluster, and sentences about those that could not be read.
+    """All objects of a cluster, and sentences about those that could not be read. ``services`` are the Service CIDRs.
 
     Not ``complete``: the cluster has never been seen as a whole; nothing may be removed on the ground of this.
     """
@@ -114,6 +152,7 @@ class ClusterObjects:
     node_infos: tuple[NodeInfo, ...] = ()
     secret: Mapping[str, Any] | None = field(default=None, repr=False)
     services: tuple[Network, ...] = ()
+    service_objects: tuple[Service, ...] = ()
     problems: tuple[str, ...] = ()
     complete: bool = True
 
@@ -130,6 +169,7 @@ def collect(objects: Iterable[Object], problems: Iterable[str] = ()) -> ClusterO
         node_infos=node_infos,
         secret=next((one.manifest for one in found if isinstance(one, KeySecret)), None),
         services=tuple(dict.fromkeys(services)),
+        service_objects=tuple(one for one in found if isinstance(one, Service)),
         problems=(*problems, *oddities(node_infos)),
     )
 
@@ -202,12 +242,17 @@ def _node(_: Mapping[str, Any], top: Fields) -> NodeObject:
     spec, status = top.part("spec"), top.part("status")
     single = spec.text("podCIDR", "")
     cidrs = spec.cidrs("podCIDRs") or (spec.cidrs_of([single], "podCIDR") if single else ())
-    internal = [one for one in status.parts("addresses") if one.text("type") == "InternalIP"]
+    metadata, addresses = top.part("metadata"), [(one.text("type"), one) for one in status.parts("addresses")]
+    # Nobody checks what a cloud writes as ExternalIP: what is no address there takes nothing else away.
+    external = (one.address_if_any("address") for kind, one in addresses if kind == "ExternalIP")
     return NodeObject(
-        top.part("metadata").text("name"),
-        tuple(one.address("address") for one in internal),
+        metadata.text("name"),
+        tuple(one.address("address") for kind, one in addresses if kind == "InternalIP"),
         cidrs,
         status.part("nodeInfo").text("bootID", ""),
+        tuple(one for one in external if one is not None),
+        metadata.text("uid", ""),
+        metadata.has("deletionTimestamp"),
     )
 
 
@@ -225,6 +270,9 @@ def _pod(_: Mapping[str, Any], top: Fields) -> PodObject:
         phase=status.text("phase", ""),
         addresses=addresses,
         containers=frozenset(one.text("name") for one in (*spec.parts("containers"), *spec.parts("initContainers"))),
+        annotations=metadata.labels("annotations"),
+        created=metadata.text("creationTimestamp", ""),
+        deleting=metadata.has("deletionTimestamp"),
     )
 
 
@@ -244,13 +292,15 @@ def _node_info(_: Mapping[str, Any], top: Fields) -> NodeInfo:
     spec.cidrs("podCIDRS")
     return NodeInfo(
         metadata.text("name"),
-        spec.number("spi", 1, LARGEST_SPI),
+        spec.number("spi", 0, LARGEST_SPI),
         texts,
         spec.text("bootID"),
         spec.texts("podCIDRS"),
         metadata.labels("annotations"),
         metadata.number("generation", 0, LARGEST_GENERATION, default=0),
         metadata.text("uid", ""),
+        next((one.text("uid", "") for one in metadata.parts("ownerReferences") if one.text("kind", "") == "Node"), ""),
+        metadata.has("deletionTimestamp"),
     )
 
 
@@ -262,11 +312,27 @@ def _service_cidr(_: Mapping[str, Any], top: Fields) -> ServiceRange:
     return ServiceRange(top.part("spec").cidrs("cidrs"))
 
 
+def _service(_: Mapping[str, Any], top: Fields) -> Service:
+    metadata, spec = top.part("metadata"), top.part("spec")
+    own = spec.texts("clusterIPs") or (spec.text("clusterIP", ""),)
+    balanced = top.part("status").part("loadBalancer").parts("ingress")
+    found = (
+        *(spec.address_of(text, "clusterIPs") for text in own if text not in ("", HEADLESS)),
+        *spec.addresses("externalIPs"),
+        spec.address_if_any("loadBalancerIP"),  # clouds take other things there too, and nobody checks
+        *(one.address("ip") for one in balanced if one.text("ip", "")),
+    )
+    addresses = tuple(dict.fromkeys(one for one in found if one is not None))
+    return Service(metadata.text("namespace", "default"), metadata.text("name"), addresses)
+
+
 def _group(api: object) -> str:
     """Give the group of an apiVersion; empty for the core's, and for whatever is none."""
     return api.rpartition("/")[0] if isinstance(api, str) else ""
 
 
+HEADLESS = "None"
+"""What stands as clusterIP where a Service has none."""
 CLUSTER_WIDE = frozenset({"Namespace", "Node", "ServiceCIDR"})
 """Kinds whose objects are in no namespace."""
 APIS = {
@@ -276,6 +342,7 @@ APIS = {
     "KmeshNodeInfo": NODE_INFO_API,
     "Secret": CORE_API,
     "ServiceCIDR": SERVICE_CIDR_API,
+    "Service": CORE_API,
 }
 READERS: dict[str, Callable[[Mapping[str, Any], Fields], Object]] = {
     "Namespace": _namespace,
@@ -284,4 +351,5 @@ READERS: dict[str, Callable[[Mapping[str, Any], Fields], Object]] = {
     "KmeshNodeInfo": _node_info,
     "Secret": _secret,
     "ServiceCIDR": _service_cidr,
+    "Service": _service,
 }

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from typing import Any
 
 from kmesh.cluster.objects import (
+    CORE_API,
     NAMESPACE,
     NODE_INFO_API,
+    NODE_TRAFFIC_ANNOTATION,
     REPLAY_ANNOTATION,
+    SIDECAR_ANNOTATION,
     ClusterObjects,
     Namespace,
     NodeInfo,
     NodeObject,
     PodObject,
 )
-from kmesh_bpf import ConfigError, Key, Network, Node, Peer, Pod, View
+from kmesh.cluster.placement import Dispute, Ground, place
+from kmesh_bpf import Address, ConfigError, Key, Network, Node, Peer, Pod, View
 
-MODE_LABEL, KMESH = "istio.io/dataplane-mode", "kmesh"
-"""The label that enrols, and its value, in any case."""
+MODE_LABEL, KMESH, NONE = "istio.io/dataplane-mode", "kmesh", "none"
+"""The label that enrols, its value, in any case, and the value by which a pod stays out, in this case only."""
 GATEWAY_LABEL, GATEWAY_CONTROLLER = "gateway.istio.io/managed", "istio.io-mesh-controller"
 SIDECAR = "istio-proxy"
 
@@ -34,26 +38,31 @@ class Enrolment:
 
 
 def enrolment(pod: PodObject, namespace: Namespace | None) -> Enrolment:
-    """Decide whether a pod is managed: its own label wins over its namespace's.
+    """Decide whether a pod is managed, as Kmesh does: its own label wins over its namespace's.
 
-    A label of another value ("ambient") hands the pod to another data plane: not ours. A pod that is being deleted
-    stays managed as long as it is Running: it still sends.
+    A label of any other value than these two ("ambient") says nothing: the namespace's counts. A pod is managed from
+    when it has an address and a node, whatever its phase, until its object is gone: init containers send, and what is
+    being deleted still does.
     """
     for excluded, reason in (
         (pod.host_network, "it shares its node's network (hostNetwork)"),
-        (pod.phase != "Running", f"it is not Running ({pod.phase or 'no phase'})"),
+        (not pod.node, "it is on no node yet"),
         (not pod.addresses, "it has no address"),
-        (SIDECAR in pod.containers, "it has an Istio sidecar"),
-        (pod.labels.get(GATEWAY_LABEL) == GATEWAY_CONTROLLER, "it is a gateway of the Istio mesh controller"),
+        (SIDECAR in pod.containers or SIDECAR_ANNOTATION in pod.annotations, "it has an Istio sidecar"),
+        (_is_gateway(pod), "it is a gateway of the Istio mesh controller"),
     ):
         if excluded:
             return Enrolment(False, reason)
-    own = pod.labels.get(MODE_LABEL)
-    if own is not None:
-        return Enrolment(own.lower() == KMESH, f"its own label says {own!r}")
+    own = pod.labels.get(MODE_LABEL, "")
+    if own.lower() == KMESH or own == NONE:
+        return Enrolment(own != NONE, f"its own label says {own!r}")
     if namespace is not None and enrols(namespace):
         return Enrolment(True, f"the label of namespace {pod.namespace} says {namespace.labels[MODE_LABEL]!r}")
     return Enrolment(False, f"neither it nor its namespace carries the label {MODE_LABEL}=Kmesh")
+
+
+def _is_gateway(pod: PodObject) -> bool:
+    return pod.labels.get(GATEWAY_LABEL, "").lower() == GATEWAY_CONTROLLER
 
 
 def enrols(namespace: Namespace) -> bool:
@@ -85,49 +94,80 @@ def build_view(
     announced: int,
     announced_at: float,
     boot_id: str,
+    evidence: frozenset[Address] = frozenset(),
+    known: frozenset[Address] = frozenset(),
 ) -> View:
-    """Make the view of a node; ``boot_id`` is its incarnation.
+    """Make the view of a node; ``boot_id`` is its incarnation. ``evidence``, ``known``: see :func:`pod_claims`.
 
     Raises:
         ConfigError: see :func:`local_node`.
 
     """
     node = local_node(objects, node_name)
-    others = (_peer(info) for info in objects.node_infos if info.name != node_name)
-    # Under another name but with an address of ours: this node before it was renamed. No tunnel to ourselves.
-    peers = (peer for peer in others if not set(peer.node.addresses) & set(node.addresses))
+    nodes = {one.name: one for one in objects.nodes}
+    others = (_peer(info, nodes.get(info.name)) for info in objects.node_infos if info.name != node_name)
+    pods, problems = pod_claims(objects, node_name, evidence=evidence, known=known)
     return View(
         node=Node(node.name, node.addresses, boot_id, node.pod_cidrs),
-        peers=tuple(sorted(peers, key=lambda peer: peer.node.name)),
-        pods=managed_pods(objects),
+        peers=tuple(sorted((one for one in others if not _former_self(one, node)), key=lambda one: one.node.name)),
+        pods=pods,
         keys=dict(keys),
         services=services,
+        candidates=frozenset(_candidates(objects)).difference(*(pod.addresses for pod in pods)),
+        problems=problems,
         announced=announced,
         announced_at=announced_at,
     )
 
 
-def managed_pods(objects: ClusterObjects) -> tuple[Pod, ...]:
-    """Give the managed pods by name, without addresses that a node has; of two pods at one the later name yields."""
+def pod_claims(
+    objects: ClusterObjects,
+    node: str = "",
+    *,
+    evidence: frozenset[Address] = frozenset(),
+    known: frozenset[Address] = frozenset(),
+) -> tuple[tuple[Pod, ...], tuple[str, ...]]:
+    """Give the managed pods by name, as a node sees them, and sentences on claims that do not hold.
+
+    ``node``: the node's name, empty for none in particular. ``evidence``: addresses that devices of this node's pods
+    carry; ``known``: those that the kernel has as a peer's; both empty where nothing is known of that.
+    """
+    pods, disputes = _placed(objects, node, evidence, known)
+    return pods, tuple(dispute.sentence for dispute in disputes if not dispute.ordinary)
+
+
+def refused(objects: ClusterObjects) -> dict[str, str]:
+    """Give why pods that are enrolled lack an address, by ``namespace/name``, as no node in particular sees it."""
+    disputes = _placed(objects, "", frozenset(), frozenset())[1]
+    return {dispute.pod: dispute.sentence for dispute in disputes if not dispute.holds}
+
+
+def _placed(
+    objects: ClusterObjects, node: str, evidence: frozenset[Address], known: frozenset[Address]
+) -> tuple[tuple[Pod, ...], tuple[Dispute, ...]]:
     namespaces = {namespace.name: namespace for namespace in objects.namespaces}
-    taken = {address for node in objects.nodes for address in node.addresses}
-    taken.update(ip_address(text) for info in objects.node_infos for text in info.addresses)
-    found = []
-    for pod in sorted(objects.pods, key=lambda pod: (pod.namespace, pod.name)):
-        if not enrolment(pod, namespaces.get(pod.namespace)).managed:
-            continue
-        free = tuple(address for address in pod.addresses if address not in taken)
-        taken.update(free)
-        if free:
-            found.append(Pod(f"{pod.namespace}/{pod.name}", pod.node, free))
-    return tuple(found)
+    nodes = {one.name: one for one in objects.nodes}
+    here = nodes.get(node)
+    ground = Ground(
+        here=node,
+        own=frozenset(here.addresses if here else ()),
+        evidence=evidence,
+        nodes=frozenset(nodes),
+        of_nodes={address: one.name for one in objects.nodes if not one.deleting for address in one.addresses},
+        known=known,
+    )
+    return place((pod for pod in objects.pods if enrolment(pod, namespaces.get(pod.namespace)).managed), ground)
 
 
 def kmesh_node_info(node: NodeObject, spi: int, replay_window: int, boot_id: str) -> dict[str, Any]:
-    """Give the KmeshNodeInfo that announces a node."""
-    metadata: dict[str, Any] = {"name": node.name, "namespace": NAMESPACE}
+    """Give the KmeshNodeInfo that announces a node, and goes with it."""
+    annotations = {NODE_TRAFFIC_ANNOTATION: "true"}
     if replay_window:
-        metadata["annotations"] = {REPLAY_ANNOTATION: str(replay_window)}
+        annotations[REPLAY_ANNOTATION] = str(replay_window)
+    metadata: dict[str, Any] = {"name": node.name, "namespace": NAMESPACE, "annotations": annotations}
+    if node.uid:
+        owner = {"apiVersion": CORE_API, "kind": "Node", "name": node.name, "uid": node.uid}
+        metadata["ownerReferences"] = [owner]
     return {
         "apiVersion": NODE_INFO_API,
         "kind": "KmeshNodeInfo",
@@ -141,14 +181,29 @@ def kmesh_node_info(node: NodeObject, spi: int, replay_window: int, boot_id: str
     }
 
 
-def _peer(info: NodeInfo) -> Peer:
+def _peer(info: NodeInfo, node: NodeObject | None) -> Peer:
+    """``node``: the Node that it speaks for, None: it is gone. What that says of pod CIDRs counts, not the info."""
+    addresses = tuple(ip_address(address) for address in info.addresses)
     return Peer(
-        Node(
-            info.name,
-            tuple(ip_address(address) for address in info.addresses),
-            info.boot_id,
-            tuple(ip_network(cidr) for cidr in info.pod_cidrs),
-        ),
+        Node(info.name, addresses, info.boot_id, node.pod_cidrs if node else ()),
         info.spi,
         info.replay_window or 0,
+        info.node_traffic,
+        alive=node is not None and not node.deleting and not info.deleting,
+        vouched=node is None or set(addresses) <= set(node.addresses),
     )
+
+
+def _former_self(peer: Peer, node: NodeObject) -> bool:
+    """Tell whether a peer is this node before it was renamed: of a Node that is gone, with an address of ours."""
+    return not peer.alive and not set(peer.node.addresses).isdisjoint(node.addresses)
+
+
+def _candidates(objects: ClusterObjects) -> Iterable[Address]:
+    """Give the addresses that DNAT may turn into a pod's."""
+    for node in objects.nodes:
+        yield from (*node.addresses, *node.external)
+    for info in objects.node_infos:
+        yield from map(ip_address, info.addresses)
+    for service in objects.service_objects:
+        yield from service.addresses

@@ -10,8 +10,8 @@ from typing import Any
 
 from kmesh.cluster import secret
 from kmesh.cluster.fields import Fields
-from kmesh.cluster.objects import NAMESPACE, SECRET_NAME, ClusterObjects, NodeInfo
-from kmesh.cluster.snapshot import managed_pods
+from kmesh.cluster.objects import NAMESPACE, SECRET_NAME, ClusterObjects, NodeInfo, NodeObject
+from kmesh.cluster.snapshot import pod_claims
 from kmesh.cluster.status import LEASE_SECONDS, NodeStatus, describe, from_lease
 from kmesh.kmeshctl.output import share, span
 from kmesh_bpf import ConfigError
@@ -65,19 +65,21 @@ def examine(objects: ClusterObjects, leases: Iterable[Mapping[str, Any]], now: f
     """Judge a cluster; ``now`` is in seconds since the epoch."""
     statuses, unreadable = read_reports(leases)
     infos = {info.name: info for info in objects.node_infos}
-    known = {node.name for node in objects.nodes}
+    known = {node.name: node for node in objects.nodes}
     spi, key_problem = _key(objects)
     nodes = tuple(
         NodeHealth(name, infos.get(name), status := statuses.get(name), now - status.reported_at if status else 0.0)
-        for name in sorted(known | infos.keys() | statuses.keys())
+        for name in sorted(known.keys() | infos.keys() | statuses.keys())
     )
-    pods = Counter(pod.node for pod in managed_pods(objects))
+    placed, conflicts = pod_claims(objects)
+    pods = Counter(pod.node for pod in placed)
     changed_at = _changed_at(objects.secret) if objects.secret else None
     settling = changed_at is not None and now - changed_at < ANNOUNCE_LIMIT
-    findings = [Finding("", sentence) for sentence in (*key_problem, *objects.problems, *unreadable)]
+    findings = [Finding("", sentence) for sentence in (*key_problem, *objects.problems, *conflicts, *unreadable)]
     for node in nodes:
         sentences = (
             *_presence(node, node.name in known, pods[node.name]),
+            *_contradicted(node, known.get(node.name)),
             *_announced(node, 0 if settling else spi),
             *(_reported(node.fresh, now) if node.fresh else ()),
         )
@@ -152,11 +154,24 @@ def _presence(node: NodeHealth, known: bool, pods: int) -> Iterator[str]:
         yield f"{pods} managed pods run there, and no daemon announces it: other nodes drop what they would send there"
 
 
+def _contradicted(node: NodeHealth, known: NodeObject | None) -> Iterator[str]:
+    if node.info is None or known is None:
+        return
+    other = set(node.info.addresses).difference(map(str, known.addresses))
+    if other:
+        yield (
+            f"it announces {', '.join(sorted(other))}, which its Node object does not have as InternalIP: whoever else "
+            "claims that has it; is its daemon up to date, and its own?"
+        )
+
+
 def _announced(node: NodeHealth, spi: int) -> Iterator[str]:
     """``spi`` is the version that should be announced, 0: not known."""
     if node.info is None or not spi or node.info.spi == spi:
         return
-    if node.info.spi < spi:
+    if not node.info.spi:
+        yield f"it announces no key yet (SPI 0), the key in the Secret has {spi}"
+    elif node.info.spi < spi:
         yield f"it announces SPI {node.info.spi}, the key in the Secret has {spi}"
     else:
         yield f"it announces SPI {node.info.spi}, above that of the key in the Secret, {spi}: kmeshctl secret create"

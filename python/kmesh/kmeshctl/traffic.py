@@ -15,7 +15,7 @@ from typing import Any
 
 from kmesh.cluster import secret
 from kmesh.cluster.objects import ClusterObjects, PodObject
-from kmesh.cluster.snapshot import build_view, enrolment, managed_pods
+from kmesh.cluster.snapshot import build_view, enrolment, pod_claims, refused
 from kmesh.cluster.status import LEASE_SECONDS, NodeStatus
 from kmesh.kmeshctl.output import span
 from kmesh_bpf import (
@@ -173,19 +173,19 @@ def _pod(objects: ClusterObjects, pod: PodObject) -> End:
     namespaces = {namespace.name: namespace for namespace in objects.namespaces}
     name = f"{pod.namespace}/{pod.name}"
     asked = enrolment(pod, namespaces.get(pod.namespace))
-    managed = next((one for one in managed_pods(objects) if one.name == name), None)
+    managed = next((one for one in pod_claims(objects)[0] if one.name == name), None)
     if managed:
         return End(name, "pod", managed.node, managed.addresses, True, asked.reason)
     reason = asked.reason
     if asked.managed:
-        reason += ", but its addresses are a node's or another managed pod's"
+        reason += f", but {refused(objects)[name]}"
     return End(name, "pod", pod.node, pod.addresses, False, reason)
 
 
 def _at(cluster: Cluster, address: Address) -> End:
     """Find who has an address: of several pods the managed one, else one that runs."""
     objects = cluster.objects
-    managed = {one.name for one in managed_pods(objects) if address in one.addresses}
+    managed = {one.name for one in pod_claims(objects)[0] if address in one.addresses}
     candidates = [pod for pod in objects.pods if address in pod.addresses and not pod.host_network]
     candidates.sort(key=lambda pod: (f"{pod.namespace}/{pod.name}" not in managed, pod.phase != "Running"))
     if candidates:

@@ -85,7 +85,7 @@ def _source(config: Config, environment: Mapping[str, str]) -> ClusterSource:
         kinds = EVERYTHING - {"Secret"} if key_file else EVERYTHING
         connection = connect(config.kubeconfig, config.context, environment)
         log.info("cluster: %s", connection.server)
-        source = KubernetesCluster(connection, node=config.node, kinds=kinds)
+        source = KubernetesCluster(connection, kinds=kinds)
     if key_file is None:
         return source
     log.info("the key comes from %s", key_file)

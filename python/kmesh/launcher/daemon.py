@@ -13,7 +13,7 @@ from pathlib import Path
 from kmesh.cluster.objects import ClusterObjects, NodeInfo, parse
 from kmesh.cluster.reporting import make_status
 from kmesh.cluster.secret import Keyring, accept, parse_keys
-from kmesh.cluster.snapshot import build_view, kmesh_node_info, local_node
+from kmesh.cluster.snapshot import build_view, kmesh_node_info, local_node, pod_claims
 from kmesh.cluster.source import ClusterSource
 from kmesh.cluster.status import NodeStatus
 from kmesh.errors import ClusterError
@@ -24,14 +24,17 @@ from kmesh_bpf import (
     AddSa,
     Attach,
     ConfigError,
+    Evidence,
     Key,
     KmeshBpfError,
     LinkWatcher,
     LinuxKernel,
     Node,
+    Pod,
     Report,
     View,
     __version__,
+    evidence,
     reconcile,
 )
 
@@ -53,6 +56,7 @@ class Memory:
     """What the daemon knows beyond the cluster and the kernel: the keys it has seen and what it has announced.
 
     ``unseen``: the incarnation that it has chosen and not announced yet; ``uid``: of our KmeshNodeInfo when last seen.
+    ``evidence``: what the last pass left in the kernel that claims are measured by.
     """
 
     keyring: Keyring | None = None
@@ -66,6 +70,7 @@ class Memory:
     generation: int = 0
     unseen: str = ""
     uid: str = ""
+    evidence: Evidence | None = None
     status: NodeStatus | None = None
     ready: bool = False
 
@@ -150,6 +155,7 @@ class Daemon:
         self._tell(report)
         self._publish(report, objects)
         self._record(view, report, objects, began)
+        claims_changed = self._look(report, view, objects)
         self.ended = time.monotonic()
         self.took = self.ended - started
         if report.converged:
@@ -158,7 +164,18 @@ class Daemon:
             return SETTLE  # what is left is of a later step: the first pass only brought it about
         if report.failures:
             return TRANSITION_PERIOD
+        if claims_changed:
+            return SETTLE
         return TRANSITION_PERIOD if report.plan.transition else min(PERIOD, self.recorder.unwritten)
+
+    def _look(self, report: Report, view: View, objects: ClusterObjects) -> bool:
+        """Take in what the kernel shows now; tell whether another claim holds by that than the pass went by."""
+        before, self.memory.evidence = self.memory.evidence, evidence(report.observed)
+        return self.memory.evidence != before and self._claims(objects) != (view.pods, view.problems)
+
+    def _claims(self, objects: ClusterObjects) -> tuple[tuple[Pod, ...], tuple[str, ...]]:
+        seen = self.memory.evidence or Evidence()
+        return pod_claims(objects, self.config.node, evidence=seen.carried, known=seen.tunnel_ends)
 
     def _record(self, view: View, report: Report, objects: ClusterObjects, began: float) -> None:
         memory, counters = self.memory, self.kernel.counters()
@@ -205,6 +222,8 @@ class Daemon:
             # A restart: our inbound SAs for that version have been there all along.
             self.memory.announced = ours.spi
         self._problems(objects.problems)
+        if self.memory.evidence is None:
+            self.memory.evidence = evidence(self.kernel.observe())
         boot_id = self.kernel.incarnation() or node.boot_id
         if ours is not None and self.kernel.incarnation() is None and ours.boot_id == node.boot_id:
             # Peers know keys for this boot id whose SAs are gone: never start counting anew under the same keys.
@@ -217,6 +236,8 @@ class Daemon:
             announced=self.memory.announced,
             announced_at=self.memory.announced_at,
             boot_id=boot_id,
+            evidence=self.memory.evidence.carried,
+            known=self.memory.evidence.tunnel_ends,
         )
 
     def _ours(self, objects: ClusterObjects) -> NodeInfo | None:

@@ -19,7 +19,11 @@ LONGEST_PREFIX = 220
 """Characters of the node's name in an event's name, which has room for 253."""
 PATIENCE = 15.0
 """Seconds that a node may be unready before it is said: a start and a change of many pods take some."""
-PEER_REASONS = {ProblemKind.QUARANTINE: "Quarantined", ProblemKind.CONFLICT: "Conflict"}
+PEER_REASONS = {
+    ProblemKind.QUARANTINE: "Quarantined",
+    ProblemKind.CAPACITY: "Crowded",
+    ProblemKind.CONFLICT: "Conflict",
+}
 """The words for what is wrong with a peer, the worst first."""
 BURST = 5
 REFILL = 60.0

@@ -22,7 +22,12 @@ def node(index: int = 1, **spec: Any) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Node",
-        "metadata": {"name": f"n{index}", "annotations": {"node.alpha.kubernetes.io/ttl": "0"}},
+        "metadata": {
+            "name": f"n{index}",
+            "annotations": {"node.alpha.kubernetes.io/ttl": "0"},
+            "uid": f"uid-of-n{index}",
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+        },
         "spec": spec or {"podCIDR": cidrs[0], "podCIDRs": cidrs},
         "status": {
             "addresses": [
@@ -37,7 +42,8 @@ def node(index: int = 1, **spec: Any) -> dict[str, Any]:
 
 
 def pod(name: str = "web", index: int = 1, number: int = 10, /, **changes: Any) -> dict[str, Any]:
-    """``changes``: labels, phase, hostNetwork, containers, initContainers, addresses, namespace."""
+    """``changes``: labels, annotations, phase, hostNetwork, containers, initContainers, addresses, namespace, created,
+    deleting."""
     addresses = changes.get("addresses", [f"10.244.{index}.{number}", f"fd00:244:{index}::{number:x}"])
     spec: dict[str, Any] = {
         "nodeName": f"n{index}",
@@ -53,6 +59,13 @@ def pod(name: str = "web", index: int = 1, number: int = 10, /, **changes: Any) 
     if addresses:
         status |= {"podIP": addresses[0], "podIPs": [{"ip": one} for one in addresses]}
     metadata = {"name": name, "namespace": changes.get("namespace", "default"), "labels": changes.get("labels", {})}
+    for field, change in (
+        ("annotations", "annotations"),
+        ("creationTimestamp", "created"),
+        ("deletionTimestamp", "deleting"),
+    ):
+        if change in changes:
+            metadata[field] = changes[change]
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec, "status": status}
 
 
@@ -77,6 +90,20 @@ def service_cidr(name: str = "kubernetes", cidrs: list[str] | None = None) -> di
         "metadata": {"name": name},
         "spec": {"cidrs": cidrs or ["10.96.0.0/12"]},
     }
+
+
+def service(name: str = "web", number: int = 10, **changes: Any) -> dict[str, Any]:
+    """``changes``: ``status``, ``namespace``, and fields of the spec."""
+    own = [f"10.96.0.{number}", f"fd00:96::{number:x}"]
+    status = changes.pop("status", {"loadBalancer": {}})
+    spec = {
+        "clusterIP": own[0],
+        "clusterIPs": own,
+        "ports": [{"port": 80, "protocol": "TCP"}],
+        "selector": {"app": "x"},
+    }
+    metadata = {"name": name, "namespace": changes.pop("namespace", "default")}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec | changes, "status": status}
 
 
 def entry(spi: int = 1, material: bytes = bytes(range(36)), **changes: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from kmesh.errors import ClusterError
 from kmesh.launcher.config import parse as flags
 from kmesh.launcher.daemon import Daemon
 
+from kmesh_bpf import FakeKernel
 from tests.unit.cluster import kube
 from tests.unit.cluster.fake_api import FakeApi, listed
 
@@ -16,7 +17,12 @@ from tests.unit.cluster.fake_api import FakeApi, listed
 @pytest.fixture
 def daemon():
     config = flags(["--enable-ipsec=true", "--service-cidr=10.96.0.0/12"], "n1", "host")
-    return Daemon(config, None, SimpleNamespace(incarnation=lambda: None), SimpleNamespace(clock=lambda: 0.0))
+    return Daemon(
+        config,
+        None,
+        SimpleNamespace(incarnation=lambda: None, observe=FakeKernel().observe),
+        SimpleNamespace(clock=lambda: 0.0),
+    )
 
 
 def test_service_cidrs_are_those_of_the_flags_and_those_of_the_cluster(daemon):
@@ -33,7 +39,7 @@ def test_of_a_server_that_has_no_service_cidrs_nothing_is_missing_and_those_of_t
             raise refusal("list", plural, 404, b"404 page not found\n")
         return listed(kube.node()) if plural == "nodes" else listed()
 
-    with closing(KubernetesCluster(FakeApi(answer), node="n1")) as source:
+    with closing(KubernetesCluster(FakeApi(answer))) as source:
         found = source.read()
     assert (found.complete, found.problems, found.services) == (True, (), ())
     assert [str(cidr) for cidr in daemon.view(found).services] == ["10.96.0.0/12"]

@@ -6,12 +6,14 @@ import pytest
 from kmesh.cluster.kubernetes.decoding import DECODERS, decode_event, decode_list, decode_object
 from kmesh.cluster.kubernetes.resources import PLURALS, Collection, version_of
 from kmesh.cluster.kubernetes.store import _read
-from kmesh.cluster.objects import APIS
+from kmesh.cluster.objects import APIS, SIDECAR_ANNOTATION
 
 from tests.unit.cluster import kube
 from tests.unit.cluster.test_objects import GONE, changed
 
 JUNK = (GONE, None, True, -1, 1 << 70, 0.5, "", "x", "10.0.0.1", [], [None], ["y"], [{}], {}, {"name": 7}, {"a": "b"})
+OWNERS = [{"apiVersion": "v1", "kind": "Node", "name": "n2", "uid": "u-2"}]
+BALANCED = {"loadBalancer": {"ingress": [{"ip": "192.0.2.80", "ports": []}, {"hostname": "lb.example"}]}}
 WRITES = [{"manager": "kubectl", "time": "2026-01-01T00:00:00Z", "fieldsV1": {"f:data": {}}}]
 
 
@@ -24,10 +26,20 @@ def stored(manifest: dict, **metadata: object) -> dict:
 MANIFESTS = [
     stored(kube.namespace("default", mode="Kmesh")),
     stored(kube.node(1)),
-    stored(kube.pod("web", labels={"app": "web"}, initContainers=["proxy"], hostNetwork=False)),
-    stored(kube.node_info(2, 3, **{"kmesh.net/ipsec-replay-window": "1024"}), generation=4),
+    stored(
+        kube.pod(
+            "web",
+            labels={"app": "web"},
+            initContainers=["proxy"],
+            hostNetwork=False,
+            annotations={SIDECAR_ANNOTATION: "s"},
+        ),
+        deletionTimestamp="2026-01-01T00:00:00Z",
+    ),
+    stored(kube.node_info(2, 3, **{"kmesh.net/ipsec-replay-window": "1024"}), generation=4, ownerReferences=OWNERS),
     stored(kube.secret(kube.entry(2), kube.entry(1)), managedFields=WRITES),
     stored(kube.service_cidr()),
+    stored(kube.service(externalIPs=["192.0.2.81"], loadBalancerIP="192.0.2.82", status=BALANCED)),
 ]
 EACH = pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda one: one["kind"])
 
@@ -82,7 +94,15 @@ def test_what_nobody_reads_is_not_decoded():
     assert decoded(pod) == {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": "web", "namespace": "default", "labels": {}, "uid": "u-1", "resourceVersion": "17"},
+        "metadata": {
+            "name": "web",
+            "namespace": "default",
+            "labels": {},
+            "annotations": {},
+            "uid": "u-1",
+            "resourceVersion": "17",
+            "creationTimestamp": "2025-12-31T00:00:00Z",
+        },
         "spec": {"nodeName": "n1", "containers": [{"name": "app"}]},
         "status": {"phase": "Running", "podIP": "10.244.1.10", "podIPs": pod["status"]["podIPs"]},
     }

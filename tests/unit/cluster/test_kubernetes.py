@@ -125,6 +125,20 @@ def test_what_changes_nothing_wakes_nobody(store, shelf):
     assert store.revision == before
 
 
+def test_a_heartbeat_of_a_node_wakes_nobody_and_a_change_of_its_addresses_does(store):
+    shelf = Shelf(store, Collection("Node"), lambda: 0.0, lambda: None)
+    shelf.put(kube.node(2))
+    before = store.revision
+    beat = kube.node(2)
+    beat["metadata"] |= {"resourceVersion": "9", "annotations": {"a": "b"}, "labels": {"c": "d"}}
+    beat["status"] |= {"conditions": [{"type": "Ready", "lastHeartbeatTime": "x"}], "images": [{"names": ["i"]}]}
+    shelf.put(beat)
+    assert store.revision == before
+    beat["status"]["addresses"][2]["address"] = "192.0.2.99"
+    shelf.put(beat)
+    assert store.revision == before + 1
+
+
 def test_an_object_of_a_typed_list_is_what_the_list_s_name_says(store):
     shelf = Shelf(store, PODS, lambda: 0.0, lambda: None)
     bare = {name: value for name, value in kube.pod().items() if name not in ("kind", "apiVersion")}
@@ -165,7 +179,7 @@ def test_an_object_that_cannot_be_read_stays_through_a_new_list_and_goes_with_it
     draft.add(broken)
     shelf.replace(draft)
     assert list(shelf.objects.values()) == [parse(kube.node_info(2))]
-    assert shelf.problems == ("KmeshNodeInfo kmesh-system/n2: spec.spi is no number from 1 to 4294967295",)
+    assert shelf.problems == ("KmeshNodeInfo kmesh-system/n2: spec.spi is no number from 0 to 4294967295",)
     shelf.remove(broken)
     assert (shelf.objects, shelf.problems) == ({}, ())
 
@@ -173,8 +187,12 @@ def test_an_object_that_cannot_be_read_stays_through_a_new_list_and_goes_with_it
 def test_of_pods_only_what_the_view_needs_is_held_and_equal_parts_are_shared(store):
     shelf = Shelf(store, PODS, lambda: 0.0, lambda: None)
     for name in ("a", "b"):
-        shelf.put(kube.pod(name, labels={"istio.io/dataplane-mode": "Kmesh", "pod-name": name}, containers=["x", "y"]))
+        annotations = {"sidecar.istio.io/status": f"long {name}", "checksum": name}
+        labels = {"istio.io/dataplane-mode": "Kmesh", "pod-name": name}
+        shelf.put(kube.pod(name, labels=labels, annotations=annotations, containers=["x", "y"]))
     one, other = shelf.objects.values()
+    assert one.annotations == {"sidecar.istio.io/status": ""}
+    assert one.annotations is other.annotations
     assert one.labels == {"istio.io/dataplane-mode": "Kmesh"}
     assert one.labels is other.labels
     assert one.containers is other.containers

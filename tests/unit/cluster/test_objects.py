@@ -36,7 +36,71 @@ def test_a_node_has_its_internal_addresses_in_order_its_pod_cidrs_and_its_boot_i
         (ip_address("10.10.0.1"), ip_address("fd00:10::1")),
         (ip_network("10.244.1.0/24"), ip_network("fd00:244:1::/64")),
         kube.BOOT_ID,
+        (ip_address("192.0.2.1"),),
+        "uid-of-n1",
     )
+
+
+def test_an_externalip_that_is_no_address_takes_nothing_else_away():
+    odd = changed(kube.node(1), "status.addresses.2.address", "ec2-192-0-2-1.compute.example")
+    assert (parse(odd).external, len(parse(odd).addresses)) == ((), 2)
+
+
+def test_what_is_being_deleted_is_told_apart():
+    for manifest in (kube.node(), kube.pod(), kube.node_info()):
+        assert not parse(manifest).deleting
+        assert parse(changed(manifest, "metadata.deletionTimestamp", "2026-11-24T00:00:00Z")).deleting
+
+
+def test_a_pod_keeps_when_it_was_made_and_its_annotations():
+    pod = parse(kube.pod(created="2026-11-24T00:00:00Z", annotations={"sidecar.istio.io/status": "{}"}))
+    assert (pod.created, pod.annotations) == ("2026-11-24T00:00:00Z", {"sidecar.istio.io/status": "{}"})
+    assert (pod.label, parse(kube.pod()).created) == ("default/web", "")
+
+
+def test_a_kmeshnodeinfo_knows_the_node_that_it_goes_with():
+    owners = [{"kind": "ReplicaSet", "name": "x", "uid": "u-1"}, {"kind": "Node", "name": "n2", "uid": "u-2"}]
+    assert parse(changed(INFO, "metadata.ownerReferences", owners)).owner == "u-2"
+    assert parse(INFO).owner == ""
+
+
+@pytest.mark.parametrize(("text", "takes"), [("true", True), ("false", False), ("True", False), ("", False)])
+def test_traffic_of_nodes_is_announced_by_one_word(text, takes):
+    assert parse(kube.node_info(2, **{"kmesh.net/ipsec-node-traffic": text})).node_traffic is takes
+    assert not parse(INFO).node_traffic
+
+
+def test_a_go_node_without_a_key_yet_is_read():
+    assert parse(kube.node_info(2, 0)).spi == 0
+
+
+def addresses(manifest) -> list[str]:
+    return [str(address) for address in parse(manifest).addresses]
+
+
+def test_a_service_is_all_its_addresses_each_once():
+    balanced = {"loadBalancer": {"ingress": [{"ip": "192.0.2.80"}, {"hostname": "lb.example"}, {"ip": "10.96.0.10"}]}}
+    manifest = kube.service(externalIPs=["192.0.2.81"], loadBalancerIP="192.0.2.82", status=balanced)
+    assert addresses(manifest) == ["10.96.0.10", "fd00:96::a", "192.0.2.81", "192.0.2.82", "192.0.2.80"]
+    assert (parse(manifest).namespace, parse(manifest).name) == ("default", "web")
+
+
+def test_a_service_of_former_days_has_its_clusterip():
+    assert addresses(changed(kube.service(), "spec.clusterIPs", GONE)) == ["10.96.0.10"]
+
+
+@pytest.mark.parametrize("none", [{"clusterIP": "None", "clusterIPs": ["None"]}, {"clusterIP": "", "clusterIPs": None}])
+@pytest.mark.parametrize("status", [{}, {"loadBalancer": None}, {"loadBalancer": {"ingress": [{"hostname": "x"}]}}])
+def test_a_service_may_have_no_address(none, status):
+    assert addresses(kube.service(**none, status=status, type="ExternalName", externalName="db.example")) == []
+
+
+def test_what_a_cloud_takes_for_a_load_balancer_s_address_and_is_none_is_ignored():
+    assert addresses(kube.service(loadBalancerIP="eip-0a1b")) == ["10.96.0.10", "fd00:96::a"]
+
+
+def test_a_service_of_another_group_is_none_of_ours():
+    assert parse(kube.service() | {"apiVersion": "serving.knative.dev/v1"}) is None
 
 
 def test_a_node_without_podcidrs_has_its_podcidr():
@@ -111,7 +175,7 @@ def test_our_secret_is_kept_whole_and_never_shows():
     assert manifest["data"]["ipSec"] not in repr(parse(manifest)) + repr(collect([parse(manifest)]))
 
 
-NODE, POD, INFO = kube.node(), kube.pod(), kube.node_info()
+NODE, POD, INFO, SERVICE = kube.node(), kube.pod(), kube.node_info(), kube.service()
 
 
 @pytest.mark.parametrize(
@@ -139,8 +203,8 @@ NODE, POD, INFO = kube.node(), kube.pod(), kube.node_info()
         (POD, "status.phase", 1, "Pod default/web: status.phase is no string"),
         (INFO, "apiVersion", "kmesh.net/v1", "KmeshNodeInfo kmesh-system/n2: apiVersion 'kmesh.net/v1' is not kmesh"),
         (INFO, "apiVersion", "other.io/v1", "KmeshNodeInfo kmesh-system/n2: apiVersion 'other.io/v1' is not kmesh"),
-        (INFO, "spec.spi", 0, "KmeshNodeInfo kmesh-system/n2: spec.spi is no number from 1 to 4294967295"),
-        (INFO, "spec.spi", 1 << 32, "KmeshNodeInfo kmesh-system/n2: spec.spi is no number from 1 to 4294967295"),
+        (INFO, "spec.spi", -1, "KmeshNodeInfo kmesh-system/n2: spec.spi is no number from 0 to 4294967295"),
+        (INFO, "spec.spi", 1 << 32, "KmeshNodeInfo kmesh-system/n2: spec.spi is no number from 0 to 4294967295"),
         (INFO, "spec.spi", True, "KmeshNodeInfo kmesh-system/n2: spec.spi is no number from"),
         (INFO, "spec.spi", "1", "KmeshNodeInfo kmesh-system/n2: spec.spi is no number from"),
         (INFO, "spec.spi", GONE, "KmeshNodeInfo kmesh-system/n2: spec.spi is no number from"),
@@ -151,6 +215,12 @@ NODE, POD, INFO = kube.node(), kube.pod(), kube.node_info()
         (INFO, "spec.bootID", None, "KmeshNodeInfo kmesh-system/n2: spec.bootID is missing"),
         (INFO, "spec.podCIDRS.0", "10.0.0.0/33", "KmeshNodeInfo kmesh-system/n2: spec.podCIDRS: '10.0.0.0/33'"),
         (INFO, "spec", GONE, "KmeshNodeInfo kmesh-system/n2: spec.addresses is empty"),
+        (SERVICE, "spec.clusterIPs.0", "10.96.0", "Service default/web: spec.clusterIPs: '10.96.0' does not appear"),
+        (SERVICE, "spec.externalIPs", ["x"], "Service default/web: spec.externalIPs[0]: 'x' does not appear"),
+        (SERVICE, "status.loadBalancer", [], "Service default/web: status.loadBalancer is no mapping"),
+        (POD, "metadata.creationTimestamp", 5, "Pod default/web: metadata.creationTimestamp is no string"),
+        (POD, "metadata.annotations", [], "Pod default/web: metadata.annotations is no mapping"),
+        (INFO, "metadata.ownerReferences", {}, "KmeshNodeInfo kmesh-system/n2: metadata.ownerReferences is no list"),
         (POD, "metadata.name", GONE, "a Pod without metadata.name"),
         (POD, "metadata.name", 5, "a Pod without metadata.name"),
         (POD, "metadata", GONE, "a Pod without metadata.name"),
@@ -193,9 +263,17 @@ def test_without_the_annotation_there_is_no_replay_window():
 
 
 def test_collecting_sorts_the_objects_by_kind():
-    manifests = [kube.pod(), kube.node(), kube.secret(kube.entry()), kube.namespace(), kube.node_info()]
+    manifests = [
+        kube.pod(),
+        kube.node(),
+        kube.secret(kube.entry()),
+        kube.namespace(),
+        kube.node_info(),
+        kube.service(),
+    ]
     objects = collect(parse(one) for one in manifests)
-    assert [len(part) for part in (objects.pods, objects.nodes, objects.namespaces, objects.node_infos)] == [1] * 4
+    parts = (objects.pods, objects.nodes, objects.namespaces, objects.node_infos, objects.service_objects)
+    assert [len(part) for part in parts] == [1] * 5
     assert objects.secret == manifests[2]
     assert objects.problems == ()
 
@@ -207,7 +285,7 @@ JUNK = st.recursive(
 )
 PATHS = [
     (manifest, path)
-    for manifest in (kube.namespace(), NODE, POD, INFO, kube.secret(kube.entry()))
+    for manifest in (kube.namespace(), NODE, POD, INFO, kube.secret(kube.entry()), SERVICE)
     for path in ("kind", "apiVersion", "metadata", "metadata.name", "metadata.namespace", "metadata.labels", "spec")
 ] + [
     (NODE, "status"),
@@ -221,6 +299,10 @@ PATHS = [
     (INFO, "spec.addresses"),
     (INFO, "spec.podCIDRS"),
     (INFO, "metadata.annotations"),
+    (INFO, "metadata.ownerReferences"),
+    (SERVICE, "spec.clusterIPs"),
+    (SERVICE, "spec.loadBalancerIP"),
+    (SERVICE, "status.loadBalancer"),
 ]
 
 

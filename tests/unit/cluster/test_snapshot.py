@@ -4,23 +4,26 @@ from itertools import product
 
 import pytest
 from kmesh.cluster.objects import ClusterObjects, Namespace, collect, parse
-from kmesh.cluster.snapshot import MODE_LABEL, build_view, enrolment, kmesh_node_info, local_node, managed_pods
+from kmesh.cluster.snapshot import MODE_LABEL, build_view, enrolment, kmesh_node_info, local_node, pod_claims
 
 from kmesh_bpf import ConfigError, Key, Node, Peer, Pod
 from tests.unit.cluster import kube
+from tests.unit.cluster.test_objects import changed
 
 KMESH = {MODE_LABEL: "Kmesh"}
 GATEWAY = {"gateway.istio.io/managed": "istio.io-mesh-controller"}
+SIDECAR = {"sidecar.istio.io/status": ""}
 POD_LABELS = {
     None: None,
     "Kmesh": True,
     "kmesh": True,
     "KMESH": True,
     "none": False,
-    "None": False,
-    "ambient": False,
-    "": False,
+    "None": None,
+    "ambient": None,
+    "": None,
 }
+"""None: the namespace's label counts."""
 NAMESPACE_LABELS = {None: False, "Kmesh": True, "kMESH": True, "none": False, "ambient": False, "": False}
 
 
@@ -44,13 +47,15 @@ def test_enrolment_is_the_truth_table_of_the_design(pod_label, namespace_label):
     by_label = POD_LABELS[pod_label]
     if by_label is None:
         by_label = NAMESPACE_LABELS.get(namespace_label, False)
-    for host, phase, containers, init, gateway, addresses in product(
+    for host, phase, containers, init, annotations, gateway, addresses, deleting in product(
         (False, True),
-        ("Running", "Pending", "Succeeded", "Failed", "Unknown"),
+        ("Running", "Pending", "Succeeded", "Failed", "Unknown", ""),
         (["app"], ["app", "istio-proxy"]),
         (["setup"], ["istio-proxy"]),
-        ({}, GATEWAY),
+        ({}, SIDECAR),
+        ({}, GATEWAY, {"gateway.istio.io/managed": "Istio.io-Mesh-Controller"}),
         (["10.244.1.10"], []),
+        (None, "2026-11-24T00:00:00Z"),
     ):
         manifest = kube.pod(
             labels=labelled(pod_label) | gateway,
@@ -58,10 +63,12 @@ def test_enrolment_is_the_truth_table_of_the_design(pod_label, namespace_label):
             phase=phase,
             containers=containers,
             initContainers=init,
+            annotations=annotations,
             addresses=addresses,
+            deleting=deleting,
         )
-        sidecar = "istio-proxy" in (*containers, *init)
-        excluded = host or phase != "Running" or sidecar or bool(gateway) or not addresses
+        sidecar = "istio-proxy" in (*containers, *init) or bool(annotations)
+        excluded = host or sidecar or bool(gateway) or not addresses
         answer = enrolment(parse(manifest), namespace)
         assert answer.managed == (by_label and not excluded), manifest
         assert answer.reason
@@ -75,7 +82,8 @@ def test_enrolment_is_the_truth_table_of_the_design(pod_label, namespace_label):
         ({}, "Kmesh", "the label of namespace default says 'Kmesh'"),
         ({}, None, "neither it nor its namespace carries the label istio.io/dataplane-mode=Kmesh"),
         ({"labels": KMESH, "hostNetwork": True}, None, "it shares its node's network (hostNetwork)"),
-        ({"labels": KMESH, "phase": "Failed"}, None, "it is not Running (Failed)"),
+        ({"labels": {MODE_LABEL: "ambient"}}, "Kmesh", "the label of namespace default says 'Kmesh'"),
+        ({"labels": KMESH, "annotations": SIDECAR}, None, "it has an Istio sidecar"),
         ({"labels": KMESH, "containers": ["istio-proxy"]}, None, "it has an Istio sidecar"),
         ({"labels": KMESH | GATEWAY}, None, "it is a gateway of the Istio mesh controller"),
         ({"labels": KMESH, "addresses": []}, None, "it has no address"),
@@ -85,10 +93,10 @@ def test_enrolment_tells_its_reason(changes, namespace_label, reason):
     assert enrolment(parse(kube.pod(**changes)), Namespace("default", labelled(namespace_label))).reason == reason
 
 
-def test_a_pod_that_is_being_deleted_stays_managed_while_it_runs():
+def test_a_pod_that_no_node_has_yet_is_not_managed():
     manifest = kube.pod(labels=KMESH)
-    manifest["metadata"]["deletionTimestamp"] = "2026-11-24T00:00:00Z"
-    assert enrolment(parse(manifest), None).managed
+    del manifest["spec"]["nodeName"]
+    assert enrolment(parse(manifest), None).reason == "it is on no node yet"
 
 
 def test_the_gateway_label_of_another_controller_excludes_nothing():
@@ -108,28 +116,31 @@ def test_the_namespace_s_label_counts_in_that_namespace_only():
     ]
 
 
-def test_an_address_that_a_node_has_is_no_pod_s():
-    pod = kube.pod(labels=KMESH, addresses=["10.10.0.1", "fd00:244:1::a"])
-    assert view(kube.node(), pod).pods[0].addresses == (ip_address("fd00:244:1::a"),)
-    peer_s = kube.pod(labels=KMESH, addresses=["10.10.0.2"])
-    assert view(kube.node(), kube.node_info(2), peer_s).pods == ()
+def test_what_dnat_may_turn_into_a_pod_s_address_is_a_candidate_unless_a_managed_pod_has_it():
+    service = kube.service(externalIPs=["192.0.2.80", "10.244.1.10"])
+    headless = kube.service("none", clusterIP="None", clusterIPs=["None"])
+    found = view(kube.node(), kube.node(3), kube.node_info(2), service, headless, kube.pod(labels=KMESH)).candidates
+    nodes = [f"10.10.0.{i}" for i in (1, 2, 3)] + [f"fd00:10::{i}" for i in (1, 2, 3)] + ["192.0.2.1", "192.0.2.3"]
+    assert found == set(map(ip_address, [*nodes, "10.96.0.10", "fd00:96::a", "192.0.2.80"]))
 
 
-def test_of_two_running_pods_at_one_address_the_first_by_name_has_it_in_whatever_order_they_come():
-    pods = [kube.pod(name, 1, 10, labels=KMESH) for name in ("b", "a")]
-    assert [pod.name for pod in view(kube.node(), *pods).pods] == ["default/a"]
-    assert view(kube.node(), *pods) == view(kube.node(), *reversed(pods))
-
-
-def test_a_pod_that_ended_leaves_its_address_to_the_one_that_runs():
-    pods = [kube.pod("a", labels=KMESH, phase="Succeeded"), kube.pod("b", labels=KMESH)]
-    assert [pod.name for pod in view(kube.node(), *pods).pods] == ["default/b"]
+def test_claims_that_do_not_hold_are_told_in_the_view():
+    pods = [kube.pod(name, node, 10, labels=KMESH, addresses=["10.9.9.9"]) for name, node in (("a", 7), ("b", 2))]
+    seen = view(kube.node(), kube.node(2), *pods)
+    assert [pod.name for pod in seen.pods] == ["default/b"]
+    (problem,) = seen.problems
+    assert "default/a of node n7 (that Node is gone)" in problem
 
 
 def test_peers_are_the_other_nodes_kmeshnodeinfos_by_name():
-    annotated = kube.node_info(3, 4, **{"kmesh.net/ipsec-replay-window": "4096"})
-    peers = view(kube.node(), annotated, kube.node_info(2), kube.node_info(1)).peers
-    assert [(peer.node.name, peer.spi, peer.replay_window) for peer in peers] == [("n2", 1, 0), ("n3", 4, 4096)]
+    annotations = {"kmesh.net/ipsec-replay-window": "4096", "kmesh.net/ipsec-node-traffic": "true"}
+    annotated = kube.node_info(3, 4, **annotations)
+    peers = view(kube.node(), kube.node(2), annotated, kube.node_info(2), kube.node_info(1)).peers
+    assert [(peer.node.name, peer.spi, peer.replay_window, peer.node_traffic) for peer in peers] == [
+        ("n2", 1, 0, False),
+        ("n3", 4, 4096, True),
+    ]
+    assert [peer.alive for peer in peers] == [True, False], "there is no Node n3"
     assert peers[0] == Peer(
         Node(
             "n2",
@@ -141,10 +152,41 @@ def test_peers_are_the_other_nodes_kmeshnodeinfos_by_name():
     )
 
 
-def test_a_kmeshnodeinfo_with_an_address_of_ours_is_no_peer():
+def test_a_go_node_that_has_no_key_yet_is_a_peer_with_spi_0():
+    assert [peer.spi for peer in view(kube.node(), kube.node_info(2, 0)).peers] == [0]
+
+
+def test_pod_cidrs_are_those_of_the_node_object_and_never_the_announced_ones():
+    lying = kube.node_info(2)
+    lying["spec"]["podCIDRS"] = ["10.244.1.0/24", "0.0.0.0/0"]
+    (peer,) = view(kube.node(), kube.node(2), lying).peers
+    assert peer.node.pod_cidrs == (ip_network("10.244.2.0/24"), ip_network("fd00:244:2::/64"))
+    (peer,) = view(kube.node(), lying).peers
+    assert peer.node.pod_cidrs == ()
+
+
+@pytest.mark.parametrize(
+    ("node", "info", "alive", "vouched"),
+    [
+        (kube.node(2), kube.node_info(2), True, True),
+        (None, kube.node_info(2), False, True),
+        (changed(kube.node(2), "metadata.deletionTimestamp", "2026-11-24T00:00:00Z"), kube.node_info(2), False, True),
+        (kube.node(2), changed(kube.node_info(2), "metadata.deletionTimestamp", "2026-11-24T00:00:00Z"), False, True),
+        (kube.node(2), changed(kube.node_info(2), "spec.addresses", ["10.10.0.2"]), True, True),
+        (kube.node(2), changed(kube.node_info(2), "spec.addresses", ["10.10.0.2", "192.0.2.2"]), True, False),
+    ],
+)
+def test_an_announcement_is_held_against_its_node_object(node, info, alive, vouched):
+    (peer,) = view(kube.node(), *([node] if node else []), info).peers
+    assert (peer.alive, peer.vouched) == (alive, vouched)
+
+
+def test_this_node_before_it_was_renamed_is_no_peer_and_a_living_one_with_our_address_is_one_to_quarantine():
     renamed = kube.node_info(1)
     renamed["metadata"]["name"] = "old-name"
     assert view(kube.node(), renamed).peers == ()
+    double = changed(kube.node_info(2), "spec.addresses", ["10.10.0.1"])
+    assert [peer.node.name for peer in view(kube.node(), kube.node(2), double).peers] == ["n2"]
 
 
 def test_the_own_node_is_its_node_object_with_the_incarnation_given():
@@ -185,10 +227,19 @@ def test_what_a_node_announces_is_what_its_peers_read(window):
     manifest = kmesh_node_info(own, 3, window, "incarnation")
     assert (manifest["apiVersion"], manifest["kind"]) == ("kmesh.net/v1alpha1", "KmeshNodeInfo")
     assert set(manifest["spec"]) == {"spi", "addresses", "bootID", "podCIDRS"}
-    seen = build_view(
-        objects(kube.node(2), manifest), "n2", keys={}, services=(), announced=0, announced_at=0.0, boot_id="x"
-    )
-    assert seen.peers == (Peer(Node("n1", own.addresses, "incarnation", own.pod_cidrs), 3, window),)
+    cluster = objects(kube.node(1), kube.node(2), manifest)
+    seen = build_view(cluster, "n2", keys={}, services=(), announced=0, announced_at=0.0, boot_id="x")
+    assert seen.peers == (Peer(Node("n1", own.addresses, "incarnation", own.pod_cidrs), 3, window, True),)
+
+
+def test_what_a_node_announces_goes_with_its_node_object_where_that_can_be_named():
+    own = local_node(objects(kube.node()), "n1")
+    manifest = kmesh_node_info(own, 3, 0, "incarnation")
+    assert manifest["metadata"]["ownerReferences"] == [
+        {"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "uid-of-n1"}
+    ]
+    assert parse(manifest).owner == own.uid
+    assert "ownerReferences" not in kmesh_node_info(replace(own, uid=""), 3, 0, "incarnation")["metadata"]
 
 
 def test_a_thousand_nodes_with_ten_pods_each_are_one_view():
@@ -200,6 +251,6 @@ def test_a_thousand_nodes_with_ten_pods_each_are_one_view():
         replace(base, name=f"p{i}", node=f"n{i // 10}", addresses=(ip_address((100 << 24) + i),)) for i in range(10_000)
     ]
     found = ClusterObjects(nodes=(parse(kube.node()),), node_infos=tuple(infos), pods=tuple(pods))
-    assert len(managed_pods(found)) == 10_000
+    assert len(pod_claims(found)[0]) == 10_000
     made = build_view(found, "n1", keys={}, services=(), announced=0, announced_at=0.0, boot_id="x")
     assert len(made.peers) == 1000

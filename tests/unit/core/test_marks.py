@@ -61,9 +61,12 @@ def test_ids_are_kept_and_new_ones_avoid_those_that_live_in_old_sas():
     assert marks.allocate([7, 8, 9], {8: 3}, {1}, contract.NODE_MARK_MASK) == {8: 3, 7: 2, 9: 4}
 
 
-def test_more_peers_than_room_is_an_error():
-    with pytest.raises(ConfigError, match="room for 255"):
-        marks.allocate(range(256), {}, (), 0xFF00)
+def test_where_there_is_no_room_for_all_those_that_hold_an_id_and_the_first_get_one():
+    ids = marks.allocate(range(300), {299: 7, 298: 256}, {9}, 0xFF00)
+    assert ids.keys() == {*range(253), 299}
+    assert ids[299] == 7
+    assert len(set(ids.values())) == 254
+    assert max(ids.values()) == 255
 
 
 @given(st.sets(st.integers(0, 50), max_size=20), st.dictionaries(st.integers(0, 50), st.integers(1, 100), max_size=20))

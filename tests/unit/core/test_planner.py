@@ -118,7 +118,10 @@ def test_a_peer_that_claims_another_s_address_is_quarantined_and_the_one_in_plac
     assert both.state.sas == alone.state.sas
     assert both.state.policies == alone.state.policies
     assert both.ready_peers == {"n2"}
-    assert tuple(map(str, both.problems)) == ("peer a-thief: its address 10.10.0.2 is n2's; quarantined, not ready",)
+    assert tuple(map(str, both.problems)) == (
+        "peer a-thief claims 10.10.0.2, which is of peer n2; quarantined, nothing is sent to a-thief: mend a-thief, or "
+        "delete the other one if that is gone",
+    )
 
 
 def test_a_known_peer_that_claims_another_s_address_is_quarantined_too_and_its_sas_stay_for_when_it_is_good_again():

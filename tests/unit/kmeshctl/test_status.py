@@ -193,6 +193,30 @@ def test_a_node_behind_or_ahead_of_the_secret_is_told():
     ]
 
 
+def test_a_go_node_that_has_no_key_yet_is_told_apart_from_one_that_is_behind():
+    without = (*BASE[:2], kube.node_info(1, 0), *BASE[3:])
+    assert findings(manifests=without) == ["n1: it announces no key yet (SPI 0), the key in the Secret has 1"]
+
+
+def test_two_pods_at_one_address_are_told_and_one_that_ended_is_none_of_them():
+    here, there = (kube.pod(name, 1, labels={MODE_LABEL: "Kmesh"}) for name in ("a", "b"))
+    assert findings(manifests=(*BASE, here, there))[0] == (
+        "pods default/a of node n1 and default/b of node n1 both have 10.244.1.10: the first is managed there, "
+        "default/b is not; delete the one that is gone"
+    )
+    there["status"]["phase"] = "Succeeded"
+    assert findings(manifests=(*BASE, here, there)) == []
+
+
+def test_a_node_that_announces_what_its_node_object_does_not_have_is_told():
+    lying = kube.node_info(2)
+    lying["spec"]["addresses"].append("10.244.1.10")
+    assert findings(manifests=(*BASE[:3], lying, BASE[4])) == [
+        "n2: it announces 10.244.1.10, which its Node object does not have as InternalIP: whoever else claims that has "
+        "it; is its daemon up to date, and its own?"
+    ]
+
+
 @pytest.mark.parametrize(("seconds", "told"), [(30, False), (90, True)])
 def test_where_the_api_server_says_when_the_secret_changed_nodes_get_a_minute_to_follow(seconds, told):
     newer = kube.secret(kube.entry(2))

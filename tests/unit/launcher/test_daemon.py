@@ -164,19 +164,21 @@ def test_a_node_announces_a_key_only_when_it_could_decrypt_with_it(node):
     assert announced(node) is not None
 
 
-def test_two_peers_that_claim_one_address_are_an_event_and_cost_one_of_them_its_traffic(node):
+@pytest.mark.parametrize("address", ["10.10.0.1", "10.10.0.2", "10.244.1.10"])
+def test_a_peer_that_claims_what_is_another_s_is_an_event_and_gets_no_traffic(node, address):
     node.key(1)
     double = kube.node_info(3)
-    double["spec"]["addresses"] = ["10.10.0.2"]
+    double["spec"]["addresses"] = ["10.10.0.3", address]
+    node.put(kube.node(3))
     node.put(double)
     node.steps()
     (event,) = [one for one in node.told if one["reason"].startswith("Peer")]
     assert event["reason"] == "PeerQuarantined"
-    assert "10.10.0.2" in event["message"]
+    assert f"peer n3 claims {address}, which is of" in event["message"]
     assert metric(node, "peers_ready") == 1
 
 
-def test_a_pod_cidr_that_two_peers_announce_decides_nothing(node):
+def test_pod_cidrs_that_a_peer_announces_are_nobody_s(node):
     node.key(1)
     double = kube.node_info(3)
     double["spec"]["podCIDRS"] = ["10.244.2.0/24"]

@@ -21,9 +21,28 @@ class _Metadata(TypedDict, total=False):
     labels: Any
 
 
-class _AnnotatedMetadata(_Metadata, total=False):
+class _NodeMetadata(_Metadata, total=False):
+    deletionTimestamp: Any
+
+
+# Of a pod's annotations, which may be long, one.
+_PodAnnotations = TypedDict("_PodAnnotations", {"sidecar.istio.io/status": Any}, total=False)
+
+
+class _PodMetadata(_NodeMetadata, total=False):
+    annotations: _PodAnnotations | None
+    creationTimestamp: Any
+
+
+class _Owner(TypedDict, total=False):
+    kind: Any
+    uid: Any
+
+
+class _NodeInfoMetadata(_NodeMetadata, total=False):
     annotations: Any
     generation: Any
+    ownerReferences: list[_Owner] | None
 
 
 class _Write(TypedDict, total=False):
@@ -55,7 +74,10 @@ class _NodeStatus(TypedDict, total=False):
     nodeInfo: _NodeSystem | None
 
 
-class _Node(_Object, total=False):
+class _Node(TypedDict, total=False):
+    kind: Any
+    apiVersion: Any
+    metadata: _NodeMetadata | None
     spec: _NodeSpec | None
     status: _NodeStatus | None
 
@@ -77,7 +99,10 @@ class _PodStatus(TypedDict, total=False):
     podIPs: Any
 
 
-class _Pod(_Object, total=False):
+class _Pod(TypedDict, total=False):
+    kind: Any
+    apiVersion: Any
+    metadata: _PodMetadata | None
     spec: _PodSpec | None
     status: _PodStatus | None
 
@@ -85,7 +110,7 @@ class _Pod(_Object, total=False):
 class _NodeInfo(TypedDict, total=False):
     kind: Any
     apiVersion: Any
-    metadata: _AnnotatedMetadata | None
+    metadata: _NodeInfoMetadata | None
     spec: Any
 
 
@@ -99,6 +124,30 @@ class _Secret(TypedDict, total=False):
 
 class _ServiceCidr(_Object, total=False):
     spec: Any
+
+
+class _ServiceSpec(TypedDict, total=False):
+    clusterIP: Any
+    clusterIPs: Any
+    externalIPs: Any
+    loadBalancerIP: Any
+
+
+class _Ingress(TypedDict, total=False):
+    ip: Any
+
+
+class _LoadBalancer(TypedDict, total=False):
+    ingress: list[_Ingress] | None
+
+
+class _ServiceStatus(TypedDict, total=False):
+    loadBalancer: _LoadBalancer | None
+
+
+class _Service(_Object, total=False):
+    spec: _ServiceSpec | None
+    status: _ServiceStatus | None
 
 
 # Structs, since a TypedDict's own field can not be Raw: a piece of text whose decoding is left for later.
@@ -122,6 +171,7 @@ DECODERS: Mapping[str, msgspec.json.Decoder[Any]] = {
     "KmeshNodeInfo": msgspec.json.Decoder(_NodeInfo),
     "Secret": msgspec.json.Decoder(_Secret),
     "ServiceCIDR": msgspec.json.Decoder(_ServiceCidr),
+    "Service": msgspec.json.Decoder(_Service),
 }
 """By kind; of others all is decoded."""
 LIST, EVENT = msgspec.json.Decoder(_List), msgspec.json.Decoder(_Event)

@@ -19,6 +19,7 @@ PLURALS = {
     "KmeshNodeInfo": "kmeshnodeinfos",
     "Secret": "secrets",
     "ServiceCIDR": "servicecidrs",
+    "Service": "services",
     "Lease": "leases",
     "Event": "events",
 }

@@ -1,7 +1,7 @@
 """The cluster behind an API server, as a :class:`kmesh.cluster.source.ClusterSource`.
 
-Watched is only what is needed: namespaces; pods that carry the label, and those of enrolled namespaces; one Node; what
-nodes announce; the one Secret; the Service CIDRs. The watches start with the first read.
+Watched is only what is needed: namespaces; pods that carry the label, and those of enrolled namespaces; Nodes; what
+nodes announce; the one Secret; Services and their CIDRs. The watches start with the first read.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from kmesh.cluster.objects import (
     NodeObject,
     Object,
     PodObject,
+    Service,
     ServiceRange,
     oddities,
 )
@@ -39,7 +40,7 @@ from kmesh.errors import ApiError, ClusterError
 
 T = TypeVar("T")
 
-EVERYTHING = frozenset({"Namespace", "Node", "Pod", "KmeshNodeInfo", "Secret", "ServiceCIDR"})
+EVERYTHING = frozenset({"Namespace", "Node", "Pod", "KmeshNodeInfo", "Secret", "ServiceCIDR", "Service"})
 FIRST_SECONDS = 10.0
 """How long the first read waits for the cluster to be known as a whole."""
 CLOSE_SECONDS = 2.0
@@ -47,21 +48,20 @@ MOST_NAMESPACES = 32
 """So many enrolled namespaces are watched one by one; beyond, one watch over all pods is less work for everybody."""
 MOST_NODES = 32
 """So many Nodes' pods are watched one by one; beyond, those that may be managed are, wherever they run."""
-RUNNING = "status.phase=Running"
-LABELLED = Collection("Pod", labels=MODE_LABEL, fields=RUNNING)
-ALL_PODS = Collection("Pod", fields=RUNNING)
+LABELLED = Collection("Pod", labels=MODE_LABEL)
+ALL_PODS = Collection("Pod")
 
 
 class Pods(Enum):
     """Which pods somebody needs to know."""
 
     ENROLLED = "those that may be managed: they carry the label, or their namespace does"
-    EVERY = "those that are not enrolled or not Running too, for whoever explains why they are not managed"
+    EVERY = "those that are not enrolled too, for whoever explains why they are not managed"
     UNANNOUNCED = "those on Nodes without KmeshNodeInfo: of a cluster's many pods none, as long as all is well"
 
 
 class KubernetesCluster:
-    """A cluster, or of it the ``kinds`` that somebody needs, and of its ``pods``; ``node`` "": all Nodes.
+    """A cluster, or of it the ``kinds`` that somebody needs, and of its ``pods``.
 
     ``namespace`` is where the Secret, the KmeshNodeInfos and the Leases are. ``clock`` gives seconds that only grow.
     """
@@ -72,7 +72,6 @@ class KubernetesCluster:
         self,
         connection: Connection,
         *,
-        node: str = "",
         namespace: str = NAMESPACE,
         kinds: frozenset[str] = EVERYTHING,
         pods: Pods = Pods.ENROLLED,
@@ -86,10 +85,11 @@ class KubernetesCluster:
         self._leases = Collection("Lease", namespace)
         wanted = {
             "Namespace": Collection("Namespace"),
-            "Node": Collection("Node", fields=f"metadata.name={node}" if node else ""),
+            "Node": Collection("Node"),
             "KmeshNodeInfo": self._infos,
             "Secret": Collection("Secret", namespace, fields=f"metadata.name={SECRET_NAME}"),
             "ServiceCIDR": Collection("ServiceCIDR"),
+            "Service": Collection("Service"),
         }
         self._scope = pods if "Pod" in kinds else None
         self._watches = {kind: self._watch(one) for kind, one in wanted.items() if kind in kinds}
@@ -244,14 +244,14 @@ class KubernetesCluster:
             case Pods.ENROLLED:
                 self._wanted_pods = self._enrolled_pods()
             case Pods.EVERY:
-                self._wanted_pods = frozenset({Collection("Pod")})
+                self._wanted_pods = frozenset({ALL_PODS})
             case Pods.UNANNOUNCED:
                 self._wanted_pods = self._unannounced_pods()
         self._adjust_pods()
 
     def _enrolled_pods(self) -> frozenset[Collection]:
         enrolled = [one.name for one in self._of(Namespace, "Namespace") if enrols(one)]
-        each = (Collection("Pod", name, fields=RUNNING) for name in enrolled)
+        each = (Collection("Pod", name) for name in enrolled)
         return frozenset({LABELLED, ALL_PODS} if len(enrolled) > MOST_NAMESPACES else {LABELLED, *each})
 
     def _unannounced_pods(self) -> frozenset[Collection]:
@@ -261,7 +261,7 @@ class KubernetesCluster:
         silent = [node.name for node in self._of(NodeObject, "Node") if node.name not in announced]
         if len(silent) > MOST_NODES:
             return self._enrolled_pods()
-        return frozenset(Collection("Pod", fields=f"{RUNNING},spec.nodeName={name}") for name in silent)
+        return frozenset(Collection("Pod", fields=f"spec.nodeName={name}") for name in silent)
 
     def _adjust_pods(self) -> None:
         """Watch the pods wanted, and no others as soon as the wanted ones are known; the lock is held."""
@@ -293,6 +293,7 @@ class KubernetesCluster:
             node_infos=tuple(infos),
             secret=secret,
             services=tuple(dict.fromkeys(cidrs)),
+            service_objects=tuple(self._of(Service, "Service")),
             problems=(*dict.fromkeys(problems), *oddities(infos)),
             complete=self._complete,
         )

@@ -14,7 +14,17 @@ from functools import lru_cache
 from typing import Any
 
 from kmesh.cluster.kubernetes.resources import Collection, older, version_of, whole
-from kmesh.cluster.objects import NAMESPACE, Identity, KeySecret, Object, PodObject, identity, parse
+from kmesh.cluster.objects import (
+    NAMESPACE,
+    SIDECAR_ANNOTATION,
+    Identity,
+    KeySecret,
+    Object,
+    PodObject,
+    Service,
+    identity,
+    parse,
+)
 from kmesh.cluster.snapshot import GATEWAY_LABEL, MODE_LABEL
 from kmesh_bpf import ConfigError
 
@@ -220,7 +230,11 @@ def lean(one: Object) -> Object:
                 node=sys.intern(one.node),
                 phase=sys.intern(one.phase),
                 containers=_containers(one.containers),
+                annotations=_annotations(SIDECAR_ANNOTATION in one.annotations),
+                created=sys.intern(one.created),
             )
+        case Service():
+            return replace(one, namespace=sys.intern(one.namespace))
         case KeySecret():
             return KeySecret(bare_secret(one.manifest))
     return one
@@ -240,6 +254,11 @@ def bare_secret(manifest: Mapping[str, Any]) -> dict[str, Any]:
 def _labels(mode: str | None, gateway: str | None) -> Mapping[str, str]:
     pairs = ((MODE_LABEL, mode), (GATEWAY_LABEL, gateway))
     return {label: value for label, value in pairs if value is not None}
+
+
+@lru_cache(SHARED)
+def _annotations(sidecar: bool) -> Mapping[str, str]:
+    return {SIDECAR_ANNOTATION: ""} if sidecar else {}  # that it is there counts, its long value for nobody
 
 
 @lru_cache(SHARED)

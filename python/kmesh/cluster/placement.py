@@ -1,0 +1,141 @@
+"""Which pod has an address, where several claim it, or a node does. Pure.
+
+A pod that loses its address is not managed, and what is sent to it may go in clear; a node that loses one gets nothing
+from anybody. So whatever a node says of itself takes no address from a pod, unless the pod's own claim is the odd one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+from kmesh.cluster.objects import PodObject
+from kmesh_bpf import Address, Pod
+
+ENDED = frozenset({"Succeeded", "Failed"})
+"""Phases of pods whose containers will never run again; their objects may stay for days, with addresses given on."""
+UNKNOWN_AGE = "~"
+"""Sorts behind every time: a pod that nobody dated is as good as the newest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What claims of pods are measured by.
+
+    ``here``: this node's name, ``own``: its addresses; ``evidence``: addresses that devices of this node's pods carry.
+    ``nodes``: names of the Nodes that there are; ``of_nodes``: the addresses of those that are to stay, and whose.
+    ``known``: addresses that the kernel has as a peer's.
+    """
+
+    here: str = ""
+    own: frozenset[Address] = frozenset()
+    evidence: frozenset[Address] = frozenset()
+    nodes: frozenset[str] = frozenset()
+    of_nodes: Mapping[Address, str] = field(default_factory=dict)
+    known: frozenset[Address] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Dispute:
+    """A claim in doubt: whose (``namespace/name``), and a sentence that names both sides and the way out.
+
+    ``holds``: it does all the same. ``ordinary``: nothing to mend, for an address of a pod that ended or is being
+    deleted was given on.
+    """
+
+    pod: str
+    sentence: str
+    ordinary: bool
+    holds: bool = False
+
+
+def place(pods: Iterable[PodObject], ground: Ground) -> tuple[tuple[Pod, ...], tuple[Dispute, ...]]:
+    """Give the pods by name, each with the addresses that it has, and the claims in doubt."""
+    ordered = sorted(pods, key=lambda pod: (pod.namespace, pod.name))
+    holders: dict[Address, PodObject] = {}
+    in_question: dict[Address, list[PodObject]] = {}
+    for pod in ordered:
+        for address in pod.addresses:
+            first = holders.setdefault(address, pod)
+            if first is not pod:
+                in_question.setdefault(address, [first]).append(pod)
+    for address in (*ground.own, *ground.evidence, *ground.of_nodes):
+        if address in holders:
+            in_question.setdefault(address, [holders[address]])
+    disputes: list[Dispute] = []
+    for address, claimants in in_question.items():
+        holder, told = _judge(claimants, address, ground)
+        disputes.extend(told)
+        if holder is None:
+            del holders[address]
+        else:
+            holders[address] = holder
+    placed = ((pod, tuple(one for one in pod.addresses if holders.get(one) is pod)) for pod in ordered)
+    return (
+        tuple(Pod(pod.label, pod.node, free) for pod, free in placed if free),
+        tuple(sorted(disputes, key=lambda dispute: (dispute.pod, dispute.sentence))),
+    )
+
+
+def _judge(claimants: list[PodObject], address: Address, ground: Ground) -> tuple[PodObject | None, list[Dispute]]:
+    """Give who has an address, if any of the pods that claim it, and what the others are told."""
+    hindrances = [(pod, _hindrance(pod, address, ground)) for pod in claimants]
+    disputes = [Dispute(pod.label, sentence, _passing(pod)) for pod, sentence in hindrances if sentence is not None]
+    rest = [pod for pod, sentence in hindrances if sentence is None]
+    rest.sort(key=partial(_rank, address=address, ground=ground))
+    if not rest:
+        return None, disputes
+    holder, *losers = rest
+    if address in ground.evidence and holder.node != ground.here:
+        disputes.append(Dispute(holder.label, _carried(holder, address, ground), _passing(holder), holds=True))
+    return holder, [*disputes, *(_clash(pod, holder, address, ground) for pod in losers)]
+
+
+def _rank(pod: PodObject, address: Address, ground: Ground) -> tuple[bool, bool, bool, bool, str, str, str]:
+    """Give what pods at one address are ordered by: the first has it."""
+    return (
+        not (address in ground.evidence and pod.node == ground.here),
+        pod.node not in ground.nodes,
+        pod.phase in ENDED,
+        pod.deleting,
+        pod.created or UNKNOWN_AGE,
+        pod.namespace,
+        pod.name,
+    )
+
+
+def _hindrance(pod: PodObject, address: Address, ground: Ground) -> str | None:
+    """Say why a pod cannot have an address, whoever else wants it; None: it can."""
+    claim = f"pod {pod.label} of node {pod.node} claims {address}, "
+    way_out = "; it is not managed here: delete whichever is wrong"
+    if address in ground.own:
+        return f"{claim}which is an address of this node, {ground.here}{way_out}"
+    stale = pod.phase in ENDED or pod.node not in ground.nodes
+    if address in ground.evidence and pod.node != ground.here and stale:
+        return f"{claim}which a pod of this node, {ground.here}, carries{way_out}"
+    owner = ground.of_nodes.get(address)
+    if owner is not None and (stale or address in ground.known):
+        return f"{claim}which is an address of node {owner}{way_out}"
+    return None
+
+
+def _carried(pod: PodObject, address: Address, ground: Ground) -> str:
+    # Whoever may set addresses in a pod could otherwise have what is meant for any other pod sent in clear.
+    return (
+        f"pod {pod.label} of node {pod.node} claims {address}, which a pod of this node, {ground.here}, carries too: "
+        "what that one sends from there is dropped; delete whichever is wrong"
+    )
+
+
+def _passing(pod: PodObject) -> bool:
+    return pod.phase in ENDED or pod.deleting
+
+
+def _clash(loser: PodObject, winner: PodObject, address: Address, ground: Ground) -> Dispute:
+    why = " (that Node is gone)" if loser.node not in ground.nodes else ""
+    sentence = (
+        f"pods {winner.label} of node {winner.node} and {loser.label} of node {loser.node}{why} both have {address}: "
+        f"the first is managed there, {loser.label} is not; delete the one that is gone"
+    )
+    return Dispute(loser.label, sentence, _passing(loser))

@@ -1,0 +1,122 @@
+"""What one node says of itself, in its KmeshNodeInfo or its Node, changes nothing of what others do among themselves."""
+
+from ipaddress import ip_address
+
+from hypothesis import given
+from hypothesis import strategies as st
+from kmesh.cluster.objects import ClusterObjects, collect, parse
+from kmesh.cluster.snapshot import MODE_LABEL, build_view
+
+from kmesh_bpf import Key, Options, Plan, make_plan
+from kmesh_bpf.kernel.fake import FakeKernel
+from kmesh_bpf.reconcile import reconcile
+from tests.unit.cluster import kube
+from tests.unit.core import mesh
+
+KEYS = {1: Key(bytes(range(36)))}
+KMESH = {MODE_LABEL: "Kmesh"}
+NODES = (kube.node(1), kube.node(2), kube.node_info(1), kube.node_info(2))
+PODS = (kube.pod("web", 1, 10, labels=KMESH), kube.pod("api", 2, 11, labels=KMESH))
+OURS = {ip_address(one["ip"]) for pod in PODS for one in pod["status"]["podIPs"]}
+NODE_2 = {ip_address("10.10.0.2"), ip_address("fd00:10::2")}
+TARGETS = ["10.10.0.1", "10.10.0.2", "fd00:10::2", "10.10.0.3", "10.10.0.33", *map(str, sorted(OURS, key=str))]
+CIDRS = ["10.244.1.0/24", "10.244.2.0/24", "10.244.2.11/32", "10.244.3.0/24", "0.0.0.0/0", "fd00:244:2::/64", "::/0"]
+
+
+def lists(values: list[str], least: int = 0) -> st.SearchStrategy[list[str]]:
+    return st.lists(st.sampled_from(values), min_size=least, max_size=4, unique=True)
+
+
+@st.composite
+def announcements(draw) -> list[dict]:
+    info = kube.node_info(3, draw(st.sampled_from([0, 1, 2, (1 << 32) - 1])))
+    info["metadata"]["name"] = draw(st.sampled_from(["n3", "n0"]))
+    info["metadata"]["annotations"] = draw(
+        st.dictionaries(
+            st.sampled_from(["kmesh.net/ipsec-node-traffic", "kmesh.net/ipsec-replay-window"]),
+            st.sampled_from(["true", "64", "x"]),
+        )
+    )
+    info["spec"]["addresses"] = draw(lists(TARGETS, 1))
+    info["spec"]["podCIDRS"] = draw(lists(CIDRS))
+    return [info]
+
+
+@st.composite
+def nodes(draw, targets: list[str]) -> dict:
+    node = kube.node(3, podCIDRs=draw(lists(CIDRS)))
+    node["metadata"]["name"] = draw(st.sampled_from(["n3", "n0"]))
+    kinds = st.sampled_from(["InternalIP", "ExternalIP"])
+    node["status"]["addresses"] = [{"type": draw(kinds), "address": one} for one in draw(lists(targets))]
+    return node
+
+
+def objects(*manifests) -> ClusterObjects:
+    return collect(parse(one) for one in manifests)
+
+
+def view(found: ClusterObjects, known=frozenset()):
+    return build_view(
+        found, "n1", keys=KEYS, services=(), announced=1, announced_at=0.0, boot_id=kube.BOOT_ID, known=known
+    )
+
+
+def kernel(*manifests) -> FakeKernel:
+    made = FakeKernel(mesh.LINKS, lambda: 1000.0)
+    assert reconcile(
+        made, view(objects(*manifests)), Options(), lambda: 1000.0, lambda: "fresh".ljust(36, "0")
+    ).converged
+    return made
+
+
+def plan(made: FakeKernel, *manifests) -> Plan:
+    return make_plan(view(objects(*manifests), frozenset(made.peers)), made.observe(), Options(), 1000.0)
+
+
+def selected(found: Plan) -> tuple:
+    """Give what this node does with its own pods and those of n2: policies towards it, flags of addresses."""
+    policies = {key: one for key, one in found.state.policies.items() if NODE_2 & {one.tunnel_src, one.tunnel_dst}}
+    return policies, {address: flags for address, flags in found.state.pods.items() if address in OURS}
+
+
+def towards_n2(found: Plan) -> tuple:
+    sas = {key: one for key, one in found.state.sas.items() if NODE_2 & {one.src, one.dst}}
+    peers = {address: entry for address, entry in found.state.peers.items() if address in NODE_2}
+    return *selected(found), sas, peers, "n2" in found.ready_peers
+
+
+HONEST = kernel(*NODES, *PODS)
+EXPECTED = towards_n2(plan(HONEST, *NODES, *PODS))
+
+
+def test_the_comparison_sees_something():
+    policies, flags, sas, peers, ready = EXPECTED
+    assert min(map(len, (policies, flags, sas, peers))) > 1
+    assert ready
+
+
+@given(announcements(), nodes(TARGETS))
+def test_a_node_that_comes_and_lies_in_both_its_objects_changes_nothing_between_those_that_were_there(info, node):
+    assert towards_n2(plan(HONEST, *NODES, *PODS, *info, node)) == EXPECTED
+
+
+@given(announcements())
+def test_an_announcement_for_which_no_node_object_stands_changes_nothing_on_a_node_that_knows_nobody_yet(info):
+    fresh = FakeKernel(mesh.LINKS, lambda: 1000.0)
+    assert selected(plan(fresh, *NODES, *PODS, *info, kube.node(3))) == selected(plan(fresh, *NODES, *PODS))
+
+
+@given(announcements())
+def test_nor_does_one_of_addresses_that_pods_get_only_later(info):
+    before = kernel(*NODES, *info, kube.node(3))
+    assert selected(plan(before, *NODES, *PODS, *info, kube.node(3)))[1] == EXPECTED[1]
+
+
+@given(announcements(), nodes(TARGETS))
+def test_what_is_wrong_is_told_by_name(info, node):
+    found = plan(HONEST, *NODES, *PODS, *info, node)
+    (liar,) = (one["metadata"]["name"] for one in info)
+    claimed = {ip_address(one) for one in info[0]["spec"]["addresses"]}
+    alive = node["metadata"]["name"] == liar
+    if claimed & (OURS | NODE_2) and (alive or ip_address("10.10.0.1") not in claimed):
+        assert any(f"peer {liar} claims" in str(problem) for problem in found.problems)
