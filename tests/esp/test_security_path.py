@@ -239,7 +239,7 @@ def test_our_own_esp_leaves_also_where_the_kernel_encrypts_it_as_late_as_it_can(
     spi = next(NUMBERS)
     pod_to_peer = f"src {named[LOCAL]} dst {named[REMOTE]}"
     policy = f"xfrm policy add {pod_to_peer} dir {{}} tmpl {back} proto esp mode tunnel"
-    run(f"ip -n {NODE} -b -", "\n".join([f"{state.format(spi)} reqid {OURS}", policy.format("out")]))
+    run(f"ip -n {NODE} -b -", "\n".join([f"{state.format(spi)} reqid {OURS}", f"{policy.format('out')} reqid {OURS}"]))
     run(f"ip -n {PEER_NODE} -b -", "\n".join([state.format(spi), policy.format("in")]))
     run(f"ip -n {NODE} -{version} xfrm policy add {pod_to_peer} dir fwd priority 1")
     run(f"ip -n {NODE} route replace {named[REMOTE]}/{HOST[version]} via {PEER[version]}")
