@@ -4,8 +4,8 @@
 
 #include "ipsec_maps.h"
 
-/* Bytes that are made readable at once where what is wanted is not; more than all headers that are looked at. */
-#define READABLE 512
+/* Bytes made readable besides those wanted: the link header, which offsets do not count, and what is wanted next. */
+#define MORE_READABLE 256
 
 /* TOO_DEEP: behind more tags than are looked through (tags.h). */
 enum family { NOT_IP, IS_IPV4, IS_IPV6, MALFORMED, TOO_DEEP };
@@ -37,9 +37,11 @@ static __always_inline bool is_ip(const struct packet *packet)
  */
 static __always_inline int load(struct __sk_buff *skb, __u32 start, __u32 offset, void *to, __u32 size)
 {
+	__u32 readable = offset + size + MORE_READABLE;
+
 	if (bpf_skb_load_bytes_relative(skb, offset, to, size, start) == 0)
 		return 0;
-	if (bpf_skb_pull_data(skb, skb->len < READABLE ? skb->len : READABLE) < 0)
+	if (bpf_skb_pull_data(skb, readable < skb->len ? readable : skb->len) < 0)
 		return -1;
 	return bpf_skb_load_bytes_relative(skb, offset, to, size, start);
 }

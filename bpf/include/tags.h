@@ -10,19 +10,18 @@
 /* Of all kinds together: a provider's and a customer's VLAN, a session, and five labels. */
 #define MAX_TAGS 8
 
-/* Of each header the last member tells what follows. */
-struct vlan_tag {
-	__be16 control, type;
-};
-
-/* RFC 2516 section 4; the protocol is PPP's. */
-struct session_header {
-	__u8 version_and_type, code;
-	__be16 session, length;
+/*
+ * The first 8 bytes of any of them. A VLAN's (IEEE 802.1Q) has 4, type last; a label has 4 (RFC 3032), and then the
+ * packet says itself what it is; a session's header (RFC 2516) has 6, and then comes PPP's protocol number.
+ */
+struct tag {
+	__be16 control;
+	__be16 type;
+	__u8 behind_label, rest;
 	__u8 protocol[2];
 };
 
-/* RFC 3032 section 2.1: the bit of the last label of a stack. */
+/* RFC 3032 section 2.1: in the lower half of a label, the bit of the last one of a stack. */
 #define LAST_LABEL 0x100
 
 static __always_inline bool is_vlan(__be16 type)
@@ -84,48 +83,34 @@ static __always_inline __be16 skip_tags(struct __sk_buff *skb, struct packet *pa
 		packet->start = BPF_HDR_START_MAC;
 		packet->offset = sizeof(struct ethhdr);
 	}
-#pragma clang loop unroll(disable)
+#pragma unroll
 	for (int i = 0; i < MAX_TAGS; i++) {
-		if (is_vlan(type)) {
-			struct vlan_tag tag;
+		struct tag tag;
 
-			if (load(skb, packet->start, packet->offset, &tag, sizeof(tag)) < 0)
-				goto cut;
-			packet->offset += sizeof(tag);
+		if (!is_tag(type))
+			return type;
+		if (load(skb, packet->start, packet->offset, &tag, sizeof(tag)) < 0) {
+			packet->family = MALFORMED;
+			return type;
+		}
+		if (is_vlan(type)) {
+			packet->offset += 4;
 			type = tag.type;
 		} else if (is_label(type)) {
-			struct {
-				__be32 label;
-				__u8 behind;
-			} __attribute__((packed)) top;
-
-			if (load(skb, packet->start, packet->offset, &top, sizeof(top)) < 0)
-				goto cut;
-			packet->offset += sizeof(top.label);
-			if (top.label & __constant_htonl(LAST_LABEL))
-				type = type_behind_labels(top.behind);
-		} else if (type == __constant_htons(ETH_P_PPP_SES)) {
-			struct session_header header;
-
-			if (load(skb, packet->start, packet->offset, &header, sizeof(header)) < 0)
-				goto cut;
-			packet->offset += sizeof(header);
+			packet->offset += 4;
+			if (tag.type & __constant_htons(LAST_LABEL))
+				type = type_behind_labels(tag.behind_label);
+		} else if (tag.protocol[0] & 1) {
 			/* An odd first byte is all there is of the number: compressed (RFC 1661 section 6.5). */
-			if (header.protocol[0] & 1) {
-				packet->offset -= 1;
-				type = type_in_session(header.protocol[0]);
-			} else {
-				type = type_in_session(header.protocol[0] << 8 | header.protocol[1]);
-			}
+			packet->offset += 7;
+			type = type_in_session(tag.protocol[0]);
 		} else {
-			return type;
+			packet->offset += 8;
+			type = type_in_session(tag.protocol[0] << 8 | tag.protocol[1]);
 		}
 	}
 	if (is_tag(type))
 		packet->family = TOO_DEEP;
-	return type;
-cut:
-	packet->family = MALFORMED;
 	return type;
 }
 

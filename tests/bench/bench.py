@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pyroute2.netlink import nlmsg
 
-from kmesh_bpf import Address, Key, Node, Options, Peer, Pod, Settings, View, make_plan
+from kmesh_bpf import Address, Key, Node, Options, Peer, Pod, Settings, View, contract, make_plan
 from kmesh_bpf.core.diff import diff
 from kmesh_bpf.core.policies import ANY, encrypt_mark, host
 from kmesh_bpf.core.state import (
@@ -38,6 +38,8 @@ from tests.kernel import tiny_bpf
 
 PIN_ROOT = Path("/sys/fs/bpf/kmesh-bench")
 PODS, PEERS, MORE_PEERS, RUNS, BEST_OF = 100_000, 1_000, 5_000, 1_000_000, 5
+LO, ETHERNET = 1, 14
+"""The device that a test run's packets come by; bytes of an Ethernet header."""
 HERE, THERE = ip_address("10.10.0.1"), ip_address("10.10.0.2")
 LOCAL, REMOTE, NOBODY = (ip_address(text) for text in ("10.244.1.10", "10.245.2.10", "198.51.100.1"))
 
@@ -68,10 +70,10 @@ def best(action: Callable[[], object], times: int) -> float:
     return min(found)
 
 
-def ipv4(source: object, target: object, protocol: int) -> bytes:
+def ipv4(source: object, target: object, protocol: int, payload: bytes = bytes(40)) -> bytes:
     addresses = ip_address(str(source)).packed + ip_address(str(target)).packed
     header = bytes([0x45, 0, 0, 60, 0, 0, 0, 0, 64, protocol, 0, 0]) + addresses
-    return bytes(12) + b"\x08\x00" + header + bytes(40)
+    return bytes(12) + b"\x08\x00" + header + payload
 
 
 @contextmanager
@@ -88,26 +90,36 @@ def loaded() -> Iterator[tuple[Path, Maps]]:
 def packets(programs: Path, maps: Maps) -> Iterator[Result]:
     pods = {ip_address(0x0AF40000 + number): PodFlags.LOCAL for number in range(PODS)}
     maps.set_pods(pods | {LOCAL: PodFlags.LOCAL, REMOTE: PodFlags.REMOTE | PodFlags.READY})
+    maps.set_pod(THERE, PodFlags.CANDIDATE | PodFlags.PEER | PodFlags.READY)
+    maps.set_source(LOCAL, LO)
     maps.set_peer(THERE, PeerEntry(5, 5 << 20, 1, 1))
     maps.add_service(ip_network("10.96.0.0/12"))
     fd = tiny_bpf.load(0)
     tiny_bpf.pin(fd, programs / "almost_empty")
     os.close(fd)
 
-    def cost(program: str, packet: bytes) -> int:
-        return min(bpf.test_run(programs / program, packet, repeat=RUNS).nanoseconds for _ in range(BEST_OF))
+    def cost(program: str, packet: bytes, mark: int = 0) -> int:
+        return min(bpf.test_run(programs / program, packet, mark, RUNS).nanoseconds for _ in range(BEST_OF))
 
-    udp, esp = 17, 50
+    icmp, udp, esp = 1, 17, 50
+    error = ipv4(HERE, NOBODY, icmp, b"\x03" + bytes(7) + ipv4(NOBODY, HERE, udp)[ETHERNET:])
+    labels = b"\x88\x47" + bytes(4) * 2 + b"\x00\x00\x01\x40"
+    labelled = bytes(12) + labels + ipv4(NOBODY, HERE, udp)[ETHERNET:]
     empty = cost("almost_empty", ipv4(LOCAL, REMOTE, udp))
-    for what, program, packet in (
+    for what, program, packet, *mark in (
         ("tc_mark_encrypt, source not managed", "tc_mark_encrypt", ipv4(NOBODY, REMOTE, udp)),
         ("tc_mark_encrypt, to a managed pod of a ready peer", "tc_mark_encrypt", ipv4(LOCAL, REMOTE, udp)),
         ("tc_mark_encrypt, from a managed pod to somewhere else", "tc_mark_encrypt", ipv4(LOCAL, NOBODY, udp)),
         ("tc_mark_decrypt, ESP of a known peer", "tc_mark_decrypt", ipv4(THERE, HERE, esp)),
         ("tc_mark_decrypt, clear traffic of nobody's", "tc_mark_decrypt", ipv4(NOBODY, HERE, udp)),
-        ("tc_leak_guard, ESP of ours", "tc_leak_guard", ipv4(HERE, THERE, esp)),
+        ("tc_mark_decrypt, an ICMP error of nobody's", "tc_mark_decrypt", error),
+        ("tc_mark_decrypt, clear traffic behind three labels", "tc_mark_decrypt", labelled),
+        ("tc_leak_guard, ESP of ours", "tc_leak_guard", ipv4(HERE, THERE, esp), contract.MARK_ENCRYPT),
+        ("tc_leak_guard, clear traffic of nobody's", "tc_leak_guard", ipv4(HERE, NOBODY, udp)),
+        ("tc_inner_guard, clear traffic of nobody's", "tc_inner_guard", ipv4(HERE, NOBODY, udp)),
     ):
-        yield Result(f"{what} ({PODS:,} pods)", cost(program, packet), "a program of six instructions", empty, "ns")
+        spent = cost(program, packet, *mark)
+        yield Result(f"{what} ({PODS:,} pods)", spent, "a program of six instructions", empty, "ns")
 
 
 class GenericSa(nlmsg):  # type: ignore[misc] # pyroute2 ships no types

@@ -23,7 +23,10 @@ from tests.bpf.node import ADDRESSES, FAR, LOCAL, OURSELVES, PEER, REMOTE, STRAN
 from tests.bpf.packets import (
     ESP,
     HEADER_BYTES,
+    ICMPV6,
+    IPV6,
     PROVIDER_VLAN,
+    ROUTING,
     TYPES,
     VLAN,
     error,
@@ -200,6 +203,18 @@ def test_a_quoted_packet_that_is_not_linear_is_read_all_the_same(wire, strict, v
     before = strict.maps.counters()
     with attached(strict, Program.LEAK_GUARD, "out"):
         transmit_in_pages(ethernet(TYPES[version], body))
+        assert raised(strict, before, 1) == {"dropped_by_guard": 1}
+
+
+def test_the_longest_extension_headers_are_stepped_over_where_nothing_is_linear(wire, strict):
+    named = ADDRESSES[6]
+    quoted = packet(6, named[LOCAL], named[REMOTE], payload=bytes(64))
+    icmp = error(6, OURSELVES[6], PEER[6], quoted)[HEADER_BYTES[6] :]
+    longest = bytes([ROUTING, 255]) + bytes(2046), bytes([ICMPV6, 255]) + bytes(2046)
+    whole = packet(6, OURSELVES[6], PEER[6], ROUTING, payload=b"".join(longest) + icmp)
+    before = strict.maps.counters()
+    with attached(strict, Program.LEAK_GUARD, "out"):
+        transmit_in_pages(ethernet(IPV6, whole))
         assert raised(strict, before, 1) == {"dropped_by_guard": 1}
 
 

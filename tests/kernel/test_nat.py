@@ -55,6 +55,17 @@ def test_the_rules_say_what_the_design_says(netns: str) -> None:
         ]
 
 
+def test_the_rules_compare_the_bits_that_are_ours_only(netns: str) -> None:
+    nat.install(0x7F)
+    assert nat.installed(0x7F)
+    assert not nat.installed()
+    assert nat.Tables(0x7F).installed()
+    assert not nat.Tables().installed()
+    assert listed().count("meta mark & 0x0000007f == 0x00000060") == 4
+    nat.Tables().install()
+    assert nat.installed()
+
+
 def test_other_peoples_tables_stay(netns: str) -> None:
     run("nft -f -", FOREIGN)
     before = listed()

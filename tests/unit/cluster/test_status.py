@@ -6,9 +6,18 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from kmesh.cluster.manifests import FolderCluster
-from kmesh.cluster.status import COUNTERS, STATUS_ANNOTATION, Drop, NodeStatus, PeerStatus, from_lease, to_lease
+from kmesh.cluster.status import (
+    COUNTERS,
+    DROPPING,
+    STATUS_ANNOTATION,
+    Drop,
+    NodeStatus,
+    PeerStatus,
+    from_lease,
+    to_lease,
+)
 
-from kmesh_bpf import ConfigError
+from kmesh_bpf import ConfigError, contract
 from tests.unit.cluster import kube
 
 STATUS = NodeStatus(
@@ -73,6 +82,11 @@ def test_it_survives_yaml_and_json_too(status):
     lease = to_lease(status)
     assert from_lease(json.loads(json.dumps(lease))) == status
     assert from_lease(yaml.safe_load(yaml.safe_dump(lease))) == status
+
+
+def test_every_counter_of_packets_dropped_is_reported_as_such():
+    assert set(DROPPING) == {name for name in contract.COUNTERS if name.startswith("dropped_")}
+    assert set(DROPPING) < set(COUNTERS) < set(contract.COUNTERS)
 
 
 def test_the_lease_is_one_that_kubernetes_takes_and_kubectl_shows():
