@@ -1,5 +1,6 @@
 /*
- * Egress of uplinks, the last look at a packet: what should have been encrypted and is not does not leave.
+ * Egress of every device that is no pod's, the last look at a packet: what should have been encrypted and is not does
+ * not leave, and what was decrypted does not leave again, whatever devices and routes have become meanwhile.
  *
  * It asks the pod map about the packet as it leaves, after DNAT and SNAT, so it holds whatever happened to XFRM: a
  * flushed policy, a masquerade rule. ESP of ours passes because nodes, not pods, stand in its outer header. There is
@@ -7,31 +8,85 @@
  */
 #include "packet.h"
 
+/*
+ * An SA in the security path has decrypted the packet, but for one case: where the kernel encrypts late (esp4_offload,
+ * esp6_offload), our ESP bears the SA that will encrypt it. Of that one the packet is ESP, from the SA's source.
+ */
+static __always_inline bool is_decrypted(const struct packet *packet, const struct bpf_xfrm_state *state)
+{
+	if (packet->protocol != IPPROTO_ESP)
+		return true;
+	if (packet->family == IS_IPV4)
+		return packet->src4.address != state->remote_ipv4;
+
+	const __u32 *source = (const __u32 *)&packet->src6;
+	__u32 differing = 0;
+
+#pragma unroll
+	for (int i = 0; i < WORDS6; i++)
+		differing |= source[i] ^ state->remote_ipv6[i];
+	return differing != 0;
+}
+
+/* What is sent to a node that takes it encrypted: our own ESP, or what should have become that. */
+static __always_inline bool is_missed(struct packet *packet, __u32 mark)
+{
+	return mark == ENCRYPT && (packet->protocol != IPPROTO_ESP || is(source_pod(packet), KMESH_POD_LOCAL));
+}
+
+/* The managed pod of another node, or that node, that the packet is sent to in clear and must not be; NULL: none. */
+static __always_inline struct kmesh_pod *sent_to(struct packet *packet, struct kmesh_pod *destination, __u32 mark)
+{
+	if (is(destination, KMESH_POD_REMOTE) &&
+	    (mark == ENCRYPT || mark == AGAIN || is(source_pod(packet), KMESH_POD_LOCAL)))
+		return destination;
+	if (is(destination, KMESH_POD_PEER) && is(destination, KMESH_POD_READY) && is_missed(packet, mark))
+		return destination;
+	return NULL;
+}
+
+enum leak { NONE, ALLOWED, FORBIDDEN };
+
+/* Permissive: in clear rather than not at all, to a node that cannot decrypt. */
+static __always_inline enum leak leak_to(const struct kmesh_pod *pod)
+{
+	if (!pod)
+		return NONE;
+	return KMESH_SETTING_STRICT || is(pod, KMESH_POD_READY) ? FORBIDDEN : ALLOWED;
+}
+
 static __always_inline int guard(struct __sk_buff *skb, bool leaves_node)
 {
 	struct packet packet = {};
-	struct kmesh_pod *destination, *source;
+	struct bpf_xfrm_state state = {};
+	struct kmesh_pod *destination;
+	enum leak leak;
 
 	read_packet(skb, &packet);
-	if (packet.family == MALFORMED)
+	walk_extensions(skb, &packet);
+	if (leaves_node && was_ours(skb, &state) && is_decrypted(&packet, &state)) {
+		count(KMESH_COUNT_DROPPED_DECRYPTED);
+		return TC_ACT_SHOT;
+	}
+	if (packet.family == MALFORMED || packet.family == TOO_DEEP) {
 		count(KMESH_COUNT_PARSE_FAILURE);
-	if (packet.family != IS_IPV4 && packet.family != IS_IPV6)
+		return KMESH_SETTING_STRICT && packet.family == TOO_DEEP ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+	}
+	if (!is_ip(&packet))
 		return TC_ACT_UNSPEC;
 
 	destination = destination_pod(&packet);
-	if (!destination || !(destination->flags & KMESH_POD_REMOTE))
-		return TC_ACT_UNSPEC;
-	if ((skb->mark & KMESH_MARK_MASK) != KMESH_MARK_ENCRYPT) {
-		source = source_pod(&packet);
-		if (!source || !(source->flags & KMESH_POD_LOCAL))
-			return TC_ACT_UNSPEC;
+	leak = leak_to(sent_to(&packet, destination, skb->mark & OURS));
+	/* A pod behind a bridge is told of its own packets: that does not leave. */
+	if (leak != FORBIDDEN && (leaves_node || !is(destination, KMESH_POD_LOCAL))) {
+		enum leak told = leak_to(quoted_remote(skb, &packet));
+
+		leak = told > leak ? told : leak;
 	}
-	if (!KMESH_SETTING_STRICT && !(destination->flags & KMESH_POD_READY)) {
-		count(KMESH_COUNT_ALLOWED_CLEAR_TEXT);
+	if (leak == NONE)
 		return TC_ACT_UNSPEC;
-	}
-	count(KMESH_COUNT_DROPPED_BY_GUARD);
-	return TC_ACT_SHOT;
+	count(leak == FORBIDDEN ? KMESH_COUNT_DROPPED_BY_GUARD : KMESH_COUNT_ALLOWED_CLEAR_TEXT);
+	return leak == FORBIDDEN ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 }
 
 int tc_leak_guard(struct __sk_buff *skb)
@@ -39,7 +94,7 @@ int tc_leak_guard(struct __sk_buff *skb)
 	return guard(skb, true);
 }
 
-/* Of devices whose packets stay on the node, or leave it by another device: bridges, lo. */
+/* Of devices whose packets stay on the node, or leave it by another device: bridges, lo, veths with both ends here. */
 int tc_inner_guard(struct __sk_buff *skb)
 {
 	return guard(skb, false);

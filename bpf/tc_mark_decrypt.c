@@ -1,68 +1,84 @@
 /*
- * Ingress of uplinks. A packet comes by twice: as ESP, which gets its sender's node mark so that the SAD can tell
- * peers apart; and, decrypted, on the same device again with the mark that our SA laid on it.
+ * Ingress of every device that is no pod's. A packet comes by twice: as ESP, which gets its sender's node mark so that
+ * the SAD can tell peers apart; and, decrypted, on the same device again with the mark that our SA laid on it. What was
+ * decrypted and is for no pod of this node may be handed on to one of a third node: it asks to be encrypted again.
  *
  * Everything else is clear: a stale mark of ours is wiped off, and in strict mode what pretends to come from a managed
- * pod of another node to one of ours is dropped. Counts one reason a packet: a drop or clear text before a stale mark.
+ * pod of another node to one of ours is dropped, and so is an ICMP error that quotes such a packet, or its answer.
  */
 #include "packet.h"
 
-/*
- * Did one of our SAs decrypt it? The mark alone is no proof: other software may use 0xd0, and an overlay device hands
- * the outer packet's mark on to the inner one. The packet's security path is: only the kernel's XFRM writes it.
- */
-static __always_inline bool is_decrypted(struct __sk_buff *skb)
-{
-	struct bpf_xfrm_state state = {};
+#define LOOPBACK_IFINDEX 1
 
-	if ((skb->mark & KMESH_MARK_MASK) != KMESH_MARK_DECRYPTED)
-		return false;
-	return bpf_skb_get_xfrm_state(skb, 0, &state, sizeof(state), 0) == 0 && state.reqid == KMESH_REQID;
+static __always_inline int decrypted(struct __sk_buff *skb, struct packet *packet, __u32 mark)
+{
+	/* Seen again, on a device above the one that it came by. */
+	if (mark == AGAIN)
+		return TC_ACT_UNSPEC;
+	if (!is_ip(packet) || !is(destination_pod(packet), KMESH_POD_LOCAL))
+		set_mark(skb, OURS, AGAIN);
+	count(KMESH_COUNT_DECRYPTED);
+	return TC_ACT_UNSPEC;
 }
 
-static __always_inline bool is_managed_pair(struct packet *packet)
+static __always_inline int esp_of(struct __sk_buff *skb, const struct kmesh_peer *peer)
 {
-	struct kmesh_pod *pod = source_pod(packet);
+	__u32 mask = KMESH_SETTING_NODE_MARK_MASK | OURS, wanted = peer->node_mark | DECRYPTED;
 
-	if (!pod || !(pod->flags & KMESH_POD_REMOTE))
-		return false;
-	pod = destination_pod(packet);
-	return pod && (pod->flags & KMESH_POD_LOCAL);
+	/* It has the mark already on a bridge above the port that it came by. */
+	if ((skb->mark & mask) != wanted) {
+		set_mark(skb, mask, wanted);
+		count(KMESH_COUNT_ESP_KNOWN_PEER);
+	}
+	return TC_ACT_UNSPEC;
+}
+
+/* Does it, in clear, speak for a managed pair, to our half of it? */
+static __always_inline bool is_clear_text(struct __sk_buff *skb, struct packet *packet, const struct kmesh_pod *source)
+{
+	if (is(source, KMESH_POD_REMOTE) && is(destination_pod(packet), KMESH_POD_LOCAL))
+		return true;
+	return quoted_remote(skb, packet) && is(destination_pod(packet), KMESH_POD_LOCAL);
+}
+
+/* On lo, and on a bridge above a pod's device, a mark is of this node's own making. */
+static __always_inline bool may_be_marked(struct __sk_buff *skb, const struct kmesh_pod *source)
+{
+	return skb->ifindex == LOOPBACK_IFINDEX || is(source, KMESH_POD_LOCAL);
 }
 
 int tc_mark_decrypt(struct __sk_buff *skb)
 {
 	struct packet packet = {};
+	struct bpf_xfrm_state state = {};
+	struct kmesh_pod *source = NULL;
 	struct kmesh_peer *peer;
 	int counter = -1, verdict = TC_ACT_UNSPEC;
-	__u32 low = skb->mark & KMESH_MARK_MASK;
+	__u32 mark = skb->mark & OURS;
 
-	if (is_decrypted(skb)) {
-		count(KMESH_COUNT_DECRYPTED);
-		return TC_ACT_UNSPEC;
-	}
 	read_packet(skb, &packet);
-	if (packet.family == IS_IPV4 || packet.family == IS_IPV6) {
-		if (is_esp(skb, &packet)) {
-			peer = packet.family == IS_IPV4 ? kmesh_peers4.lookup(&packet.src4)
-							: kmesh_peers6.lookup(&packet.src6);
-			if (peer) {
-				set_mark(skb, KMESH_SETTING_NODE_MARK_MASK | KMESH_MARK_MASK,
-					 peer->node_mark | KMESH_MARK_DECRYPTED);
-				count(KMESH_COUNT_ESP_KNOWN_PEER);
-				return TC_ACT_UNSPEC;
-			}
+	if ((mark == DECRYPTED || mark == AGAIN) && was_ours(skb, &state))
+		return decrypted(skb, &packet, mark);
+	if (is_ip(&packet)) {
+		walk_extensions(skb, &packet);
+		if (packet.protocol == IPPROTO_ESP) {
+			peer = source_peer(&packet);
+			if (peer)
+				return esp_of(skb, peer);
 			counter = KMESH_COUNT_ESP_UNKNOWN_PEER;
 		}
-		if (is_managed_pair(&packet)) {
+		source = source_pod(&packet);
+		if (is_clear_text(skb, &packet, source)) {
 			counter = KMESH_SETTING_STRICT ? KMESH_COUNT_DROPPED_CLEAR_TEXT : KMESH_COUNT_ALLOWED_CLEAR_TEXT;
 			verdict = KMESH_SETTING_STRICT ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 		}
-	} else if (packet.family == MALFORMED) {
+	} else if (packet.family == MALFORMED || packet.family == TOO_DEEP) {
 		counter = KMESH_COUNT_PARSE_FAILURE;
+		verdict = KMESH_SETTING_STRICT && packet.family == TOO_DEEP ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 	}
-	if (verdict != TC_ACT_SHOT && (low == KMESH_MARK_ENCRYPT || low == KMESH_MARK_DECRYPTED)) {
-		set_mark(skb, KMESH_MARK_MASK, 0);
+	if (verdict != TC_ACT_SHOT && (mark == ENCRYPT || mark == DECRYPTED || mark == AGAIN) &&
+	    !may_be_marked(skb, source)) {
+		set_mark(skb, OURS, 0);
 		if (counter < 0)
 			counter = KMESH_COUNT_STALE_MARK_CLEARED;
 	}

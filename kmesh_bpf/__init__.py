@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from kmesh_bpf.contract import VERSION as CONTRACT_VERSION
 from kmesh_bpf.core.explain import Fate, Stop, Trace, trace
+from kmesh_bpf.core.marks import check_mark_mask
 from kmesh_bpf.core.marks import check_mask as check_node_mark_mask
 from kmesh_bpf.core.operations import AddSa, Attach, Operation
 from kmesh_bpf.core.options import Options
@@ -67,6 +68,7 @@ __all__ = [
     "Stop",
     "Trace",
     "View",
+    "check_mark_mask",
     "check_node_mark_mask",
     "claim",
     "make_plan",

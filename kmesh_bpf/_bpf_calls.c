@@ -30,7 +30,8 @@ struct kmesh_test_run {
 	void *packet_out;
 	uint32_t packet_out_size;
 	/* gso_size: bytes of payload a segment, 0: not a packet to be segmented. */
-	uint32_t mark, gso_size, gso_segs, repeat, verdict, duration_ns;
+	/* ifindex 0: as if it came by lo. */
+	uint32_t mark, ifindex, gso_size, gso_segs, repeat, verdict, duration_ns;
 };
 
 static long call(int command, union bpf_attr *attr)
@@ -159,7 +160,8 @@ static long kmesh_link_info(int fd, struct kmesh_link_info *found)
 
 static long kmesh_prog_test_run(int fd, struct kmesh_test_run *run)
 {
-	struct __sk_buff in = { .mark = run->mark, .gso_size = run->gso_size, .gso_segs = run->gso_segs }, out = {};
+	struct __sk_buff in = { .mark = run->mark, .ifindex = run->ifindex, .gso_size = run->gso_size,
+				.gso_segs = run->gso_segs }, out = {};
 	union bpf_attr attr = { .test = { .prog_fd = fd, .data_in = pointer(run->packet), .data_size_in = run->packet_size,
 					  .data_out = pointer(run->packet_out), .data_size_out = run->packet_out_size,
 					  .repeat = run->repeat, .ctx_in = pointer(&in), .ctx_size_in = sizeof(in),

@@ -127,8 +127,8 @@ struct kmesh_identity {
 
 /*
  * Index of kmesh_counters. Each packet that passes a program raises at most one counter of that program; where several
- * would fit, in tc_mark_decrypt, the first of: decrypted, esp_known_peer, dropped or allowed_clear_text,
- * esp_unknown_peer, parse_failure, stale_mark_cleared.
+ * would fit, the first of: decrypted, esp_known_peer, dropped_decrypted, dropped_spoofed, dropped_by_guard,
+ * dropped_clear_text or allowed_clear_text, esp_unknown_peer, parse_failure, stale_mark_cleared, marked.
  */
 enum kmesh_counter {
 	KMESH_COUNT_MARKED,

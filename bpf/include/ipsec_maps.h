@@ -2,7 +2,8 @@
  * The contract header as clang reads it under BCC, and the maps: pinned by BCC, reused if already there.
  *
  * Settings come as -D from kmesh_bpf/kernel/bcc_loader.py:
- *   KMESH_SETTING_STRICT 0|1, KMESH_SETTING_NODE_MARK_MASK, KMESH_SETTING_MAX_PODS; KMESH_PIN(name) the path of a map.
+ *   KMESH_SETTING_STRICT 0|1, KMESH_SETTING_NODE_MARK_MASK, KMESH_SETTING_MARK_MASK, KMESH_SETTING_MAX_PODS;
+ *   KMESH_PIN(name) the path of a map.
  */
 #ifndef KMESH_IPSEC_MAPS_H
 #define KMESH_IPSEC_MAPS_H
@@ -20,7 +21,9 @@ _Static_assert(sizeof(struct kmesh_addr6) == 16, "key of the IPv6 maps");
 _Static_assert(sizeof(struct kmesh_cidr4) == 8, "LPM key: prefix length and address, no hole");
 _Static_assert(sizeof(struct kmesh_cidr6) == 20, "LPM key: prefix length and address, no hole");
 _Static_assert(sizeof(struct kmesh_peer) == 24, "no hole before the 64-bit member");
+_Static_assert(sizeof(struct kmesh_identity) == 52, "no hole behind the last member");
 _Static_assert((KMESH_SETTING_NODE_MARK_MASK & KMESH_MARK_MASK) == 0, "node ids stay out of the low byte");
+_Static_assert((KMESH_SETTING_MARK_MASK & ~KMESH_MARK_MASK) == 0, "our marks stay in the low byte");
 
 #ifndef BPF_F_NO_PREALLOC
 #define BPF_F_NO_PREALLOC 1

@@ -20,7 +20,7 @@ struct kmesh_test_run {
 	uint32_t packet_size;
 	void *packet_out;
 	uint32_t packet_out_size;
-	uint32_t mark, gso_size, gso_segs, repeat, verdict, duration_ns;
+	uint32_t mark, ifindex, gso_size, gso_segs, repeat, verdict, duration_ns;
 };
 
 long kmesh_obj_get(const char *path);

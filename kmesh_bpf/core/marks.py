@@ -1,4 +1,4 @@
-"""Node ids and how they lie in the skb mark."""
+"""The marks of a setting, node ids, and how they lie in the skb mark."""
 
 from __future__ import annotations
 
@@ -11,6 +11,38 @@ from kmesh_bpf.errors import ConfigError
 
 MARK_BITS = 32
 MIN_NODE_BITS = 8
+TELLING_BITS = contract.MARK_ENCRYPT ^ contract.MARK_DECRYPTED
+"""The two bits that tell the marks apart: one asks for encryption, one tells of decryption."""
+
+
+def check_mark_mask(mask: int) -> int:
+    """Give the mask back if our marks can be told apart by the bits it leaves them.
+
+    Raises:
+        ConfigError: it has bits outside of the low byte, or lacks one of 0x30.
+
+    """
+    if mask & ~contract.MARK_MASK or mask & TELLING_BITS != TELLING_BITS:
+        raise ConfigError(
+            f"mark mask {mask:#x} cannot be used: it holds bits of the low byte, and 0x20 and 0x10 among them, "
+            "which tell the marks 0xe0 and 0xd0 apart"
+        )
+    return mask
+
+
+def encrypt_mark(mask: int) -> int:
+    """Give the mark of what is to be encrypted."""
+    return contract.MARK_ENCRYPT & mask
+
+
+def decrypted_mark(mask: int) -> int:
+    """Give the mark of what was decrypted."""
+    return contract.MARK_DECRYPTED & mask
+
+
+def again_mark(mask: int) -> int:
+    """Give the mark of both: decrypted, and to be encrypted again if a policy selects it."""
+    return contract.MARK_AGAIN & mask
 
 
 def check_mask(mask: int) -> int:

@@ -14,6 +14,7 @@ import json
 from typing import Any
 
 from kmesh_bpf import contract
+from kmesh_bpf.core.marks import encrypt_mark
 
 TABLE = "kmesh_ipsec"
 FAMILIES = ("ip", "ip6")
@@ -26,12 +27,12 @@ ESP = 50
 Json = dict[str, Any]
 
 
-def installation() -> str:
+def installation(mark_mask: int = contract.MARK_MASK) -> str:
     """Give the transaction, nft's JSON, that puts the tables in place of whatever is called like them."""
     commands: list[Json] = []
     for family in FAMILIES:
         commands += [*_removal(family), {"add": _table(family)}]
-        commands += [{"add": item} for item in contents(family)]
+        commands += [{"add": item} for item in contents(family, mark_mask)]
     return json.dumps({"nftables": commands})
 
 
@@ -40,9 +41,13 @@ def removal() -> str:
     return json.dumps({"nftables": [command for family in FAMILIES for command in _removal(family)]})
 
 
-def contents(family: str) -> list[Json]:
-    """Give the chain and the rules of a family's table, in nft's order and in the form in which it lists them."""
-    marked = _match({"&": [{"meta": {"key": "mark"}}, contract.MARK_MASK]}, contract.MARK_ENCRYPT)
+def contents(family: str, mark_mask: int = contract.MARK_MASK) -> list[Json]:
+    """Give the chain and the rules of a family's table, in nft's order and in the form in which it lists them.
+
+    The mark is compared as a whole: what was decrypted and goes on to a third node keeps the masquerade that its
+    answers need.
+    """
+    marked = _match({"&": [{"meta": {"key": "mark"}}, mark_mask]}, encrypt_mark(mark_mask))
     # The route look-up has been done, and for a packet that a policy selects it ends in a transformation.
     transformed = _match({"rt": {"key": "ipsec"}}, True)
     esp = _match({"meta": {"key": "l4proto"}}, ESP)

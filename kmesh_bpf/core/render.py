@@ -15,7 +15,7 @@ from kmesh_bpf.core.view import Address, Network
 KEY_TEXT = "0x$KEY"
 
 
-def render(operation: Operation, programs: str, maps: str) -> str:
+def render(operation: Operation, programs: str, maps: str, mark_mask: int = contract.MARK_MASK) -> str:
     """Give the command line of an operation, for a shell that has the key of each SA in ``KEY``: keys are not shown.
 
     ``maps`` and ``programs`` are the folders in which maps and programs are pinned. Programs are attached by TC
@@ -80,7 +80,7 @@ def render(operation: Operation, programs: str, maps: str) -> str:
         case ops.Detach(attachment):
             return f"tc filter delete {_filter(attachment)} bpf"
         case ops.InstallNatExemption():
-            return f"nft -j -f - <<< {shlex.quote(masquerade.installation())}"
+            return f"nft -j -f - <<< {shlex.quote(masquerade.installation(mark_mask))}"
         case ops.RemoveNatExemption():
             return f"nft -j -f - <<< {shlex.quote(masquerade.removal())}"
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kmesh_bpf import contract
-from kmesh_bpf.core import keys
+from kmesh_bpf.core import keys, marks
 from kmesh_bpf.core.options import Options
 from kmesh_bpf.core.state import Mark, Observation, PeerEntry, Sa, SaId, SaUsage
 from kmesh_bpf.core.tunnels import Ends
@@ -84,12 +84,12 @@ def index(view: View, observed: Observation, options: Options) -> Held:
 def inbound_mark(node_mark: int, options: Options) -> Mark:
     """Give the mark that an inbound SA is found by: the sender's node id, and that it is ESP of ours."""
     low = options.mark_mask
-    return Mark(node_mark | contract.MARK_DECRYPTED & low, options.node_mark_mask | low)
+    return Mark(node_mark | marks.decrypted_mark(low), options.node_mark_mask | low)
 
 
 def output_mark(options: Options) -> Mark:
     """Give the mark laid on what was decrypted: node id off, bits of the low byte that are not ours left alone."""
-    return Mark(contract.MARK_DECRYPTED & options.mark_mask, UPPER_BITS | options.mark_mask)
+    return Mark(marks.decrypted_mark(options.mark_mask), UPPER_BITS | options.mark_mask)
 
 
 def plan_sas(
@@ -97,15 +97,15 @@ def plan_sas(
     peer: Peer,
     ends: Ends,
     node_mark: int,
-    before: PeerEntry | None,
+    before: PeerEntry,
     held: Held,
     options: Options,
     now: float,
 ) -> TunnelSas:
     """Decide for one tunnel. ``before``: what the peer map says of its far end, for these very incarnations."""
     tunnel = _Tunnel(view, peer, ends, inbound_mark(node_mark, options), held, options)
-    accepting, retired = _inbound(tunnel, before.retired if before else 0, now)
-    sent = before.spi if before else 0
+    accepting, retired = _inbound(tunnel, before.retired, now)
+    sent = before.spi
     there = tunnel.living_outbound(sent)
     # Never below what was sent with, whatever the peer announces: that version's numbers have been used.
     version = max(keys.outbound_version(view.keys, peer.spi) or 0, sent, *there) or None

@@ -153,16 +153,19 @@ def link_info(path: Path) -> LinkInfo:
     return LinkInfo(found.id, found.prog_id, found.ifindex, found.attach_type)
 
 
-def test_run(program: Path, packet: bytes, mark: int = 0, repeat: int = 1, segment: int = 0) -> TestRun:
+def test_run(
+    program: Path, packet: bytes, mark: int = 0, repeat: int = 1, segment: int = 0, ifindex: int = 0
+) -> TestRun:
     """Run a pinned program on a packet with its Ethernet header; newer kernels refuse one whose IP header is cut.
 
-    ``segment``: payload bytes of each segment of a packet that is yet to be cut up (GSO); 0: it is whole.
+    ``segment``: payload bytes of each segment of a packet that is yet to be cut up (GSO); 0: it is whole. ``ifindex``:
+    the device that it came by, of the network namespace that the caller lives in (kernels from 5.9 on); 0: lo.
     """
     run: Any = ffi.new("struct kmesh_test_run *")
     data, room = ffi.from_buffer(packet), ffi.new("char[]", PACKET_ROOM)
     run.packet, run.packet_size = data, len(packet)
     run.packet_out, run.packet_out_size = room, PACKET_ROOM
-    run.mark, run.repeat = mark, repeat
+    run.mark, run.ifindex, run.repeat = mark, ifindex, repeat
     run.gso_size, run.gso_segs = segment, len(packet) // segment if segment else 0
     with opened(program) as fd:
         check(lib.kmesh_prog_test_run(fd, run), "test-run", program)

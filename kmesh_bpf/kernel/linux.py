@@ -15,11 +15,11 @@ from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError, Unsupporte
 from kmesh_bpf.kernel import nat, programs, xfrm, xfrm_stat
 from kmesh_bpf.kernel.interface import AttachMode, Failure
 from kmesh_bpf.kernel.links import Links
-from kmesh_bpf.kernel.maps import Maps, find_maps
+from kmesh_bpf.kernel.maps import Maps, Thresholds, find_maps
 from kmesh_bpf.kernel.netlink import NetlinkSocket
 from kmesh_bpf.kernel.programs import LoadedPrograms, Settings
 from kmesh_bpf.kernel.tc import TcAttacher
-from kmesh_bpf.kernel.thresholds import HashThresholds, Thresholds, lowered
+from kmesh_bpf.kernel.thresholds import HashThresholds, lowered
 from kmesh_bpf.kernel.xfrm import Xfrm, XfrmOperation
 
 
@@ -55,7 +55,7 @@ class LinuxKernel:
         self._thresholds = HashThresholds(self._socket)
         self._links = Links()
         self._tc = TcAttacher(pin_root, attach_mode)
-        self._nat = nat.Tables()
+        self._nat = nat.Tables(settings.mark_mask)
 
     @property
     def compiled(self) -> bool:
@@ -153,7 +153,7 @@ class LinuxKernel:
     def render(self, operation: Operation) -> str:
         """Give an operation as a command line."""
         build = self._loaded or programs.expected(self.pin_root, self.settings)
-        return render(operation, str(build.programs), str(build.maps))
+        return render(operation, str(build.programs), str(build.maps), self.settings.mark_mask)
 
     def _set_pods(self, operations: Sequence[Operation]) -> bool:
         """Write pods with few system calls; False: not all of them, and one by one will tell which."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 from kmesh_bpf import contract
 from kmesh_bpf._abi import ffi, lib
@@ -35,6 +35,10 @@ TYPES = {
 }
 NAMES = tuple(TYPES)
 START_THE_DAEMON = "is the daemon running there, and is this its pin root?"
+Thresholds = tuple[int, int, int, int]
+"""Of the policy hash: local and remote prefix length of IPv4, then of IPv6."""
+FOUND = ("found_local4", "found_remote4", "found_local6", "found_remote6")
+"""Their members in kmesh_self, each plus 1."""
 CPUS = Path("/sys/devices/system/cpu/possible")
 
 
@@ -48,15 +52,20 @@ def map_folders(pin_root: Path) -> list[Path]:
     return sorted(pin_root.glob("maps-[0-9]*-[0-9]*"))
 
 
-def is_complete(folder: Path) -> bool:
+def is_complete(folder: Path, names: Iterable[str] = NAMES) -> bool:
     """Tell whether all maps are pinned there."""
-    return all((folder / name).exists() for name in NAMES)
+    return all((folder / name).exists() for name in names)
+
+
+def newest_first(folders: Iterable[Path]) -> list[Path]:
+    """Sort folders by when something was pinned in them last."""
+    return sorted(folders, key=lambda folder: folder.stat().st_mtime_ns, reverse=True)
 
 
 def find_maps(pin_root: Path) -> Path | None:
     """Give the newest complete maps folder of this version's layout below a pin root; None: there is none."""
-    found = [folder for folder in pin_root.glob(f"maps-{contract.VERSION}-*") if is_complete(folder)]
-    return max(found, key=lambda folder: folder.stat().st_mtime_ns, default=None)
+    found = newest_first(folder for folder in pin_root.glob(f"maps-{contract.VERSION}-*") if is_complete(folder))
+    return next(iter(found), None)
 
 
 def open_maps(pin_root: Path) -> Maps:
@@ -78,32 +87,6 @@ def open_maps(pin_root: Path) -> Maps:
     raise UnsupportedError(what, START_THE_DAEMON)
 
 
-def carry_over(pin_root: Path, folder: Path) -> None:
-    """Fill new maps from the complete ones, of another capacity, that were in use below a pin root; counters restart.
-
-    Goes by the identity, which is written last: where it stands, the maps are filled.
-
-    Raises:
-        MapFullError: the new maps have not enough room.
-
-    """
-    others = [one for one in map_folders(pin_root) if one != folder and is_complete(one)]
-    sources = [one for one in others if one.name.startswith(f"maps-{contract.VERSION}-")]
-    if not sources:
-        return
-    newest = max(sources, key=lambda one: one.stat().st_mtime_ns)
-    with closing(Maps(newest)) as old, closing(Maps(folder)) as new:
-        incarnation = old.identity()
-        if new.identity() or incarnation is None:
-            return
-        new.set_pods(old.pods())
-        for address, entry in old.peers().items():
-            new.set_peer(address, entry)
-        for cidr in old.services():
-            new.add_service(cidr)
-        new.set_identity(incarnation, old.node_mark_mask())
-
-
 def possible_cpus() -> int:
     """Give how many values a per-CPU map has for a key: CPUs in a list like ``0-3,8-11``."""
     ends = (part.split("-") for part in CPUS.read_text().strip().split(","))
@@ -113,19 +96,28 @@ def possible_cpus() -> int:
 class Maps:
     """All maps of one folder.
 
+    ``names`` are those of this version; ``value_sizes``, in bytes, for what is not as the contract header has it.
+
     Raises:
         KernelError, UnsupportedError: a map cannot be opened.
         LayoutError: a map has another type or other sizes than the contract header says; all that differ are named.
 
     """
 
+    names: ClassVar[tuple[str, ...]] = NAMES
+    value_sizes: ClassVar[Mapping[str, int]] = MappingProxyType({})
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._maps: dict[str, PinnedMap] = {}
         try:
-            for name in NAMES:
+            for name in self.names:
                 self._maps[name] = PinnedMap(folder / name)
-            differences = [one for name in NAMES for one in self._maps[name].differences(TYPES[name])]
+            differences = [
+                difference
+                for name, one in self._maps.items()
+                for difference in one.differences(TYPES[name], self.value_sizes.get(name))
+            ]
             if differences:
                 raise LayoutError(f"maps in {folder} differ from this version's: {'; '.join(differences)}")
         except KernelError as error:
@@ -284,41 +276,32 @@ class Maps:
 
     def identity(self) -> str | None:
         """Give the incarnation remembered; None: none yet."""
-        return ffi.string(self._maps["kmesh_self"].get(_index(0)).incarnation).decode() or None
+        return ffi.string(self._self().incarnation).decode() or None
 
     def node_mark_mask(self) -> int:
         """Give the node mark mask that was remembered with the incarnation; 0: none yet."""
-        return int(self._maps["kmesh_self"].get(_index(0)).node_mark_mask)
+        return int(self._self().node_mark_mask)
 
     def set_identity(self, incarnation: str, node_mark_mask: int) -> None:
         """Remember an incarnation: up to 39 characters of ASCII."""
-        value = {
-            "contract_version": contract.VERSION,
-            "node_mark_mask": node_mark_mask,
-            "incarnation": incarnation.encode(),
-        }
-        self._maps["kmesh_self"].set(_index(0), value | self._found(self.thresholds()))
+        value = self._self()
+        value.contract_version = contract.VERSION
+        value.node_mark_mask = node_mark_mask
+        value.incarnation = incarnation.encode().ljust(ffi.sizeof(value.incarnation), b"\0")
+        self._maps["kmesh_self"].set(_index(0), value[0])
 
-    def thresholds(self) -> tuple[int, int, int, int] | None:
+    def thresholds(self) -> Thresholds | None:
         """Give the policy hash thresholds that were found before we lowered them; None: we have not."""
-        one = self._maps["kmesh_self"].get(_index(0))
-        kept = (one.found_local4, one.found_remote4, one.found_local6, one.found_remote6)
-        return (kept[0] - 1, kept[1] - 1, kept[2] - 1, kept[3] - 1) if all(kept) else None
+        value = self._self()
+        local4, remote4, local6, remote6 = (getattr(value, name) - 1 for name in FOUND)
+        return None if min(local4, remote4, local6, remote6) < 0 else (local4, remote4, local6, remote6)
 
-    def set_thresholds(self, found: tuple[int, int, int, int] | None) -> None:
-        """Remember the thresholds found, or forget them."""
-        one = self._maps["kmesh_self"].get(_index(0))
-        value = {
-            "contract_version": one.contract_version,
-            "node_mark_mask": one.node_mark_mask,
-            "incarnation": ffi.string(one.incarnation),
-        }
-        self._maps["kmesh_self"].set(_index(0), value | self._found(found))
-
-    @staticmethod
-    def _found(thresholds: tuple[int, int, int, int] | None) -> dict[str, int]:
-        names = ("found_local4", "found_remote4", "found_local6", "found_remote6")
-        return {name: bits + 1 for name, bits in zip(names, thresholds or (-1,) * 4, strict=True)}
+    def set_thresholds(self, found: Thresholds | None) -> None:
+        """Remember the thresholds found, or that they were put back."""
+        value = self._self()
+        for name, bits in zip(FOUND, found or (-1,) * len(FOUND), strict=True):
+            setattr(value, name, bits + 1)
+        self._maps["kmesh_self"].set(_index(0), value[0])
 
     def capacity(self, name: str) -> int:
         """Give how many entries a map has room for."""
@@ -327,6 +310,9 @@ class Maps:
     def count(self, name: str) -> int:
         """Give how many entries a hash has."""
         return sum(1 for _ in self._maps[name].entries())
+
+    def _self(self) -> Any:
+        return self._maps["kmesh_self"].get(_index(0))
 
     def _of(self, family: str, address: Address | Network) -> PinnedMap:
         return self._maps[f"{family}{address.version}"]

@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 
+from kmesh_bpf import contract
 from kmesh_bpf._abi import ffi, lib
 from kmesh_bpf.core import masquerade
 from kmesh_bpf.core.masquerade import FAMILIES, TABLE, Json
@@ -23,7 +24,7 @@ ENOENT among them: the transaction makes the table itself, so what can be missin
 ERRNO_BY_TEXT = {os.strerror(number): number for number in errno.errorcode}
 
 
-def install() -> None:
+def install(mark_mask: int = contract.MARK_MASK) -> None:
     """Install the tables, or put them in the place of ours that differ, in one transaction.
 
     Raises:
@@ -32,13 +33,13 @@ def install() -> None:
 
     """
     try:
-        _transact("install", masquerade.installation())
+        _transact("install", masquerade.installation(mark_mask))
     except KernelError as error:
         if error.errno in UNSUPPORTED:
             remedy = "it needs nf_tables, nft_chain_nat, nft_nat and nft_rt: masquerade rules would undo encryption"
             raise UnsupportedError(f"NAT by nftables ({error.detail})", remedy) from error
         raise
-    if not installed():
+    if not installed(mark_mask):
         # Else each pass would see a difference, and install them again, for ever.
         raise KernelError("install", _target(), errno.EPROTO, "nft lists other rules than were written")
 
@@ -54,7 +55,7 @@ def remove() -> None:
     _transact("remove", masquerade.removal())
 
 
-def installed() -> bool:
+def installed(mark_mask: int = contract.MARK_MASK) -> bool:
     """Tell whether both tables are there and hold what we write, and nothing else.
 
     False too where nft or the kernel's part of it is missing: all else does without, and :func:`install` says so.
@@ -65,15 +66,19 @@ def installed() -> bool:
 
     """
     try:
-        return all(_listed(family) == masquerade.contents(family) for family in FAMILIES)
+        return all(_listed(family) == masquerade.contents(family, mark_mask) for family in FAMILIES)
     except UnsupportedError:
         return False
 
 
 class Tables:
-    """Our tables, listed again only when the rule set of the namespace has changed: nft takes two processes."""
+    """Our tables, listed again only when the rule set of the namespace has changed: nft takes two processes.
 
-    def __init__(self) -> None:
+    ``mark_mask``: the bits of marks that are ours.
+    """
+
+    def __init__(self, mark_mask: int = contract.MARK_MASK) -> None:
+        self._mark_mask = mark_mask
         self._whole_in: int | None = None
         self._events: NetlinkSocket | None = None
 
@@ -106,7 +111,7 @@ class Tables:
             UnsupportedError, KernelError: as there.
 
         """
-        install()
+        install(self._mark_mask)
         self.changed()  # by us
 
     def installed(self) -> bool:
@@ -119,7 +124,7 @@ class Tables:
         before = generation()
         if before is not None and before == self._whole_in:
             return True
-        whole = installed()
+        whole = installed(self._mark_mask)
         self._whole_in = before if whole else None
         return whole
 

@@ -36,12 +36,12 @@ class PinnedMap:
         self.fd = bpf.open_pinned(path)
         self.info = bpf.map_info(self.fd, path)
 
-    def differences(self, wanted_type: int) -> Iterator[str]:
-        """Tell in what the map is not as the contract has it."""
+    def differences(self, wanted_type: int, value_size: int | None = None) -> Iterator[str]:
+        """Tell in what the map is not as the contract has it; ``value_size`` where a former version had another."""
         for field, found, wanted in (
             ("type", self.info.type, wanted_type),
             ("bytes of key", self.info.key_size, ffi.sizeof(self._key)),
-            ("bytes of value", self.info.value_size, ffi.sizeof(self._value)),
+            ("bytes of value", self.info.value_size, value_size or ffi.sizeof(self._value)),
         ):
             if found != wanted:
                 yield f"{self.path.name}: {field} {found}, not {wanted}"
@@ -81,7 +81,7 @@ class PinnedMap:
             bpf.check(answer, "delete from", self.path)
 
     def get(self, key: bytes) -> Any:
-        """Give a pointer to a copy of a value."""
+        """Give a pointer to a copy of a value; what a shorter one of a former version lacks is 0."""
         value = ffi.new(ffi.getctype(self._value, "*"))
         bpf.check(bpf.map_lookup(self.fd, ffi.from_buffer(key), value), "read", self.path)
         return value

@@ -28,6 +28,7 @@ from kmesh_bpf import contract
 from kmesh_bpf.core.state import Program
 from kmesh_bpf.errors import ConflictError, LoadError, UnsupportedError
 from kmesh_bpf.kernel import bpf, maps
+from kmesh_bpf.kernel.carry_over import carry_over
 
 DEFAULT_PIN_ROOT = Path("/sys/fs/bpf/kmesh-ipsec")
 PROGRAM_NAMES = tuple(program.value for program in Program)
@@ -45,7 +46,10 @@ LOAD_SECONDS = 300
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What is compiled into the programs. ``mark_mask``: bits of marks that are ours; ``max_pods``: room of a pod map."""
+    """What is compiled into the programs.
+
+    ``mark_mask``: bits of the low byte of marks that are ours; ``max_pods``: entries that a pod map has room for.
+    """
 
     strict: bool = True
     node_mark_mask: int = contract.NODE_MARK_MASK
@@ -103,8 +107,8 @@ def expected(pin_root: Path, settings: Settings, sources: Path | None = None) ->
 def ensure_loaded(pin_root: Path, settings: Settings, sources: Path | None = None) -> LoadedPrograms:
     """Find the programs pinned for these sources and settings, or compile, load and pin them.
 
-    New maps, of another capacity than before, get the entries of the old ones. Of two processes that call this for
-    one pin root the second waits, and finds what the first has made.
+    New maps, of another capacity or layout than before, get the entries of the old ones. Of two processes that call
+    this for one pin root the second waits, and finds what the first has made.
 
     Raises:
         LoadError: BCC failed; ``log`` holds all it said.
@@ -127,7 +131,7 @@ def ensure_loaded(pin_root: Path, settings: Settings, sources: Path | None = Non
         unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=programs.parent))
         try:
             _compile(sources, _compiler_flags(settings, folder), unfinished)
-            maps.carry_over(pin_root, folder)
+            carry_over(pin_root, folder)
             _remove(programs, PROGRAM_NAMES)
             unfinished.rename(programs)
         finally:

@@ -1,20 +1,24 @@
-"""The debug script: pods, peers, services and counters from the pinned maps; no BCC, no daemon needed."""
+"""The debug script: pods, sources, peers, services and counters from the pinned maps; no BCC, no daemon needed."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from kmesh_bpf import DEFAULT_PIN_ROOT, KmeshBpfError, open_maps
+from kmesh_bpf import DEFAULT_PIN_ROOT, Address, KmeshBpfError, Maps, open_maps
 
 BPFFS = Path("/sys/fs/bpf")
 EPILOG = """\
---json prints a list, an object a pin root: pinRoot, incarnation, pods [{address, flags}],
-peers [{address, nodeId, nodeMark, spi}], services [cidr], counters {name: packets}.
+--json prints a list, an object a pin root: pinRoot, incarnation, thresholds [bits], empty: not lowered,
+pods [{address, flags}], sources [{address, ifindex, device}], devices [{ifindex, device}],
+peers [{address, nodeId, nodeMark, spi, retired, incarnations}], formers [{incarnations, spi}],
+services [cidr], counters {name: packets}. Devices have the names of the network namespace that
+this runs in; empty: there is none of this number.
 
 exit status: 0 shown, 1 nothing pinned there or another version's layout
 """
@@ -33,13 +37,20 @@ def read(pin_root: Path) -> dict[str, Any]:
         return {
             "pinRoot": str(pin_root),
             "incarnation": maps.identity(),
+            "thresholds": list(maps.thresholds() or ()),
             "pods": [
                 {"address": str(address), "flags": str(flags.name).lower().split("|")}
-                for address, flags in sorted(maps.pods().items(), key=lambda item: (item[0].version, item[0].packed))
+                for address, flags in sorted(maps.pods().items(), key=_by_address)
             ],
-            "peers": [
-                {"address": str(address), "nodeId": entry.node_id, "nodeMark": entry.node_mark, "spi": entry.spi}
-                for address, entry in sorted(maps.peers().items(), key=lambda item: (item[0].version, item[0].packed))
+            "sources": [
+                {"address": str(address), "ifindex": ifindex, "device": _name(ifindex)}
+                for address, ifindex in sorted(maps.sources().items(), key=_by_address)
+            ],
+            "devices": [{"ifindex": ifindex, "device": _name(ifindex)} for ifindex in sorted(maps.pod_devices())],
+            "peers": _peers(maps),
+            "formers": [
+                {"incarnations": f"{incarnations:016x}", "spi": spi}
+                for incarnations, spi in sorted(maps.formers().items())
             ],
             "services": sorted(str(cidr) for cidr in maps.services()),
             "counters": maps.counters(),
@@ -48,15 +59,53 @@ def read(pin_root: Path) -> dict[str, Any]:
         maps.close()
 
 
+def _peers(maps: Maps) -> list[dict[str, Any]]:
+    return [
+        {
+            "address": str(address),
+            "nodeId": entry.node_id,
+            "nodeMark": entry.node_mark,
+            "spi": entry.spi,
+            "retired": entry.retired,
+            "incarnations": f"{entry.incarnations:016x}",
+        }
+        for address, entry in sorted(maps.peers().items(), key=_by_address)
+    ]
+
+
+def _by_address(item: tuple[Address, object]) -> tuple[int, bytes]:
+    return item[0].version, item[0].packed
+
+
+def _name(ifindex: int) -> str:
+    try:
+        return socket.if_indextoname(ifindex)
+    except OSError:
+        return ""
+
+
 def show(found: dict[str, Any], out: TextIO) -> None:
     """Print one pin root as tables."""
     print(f"{found['pinRoot']}  incarnation {found['incarnation'] or '(none)'}", file=out)
+    if found["thresholds"]:
+        local4, remote4, local6, remote6 = found["thresholds"]
+        before = f"before they were lowered: hthresh4 {local4} {remote4} hthresh6 {local6} {remote6}"
+        print(f"policy hash thresholds {before}", file=out)
     print(f"\n{'POD':<40}FLAGS", file=out)
     for pod in found["pods"]:
         print(f"{pod['address']:<40}{' '.join(pod['flags'])}", file=out)
-    print(f"\n{'PEER':<40}{'NODE ID':<10}{'NODE MARK':<12}SPI", file=out)
+    print(f"\n{'SOURCE':<40}{'DEVICE':<16}IFINDEX", file=out)
+    for one in found["sources"]:
+        print(f"{one['address']:<40}{one['device'] or '(gone)':<16}{one['ifindex']}", file=out)
+    bound = (one["device"] or f"(gone: {one['ifindex']})" for one in found["devices"])
+    print(f"\ndevices that carry no other source: {' '.join(bound) or '(none)'}", file=out)
+    print(f"\n{'PEER':<40}{'NODE ID':<10}{'NODE MARK':<12}{'SPI':<11}{'RETIRED':<11}INCARNATIONS", file=out)
     for peer in found["peers"]:
-        print(f"{peer['address']:<40}{peer['nodeId']:<10}{peer['nodeMark']:<#12x}{peer['spi']}", file=out)
+        where = f"{peer['address']:<40}{peer['nodeId']:<10}{peer['nodeMark']:<#12x}"
+        print(f"{where}{peer['spi']:<11}{peer['retired']:<11}{peer['incarnations']}", file=out)
+    print(f"\n{'FORMER INCARNATIONS':<40}SPI", file=out)
+    for one in found["formers"]:
+        print(f"{one['incarnations']:<40}{one['spi']}", file=out)
     print(f"\nservices: {' '.join(found['services']) or '(none)'}", file=out)
     print(f"\n{'COUNTER':<40}PACKETS", file=out)
     for name, packets in found["counters"].items():

@@ -1,4 +1,4 @@
-"""What the three programs should make of a packet, in Python: written from DESIGN's words, not from the C."""
+"""What the programs should make of a packet, in Python: written from the design's words, not from the C."""
 
 from dataclasses import dataclass
 
@@ -6,21 +6,55 @@ from kmesh_bpf import contract
 from kmesh_bpf.core.state import PodFlags, Program
 from tests.bpf.node import SHOT, UNSPEC
 
-ENCRYPT, DECRYPTED, LOW = 0xE0, 0xD0, 0xFF
+MOST_TAGS = 8
 
 
 @dataclass(frozen=True)
 class Case:
-    """A packet and what the maps say about it. ``source`` and ``destination``: their flags, None: not managed."""
+    """A packet and what the maps say about it.
+
+    ``mark_mask``: bits of the low byte that are ours. ``source``, ``destination``: their flags, None: in no map.
+    ``quoted``: the flags of the two addresses in the packet that an ICMP error quotes, None: it is no such error.
+    ``bound``: where the source's device is: "here", "elsewhere", None. ``pod_device``: the device carries bound sources
+    only. ``local_scope``: the source is unspecified or link-local.
+    """
 
     program: Program
-    strict: bool
-    mark: int
-    esp: bool
-    source: PodFlags | None
-    destination: PodFlags | None
-    peer_mark: int | None
-    to_service: bool
+    strict: bool = True
+    mark_mask: int = 0xFF
+    mark: int = 0
+    esp: bool = False
+    quoted: tuple[PodFlags | None, PodFlags | None] | None = None
+    source: PodFlags | None = None
+    destination: PodFlags | None = None
+    peer_mark: int | None = None
+    to_service: bool = False
+    bound: str | None = None
+    pod_device: bool = False
+    local_scope: bool = False
+    on_lo: bool = False
+    tags: int = 0
+
+    @property
+    def encrypt(self):
+        return 0xE0 & self.mark_mask
+
+    @property
+    def decrypted(self):
+        return 0xD0 & self.mark_mask
+
+    @property
+    def again(self):
+        return 0xF0 & self.mark_mask
+
+    @property
+    def own(self):
+        """The bits of the mark that are ours."""
+        return self.mark & self.mark_mask
+
+    @property
+    def too_deep(self):
+        return self.tags > MOST_TAGS
 
 
 def expected(case):
@@ -28,7 +62,8 @@ def expected(case):
     return {
         Program.MARK_ENCRYPT: mark_encrypt,
         Program.MARK_DECRYPT: mark_decrypt,
-        Program.LEAK_GUARD: leak_guard,
+        Program.LEAK_GUARD: guard,
+        Program.INNER_GUARD: guard,
     }[case.program](case)
 
 
@@ -36,32 +71,79 @@ def has(flags, flag):
     return flags is not None and flag in flags
 
 
+def remote_of(pair):
+    """Give the flags of the other node's one of a managed pair, whichever way round; None: it is no managed pair."""
+    for one, other in (pair, pair[::-1]) if pair else ():
+        if has(one, PodFlags.LOCAL) and has(other, PodFlags.REMOTE):
+            return other
+    return None
+
+
 def mark_encrypt(case):
-    to_ready = has(case.destination, PodFlags.READY)
+    if case.too_deep:
+        return UNSPEC, case.mark, "parse_failure"
+    local = has(case.source, PodFlags.LOCAL)
+    spoofed = (
+        has(case.source, PodFlags.REMOTE)
+        or (local and case.bound == "elsewhere")
+        or (case.pod_device and case.bound != "here" and not case.local_scope)
+    )
+    if spoofed:
+        return SHOT, case.mark, "dropped_spoofed"
+    to_managed = has(case.destination, PodFlags.REMOTE) or has(case.destination, PodFlags.CANDIDATE)
     to_service = case.to_service and case.destination is None
-    if has(case.source, PodFlags.LOCAL) and (to_ready or to_service):
-        return UNSPEC, case.mark & ~LOW | ENCRYPT, "marked"
+    if local and (to_managed or to_service):
+        return UNSPEC, case.mark & ~case.mark_mask | case.encrypt, "marked"
     return UNSPEC, case.mark, None
 
 
 def mark_decrypt(case):
     """Without a security path: BPF_PROG_TEST_RUN gives no packet one, so nothing counts as decrypted."""
+    if case.too_deep:
+        if case.strict:
+            return SHOT, case.mark, "parse_failure"
+        return UNSPEC, wiped(case, None), "parse_failure"
     if case.esp and case.peer_mark is not None:
-        kept = case.mark & ~(contract.NODE_MARK_MASK | LOW)
-        return UNSPEC, kept | case.peer_mark | DECRYPTED, "esp_known_peer"
-    managed = has(case.source, PodFlags.REMOTE) and has(case.destination, PodFlags.LOCAL)
+        kept = case.mark & ~(contract.NODE_MARK_MASK | case.mark_mask)
+        mark = kept | case.peer_mark | case.decrypted
+        return UNSPEC, mark, None if mark == case.mark else "esp_known_peer"
+    towards_us = has(case.destination, PodFlags.LOCAL)
+    managed = towards_us and (has(case.source, PodFlags.REMOTE) or remote_of(case.quoted) is not None)
     if managed and case.strict:
         return SHOT, case.mark, "dropped_clear_text"
-    stale = case.mark & LOW in (ENCRYPT, DECRYPTED)
-    reasons = [(managed, "allowed_clear_text"), (case.esp, "esp_unknown_peer"), (stale, "stale_mark_cleared")]
-    counter = next((name for holds, name in reasons if holds), None)
-    return UNSPEC, case.mark & ~LOW if stale else case.mark, counter
+    mark = wiped(case, case.source)
+    reasons = [
+        (managed, "allowed_clear_text"),
+        (case.esp, "esp_unknown_peer"),
+        (mark != case.mark, "stale_mark_cleared"),
+    ]
+    return UNSPEC, mark, next((name for holds, name in reasons if holds), None)
 
 
-def leak_guard(case):
-    ours = case.mark & LOW == ENCRYPT or has(case.source, PodFlags.LOCAL)
-    if not (has(case.destination, PodFlags.REMOTE) and ours):
+def wiped(case, source):
+    """Give the mark without what is stale of it."""
+    stale = case.own in (case.encrypt, case.decrypted, case.again)
+    kept = case.on_lo or has(source, PodFlags.LOCAL)
+    return case.mark & ~case.mark_mask if stale and not kept else case.mark
+
+
+def guard(case):
+    """Without a security path, which is where the two guards differ but for errors to pods of this node."""
+    if case.too_deep:
+        return SHOT if case.strict else UNSPEC, case.mark, "parse_failure"
+    targets = []
+    ours = has(case.source, PodFlags.LOCAL) or case.own in (case.encrypt, case.again)
+    if has(case.destination, PodFlags.REMOTE) and ours:
+        targets.append(case.destination)
+    node = has(case.destination, PodFlags.PEER) and has(case.destination, PodFlags.READY)
+    nodes_own_esp = case.esp and not has(case.source, PodFlags.LOCAL)
+    if node and case.own == case.encrypt and not nodes_own_esp:
+        targets.append(case.destination)
+    stays = case.program is Program.INNER_GUARD and has(case.destination, PodFlags.LOCAL)
+    if remote_of(case.quoted) is not None and not stays:
+        targets.append(remote_of(case.quoted))
+    if not targets:
         return UNSPEC, case.mark, None
-    if not case.strict and not has(case.destination, PodFlags.READY):
-        return UNSPEC, case.mark, "allowed_clear_text"
-    return SHOT, case.mark, "dropped_by_guard"
+    if case.strict or any(has(target, PodFlags.READY) for target in targets):
+        return SHOT, case.mark, "dropped_by_guard"
+    return UNSPEC, case.mark, "allowed_clear_text"

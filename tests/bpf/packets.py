@@ -3,12 +3,17 @@
 import struct
 from ipaddress import ip_address
 
-TCP, UDP, ESP = 6, 17, 50
+ICMP, TCP, UDP, ESP, ICMPV6 = 1, 6, 17, 50, 58
 HOP_BY_HOP, ROUTING, FRAGMENT, DESTINATION_OPTIONS = 0, 43, 44, 60
 IPV4, IPV6, ARP, VLAN, LLDP = 0x0800, 0x86DD, 0x0806, 0x8100, 0x88CC
+PROVIDER_VLAN, LABELS, MULTICAST_LABELS, SESSION = 0x88A8, 0x8847, 0x8848, 0x8864
 MORE_FRAGMENTS = 0x2000
 LATER_FRAGMENT = 185  # offset in units of 8 bytes
 HEADER_BYTES = {4: 20, 6: 40}
+TYPES = {4: IPV4, 6: IPV6}
+PPP = {IPV4: 0x21, IPV6: 0x57, LABELS: 0x281, MULTICAST_LABELS: 0x283}
+ERRORS = {4: (3, 4, 5, 11, 12), 6: (1, 2, 3, 4)}
+NO_ERRORS = {4: (0, 8, 13), 6: (0, 128, 135, 137)}
 
 
 def ip4(src, dst, protocol=UDP, options=b"", fragment=0, payload=bytes(32)):
@@ -37,4 +42,25 @@ def ethernet(ethertype, body):
 
 
 def frame(version, src, dst, protocol=UDP, **more):
-    return ethernet(IPV4 if version == 4 else IPV6, packet(version, src, dst, protocol, **more))
+    return ethernet(TYPES[version], packet(version, src, dst, protocol, **more))
+
+
+def error(version, src, dst, quoted, kind=None, **more):
+    """An ICMP message that quotes a packet: an error, unless ``kind`` is the type of another one."""
+    kind = ERRORS[version][0] if kind is None else kind
+    payload = struct.pack("!BBHI", kind, 0, 0, 0) + quoted
+    return packet(version, src, dst, ICMP if version == 4 else ICMPV6, payload=payload, **more)
+
+
+def tagged(version, body, vlans=(), session=None, labels=0, label_type=LABELS):
+    """A frame with tags in band: VLANs by their types, a PPPoE session ("plain", "compressed": PPP's number), labels."""
+    ethertype = TYPES[version]
+    for left in range(labels):
+        body, ethertype = struct.pack("!I", 16 << 12 | (0x100 if left == 0 else 0) | 64) + body, label_type
+    if session:
+        number = PPP[ethertype].to_bytes(2, "big")
+        number = number[1:] if session == "compressed" else number
+        body, ethertype = struct.pack("!BBHH", 0x11, 0, 7, len(number + body)) + number + body, SESSION
+    for vlan in reversed(vlans):
+        body, ethertype = struct.pack("!HH", 5, ethertype) + body, vlan
+    return ethernet(ethertype, body)

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from ipaddress import ip_address
 
 import pytest
 
@@ -13,14 +14,26 @@ from tests.lab.cluster import PINS, ROOT
 
 INCARNATION = "6c8f8b1e-3a0a-4d52-9b7e-1f6a2c3d4e5f"
 PODS = {
+    "10.10.0.1": ["candidate"],
+    "10.10.0.2": ["ready", "candidate", "peer"],
+    "10.10.0.3": ["candidate", "peer"],
     "10.244.1.10": ["local"],
     "10.244.2.10": ["remote", "ready"],
     "10.244.3.10": ["remote"],
+    "203.0.113.7": ["candidate"],
+    "2001:db8:f::7": ["candidate"],
     "fd00:1::10": ["local"],
     "fd00:2::10": ["remote", "ready"],
     "fd00:3::10": ["remote"],
+    "fd00:10::1": ["candidate"],
+    "fd00:10::2": ["ready", "candidate", "peer"],
+    "fd00:10::3": ["candidate", "peer"],
 }
+NO_DEVICE = 2**31 - 1
+SOURCES = {"10.244.1.10": (1, "lo"), "fd00:1::10": (NO_DEVICE, "")}
 PEERS = ["10.10.0.2", "fd00:10::2"]
+FORMERS = {"000000000000002a": 1, "ffffffffffffffff": 4294967295}
+THRESHOLDS = [32, 16, 128, 64]
 SERVICES = ["10.96.0.0/16", "fd00:96::/64"]
 COUNTERS = {name: 2 if name == "marked" else 0 for name in contract.COUNTERS}
 ALL = ["unshare", "--mount", "bash", "-ec", f'mount --bind "$0" {PINS}; exec "$@"']
@@ -41,21 +54,51 @@ def pinned(root):
     node.maps.set_identity(INCARNATION, contract.NODE_MARK_MASK)
     for version, named in ADDRESSES.items():
         node.run(Program.MARK_ENCRYPT, frame(version, named[LOCAL], named[REMOTE]))
+    for address, (ifindex, _) in SOURCES.items():
+        node.maps.set_source(ip_address(address), ifindex)
+        node.maps.add_pod_device(ifindex)
+    for incarnations, spi in FORMERS.items():
+        node.maps.set_former(int(incarnations, 16), spi)
+    node.maps.set_thresholds(tuple(THRESHOLDS))
     node.maps.close()
     return root
 
 
-def test_the_tables_show_pods_peers_services_and_counters(pinned):
+def test_the_tables_show_what_every_map_holds(pinned):
     status, out, err = dump("--pin-root", pinned)
     assert (status, err) == (0, "")
     assert [line.split() for line in out.splitlines()] == [
         [str(pinned), "incarnation", INCARNATION],
+        [
+            "policy",
+            "hash",
+            "thresholds",
+            "before",
+            "they",
+            "were",
+            "lowered:",
+            "hthresh4",
+            "32",
+            "16",
+            "hthresh6",
+            "128",
+            "64",
+        ],
         [],
         ["POD", "FLAGS"],
         *([address, *flags] for address, flags in PODS.items()),
         [],
-        ["PEER", "NODE", "ID", "NODE", "MARK", "SPI"],
-        *([address, "5", f"{NODE_MARK:#x}", "1"] for address in PEERS),
+        ["SOURCE", "DEVICE", "IFINDEX"],
+        ["10.244.1.10", "lo", "1"],
+        ["fd00:1::10", "(gone)", str(NO_DEVICE)],
+        [],
+        f"devices that carry no other source: lo (gone: {NO_DEVICE})".split(),
+        [],
+        ["PEER", "NODE", "ID", "NODE", "MARK", "SPI", "RETIRED", "INCARNATIONS"],
+        *([address, "5", f"{NODE_MARK:#x}", "1", "0", "0000000000000007"] for address in PEERS),
+        [],
+        ["FORMER", "INCARNATIONS", "SPI"],
+        *([incarnations, str(spi)] for incarnations, spi in FORMERS.items()),
         [],
         ["services:", *SERVICES],
         [],
@@ -71,8 +114,25 @@ def test_json_holds_the_same_under_the_names_that_its_help_tells(pinned):
         {
             "pinRoot": str(pinned),
             "incarnation": INCARNATION,
+            "thresholds": THRESHOLDS,
             "pods": [{"address": address, "flags": flags} for address, flags in PODS.items()],
-            "peers": [{"address": one, "nodeId": 5, "nodeMark": NODE_MARK, "spi": 1} for one in PEERS],
+            "sources": [
+                {"address": address, "ifindex": ifindex, "device": device}
+                for address, (ifindex, device) in SOURCES.items()
+            ],
+            "devices": [{"ifindex": ifindex, "device": device} for ifindex, device in SOURCES.values()],
+            "peers": [
+                {
+                    "address": one,
+                    "nodeId": 5,
+                    "nodeMark": NODE_MARK,
+                    "spi": 1,
+                    "retired": 0,
+                    "incarnations": "0000000000000007",
+                }
+                for one in PEERS
+            ],
+            "formers": [{"incarnations": incarnations, "spi": spi} for incarnations, spi in FORMERS.items()],
             "services": SERVICES,
             "counters": COUNTERS,
         }

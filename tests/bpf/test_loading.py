@@ -3,19 +3,17 @@
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 
 import pytest
 
-from kmesh_bpf import contract
-from kmesh_bpf.core.state import PeerEntry, PodFlags, Program
-from kmesh_bpf.errors import LoadError, MapFullError, UnsupportedError
+from kmesh_bpf.core.state import Program
+from kmesh_bpf.errors import LoadError, UnsupportedError
 from kmesh_bpf.kernel import bpf, programs
-from kmesh_bpf.kernel.maps import Maps, find_maps
+from kmesh_bpf.kernel.maps import NAMES, Maps
 from kmesh_bpf.kernel.programs import Settings, ensure_loaded, remove_all, remove_stale, source_folder
 
-POD, PEER, SERVICE = ip_address("10.244.1.1"), ip_address("fd00::2"), ip_network("10.96.0.0/12")
-PEER_ENTRY = PeerEntry(3, 0x300000, 2, 99)
+POD = ip_address("10.244.1.1")
 
 
 @pytest.fixture
@@ -48,8 +46,8 @@ def test_programs_and_maps_are_pinned_under_the_names_of_the_contract_and_nothin
     assert built.compiled
     assert sorted(path.name for path in built.programs.iterdir()) == sorted(program.value for program in Program)
     assert [path.name for path in (root / "programs").iterdir()] == [built.programs.name]
-    assert len(list(built.maps.iterdir())) == 8
-    assert len({bpf.program_id(built.path(program)) for program in Program}) == 3
+    assert sorted(path.name for path in built.maps.iterdir()) == sorted(NAMES)
+    assert len({bpf.program_id(built.path(program)) for program in Program}) == 4
 
 
 def test_other_settings_make_another_build_over_the_same_maps_and_the_old_one_stays_until_told(root):
@@ -71,35 +69,6 @@ def test_changed_sources_make_another_build(root, sources):
     assert ensure_loaded(root, Settings(), sources).programs != first.programs
 
 
-def test_maps_of_another_capacity_take_over_what_the_old_ones_hold(root):
-    old = Maps(ensure_loaded(root, Settings(max_pods=8)).maps)
-    old.set_pod(POD, PodFlags.LOCAL)
-    old.set_peer(PEER, PEER_ENTRY)
-    old.add_service(SERVICE)
-    old.set_identity("i" * 36, contract.NODE_MARK_MASK)
-    larger = ensure_loaded(root, Settings(max_pods=16))
-    assert find_maps(root) == larger.maps
-    new = Maps(larger.maps)
-    assert (new.pods(), new.peers(), new.services()) == ({POD: PodFlags.LOCAL}, {PEER: PEER_ENTRY}, {SERVICE})
-    assert (new.identity(), new.node_mark_mask()) == ("i" * 36, contract.NODE_MARK_MASK)
-    # What happened since is not undone by what the old ones, still there, say.
-    new.delete_pod(POD)
-    assert ensure_loaded(root, Settings(max_pods=16, strict=False)).compiled
-    assert new.pods() == {}
-    remove_stale(root, larger)
-    assert [path.name for path in root.glob("maps-*")] == [larger.maps.name]
-
-
-def test_maps_too_small_for_what_the_old_ones_hold_are_refused_by_name(root):
-    old = Maps(ensure_loaded(root, Settings(max_pods=8)).maps)
-    for number in range(8):
-        old.set_pod(POD + number, PodFlags.LOCAL)
-    old.set_identity("i" * 36, contract.NODE_MARK_MASK)
-    with pytest.raises(MapFullError, match=r"kmesh_pods4 is full \(4 entries\)"):
-        ensure_loaded(root, Settings(max_pods=4))
-    assert not ensure_loaded(root, Settings(max_pods=8)).compiled
-
-
 def test_a_build_of_which_a_pin_is_gone_is_made_anew(root):
     built = ensure_loaded(root, Settings())
     built.path(Program.MARK_DECRYPT).unlink()
@@ -111,7 +80,7 @@ def test_a_build_of_which_a_pin_is_gone_is_made_anew(root):
 
 
 def test_a_compiler_killed_half_way_leaves_nothing_that_looks_complete(root, strict, monkeypatch):
-    """It has pinned one of three programs, and then the parent dies too: its clean-up does not run."""
+    """It has pinned one of the programs, and then the parent dies too: its clean-up does not run."""
 
     def half(sources, flags, unfinished):
         with bpf.opened(strict.build.path(Program.MARK_ENCRYPT)) as fd:

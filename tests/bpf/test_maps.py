@@ -30,7 +30,7 @@ def small(root):
 def test_pods_peers_services_and_identity_read_back_and_go(small):
     pods = {ip_address("10.0.0.1"): PodFlags.LOCAL, ip_address("fd00::1"): READY}
     peers = {
-        ip_address("10.9.0.1"): PeerEntry(1, 2, 3, 2**64 - 1),
+        ip_address("10.9.0.1"): PeerEntry(1, 2, 3, 2**64 - 1, 2**32 - 1),
         ip_address("fd09::1"): PeerEntry(2**17 - 1, 0, 0, 0),
     }
     services = {ip_network("10.96.0.0/12"), ip_network("0.0.0.0/0"), ip_network("fd00:96::/112")}
@@ -54,6 +54,42 @@ def test_pods_peers_services_and_identity_read_back_and_go(small):
         for cidr in services:
             small.delete_service(cidr)
     assert (small.pods(), small.peers(), small.services()) == ({}, {}, frozenset())
+
+
+def test_sources_devices_and_former_pairs_read_back_and_go(small):
+    sources = {ip_address("10.0.0.1"): 7, ip_address("fd00::1"): 2**31 - 1}
+    devices, formers = frozenset({7, 2**31 - 1}), {0: 1, 2**64 - 1: 2**32 - 1}
+    assert (small.sources(), small.pod_devices(), small.formers()) == ({}, frozenset(), {})
+    for address, ifindex in sources.items():
+        small.set_source(address, ifindex)
+    for ifindex in devices:
+        small.add_pod_device(ifindex)
+    for incarnations, spi in formers.items():
+        small.set_former(incarnations, spi)
+    assert (small.sources(), small.pod_devices(), small.formers()) == (sources, devices, formers)
+    for _ in range(2):
+        for address in sources:
+            small.delete_source(address)
+        for ifindex in devices:
+            small.delete_pod_device(ifindex)
+        for incarnations in formers:
+            small.delete_former(incarnations)
+    assert (small.sources(), small.pod_devices(), small.formers()) == ({}, frozenset(), {})
+
+
+def test_the_thresholds_found_stay_whatever_incarnation_is_remembered(small):
+    assert small.thresholds() is None
+    small.set_thresholds((0, 32, 0, 128))
+    assert small.identity() is None
+    for incarnation in ("i" * 36, "short"):
+        small.set_identity(incarnation, 0xFFF0_0000)
+        assert (small.identity(), small.node_mark_mask()) == (incarnation, 0xFFF0_0000)
+        assert small.thresholds() == (0, 32, 0, 128)
+    small.set_thresholds((32, 16, 128, 64))
+    assert (small.identity(), small.node_mark_mask()) == ("short", 0xFFF0_0000)
+    assert small.thresholds() == (32, 16, 128, 64)
+    small.set_thresholds(None)
+    assert (small.identity(), small.thresholds()) == ("short", None)
 
 
 def test_counters_are_those_of_the_contract_and_add_up(strict):
@@ -133,12 +169,12 @@ def test_nothing_pinned_half_of_it_and_another_layout_are_said_clearly(roots, ro
     with pytest.raises(UnsupportedError, match=r"a pinned map below .*is the daemon running"):
         open_maps(roots / "nowhere")
     (root / "older/maps-0-4").mkdir(parents=True)
-    with pytest.raises(LayoutError, match=r"holds maps-0-4; this version reads maps-1"):
+    with pytest.raises(LayoutError, match=r"holds maps-0-4; this version reads maps-2"):
         open_maps(root / "older")
     opened = open_maps(root)
     assert opened.folder == small.folder
     (small.folder / "kmesh_peers4").unlink()
-    with pytest.raises(UnsupportedError, match=r"some of the maps in .*maps-1-4"):
+    with pytest.raises(UnsupportedError, match=r"some of the maps in .*maps-2-4"):
         open_maps(root)
     with pytest.raises(UnsupportedError, match=r"the pinned map .*kmesh_peers4"):
         Maps(small.folder)
@@ -155,7 +191,7 @@ def test_a_map_of_another_layout_is_refused_with_all_that_differs(root, small):
         Maps(other)
     text = str(caught.value)
     assert "kmesh_pods4: bytes of key 16, not 4; kmesh_pods4: bytes of value 24, not 4" in text
-    assert "kmesh_self: type 6, not 2; kmesh_self: bytes of value 8, not 48" in text
+    assert "kmesh_self: type 6, not 2; kmesh_self: bytes of value 8, not 52" in text
 
 
 def layout_in_bcc(type_):

@@ -1,5 +1,7 @@
 """Packet in, verdict, mark and counter out: each program on this machine's own kernel, case by case."""
 
+from ipaddress import ip_address
+
 import pytest
 
 from kmesh_bpf import contract
@@ -7,57 +9,129 @@ from kmesh_bpf.core.state import Program
 from tests.bpf.node import (
     ADDRESSES,
     FAR,
+    FAR_PEER,
+    LO,
     LOCAL,
     NODE_MARK,
+    OTHER_DEVICE,
     OURSELVES,
+    OUTSIDE,
     PEER,
+    POD_DEVICE,
     REMOTE,
     SERVICE,
     SHOT,
     STRANGER,
     UNSPEC,
+    UPLINK,
 )
 from tests.bpf.packets import (
     ARP,
     DESTINATION_OPTIONS,
+    ERRORS,
     ESP,
     FRAGMENT,
     HOP_BY_HOP,
     IPV4,
     IPV6,
+    LABELS,
     LATER_FRAGMENT,
     LLDP,
     MORE_FRAGMENTS,
+    NO_ERRORS,
+    PROVIDER_VLAN,
     ROUTING,
+    SESSION,
     TCP,
     UDP,
     VLAN,
+    error,
     ethernet,
     frame,
     ip4,
     ip6,
+    packet,
+    tagged,
 )
 
 VERSIONS = pytest.mark.parametrize("version", [4, 6])
 PROGRAMS = pytest.mark.parametrize("program", list(Program), ids=lambda program: program.value)
+GUARDS = pytest.mark.parametrize("guard", [Program.LEAK_GUARD, Program.INNER_GUARD], ids=lambda program: program.value)
 FOREIGN_BITS = 0x400F_6000  # kube-proxy's, kubelet's, portmap's, Calico's, and one of a node mark
+PASSED, DROPPED = (UNSPEC, 0, None), (SHOT, 0, "dropped_by_guard")
 
 
 @VERSIONS
-@pytest.mark.parametrize("src", [LOCAL, REMOTE, STRANGER])
-@pytest.mark.parametrize("dst", [LOCAL, REMOTE, FAR, STRANGER])
-def test_encrypt_marks_only_from_a_local_managed_pod_to_one_on_a_ready_peer(strict, version, src, dst):
+@pytest.mark.parametrize("dst", [LOCAL, REMOTE, FAR, STRANGER, OUTSIDE])
+def test_encrypt_marks_what_goes_to_a_managed_pod_ready_or_not_or_to_what_dnat_may_turn_into_one(
+    strict, permissive, version, dst
+):
     named = ADDRESSES[version]
-    wanted = (src, dst) == (LOCAL, REMOTE)
+    wanted = dst in (REMOTE, FAR, OUTSIDE)
     expected = (UNSPEC, FOREIGN_BITS | (0xE0 if wanted else 0x11), "marked" if wanted else None)
-    assert strict.run(Program.MARK_ENCRYPT, frame(version, named[src], named[dst]), FOREIGN_BITS | 0x11) == expected
+    for node in (strict, permissive):
+        packet = frame(version, named[LOCAL], named[dst])
+        assert node.run(Program.MARK_ENCRYPT, packet, FOREIGN_BITS | 0x11) == expected
+        packet = frame(version, named[STRANGER], named[dst])
+        unmarked = (UNSPEC, FOREIGN_BITS | 0x11, None)
+        assert node.run(Program.MARK_ENCRYPT, packet, FOREIGN_BITS | 0x11, device=OTHER_DEVICE) == unmarked
 
 
 @VERSIONS
-def test_encrypt_marks_for_a_service_address_from_managed_pods_only(strict, version):
+def test_encrypt_marks_for_a_service_or_node_address_from_managed_pods_only(strict, version):
     named = ADDRESSES[version]
-    assert strict.run(Program.MARK_ENCRYPT, frame(version, named[LOCAL], SERVICE[version]))[1:] == (0xE0, "marked")
-    assert strict.run(Program.MARK_ENCRYPT, frame(version, named[STRANGER], SERVICE[version]))[1:] == (0, None)
+    for target in (SERVICE, OURSELVES, PEER, FAR_PEER):
+        own, strange = frame(version, named[LOCAL], target[version]), frame(version, named[STRANGER], target[version])
+        assert strict.run(Program.MARK_ENCRYPT, own)[1:] == (0xE0, "marked")
+        assert strict.run(Program.MARK_ENCRYPT, strange, device=OTHER_DEVICE) == PASSED
+
+
+@VERSIONS
+@pytest.mark.parametrize("src", [REMOTE, FAR])
+@pytest.mark.parametrize("device", [POD_DEVICE, OTHER_DEVICE])
+def test_no_pod_of_this_node_speaks_as_one_of_another_node(strict, permissive, version, src, device):
+    packet = frame(version, ADDRESSES[version][src], ADDRESSES[version][LOCAL])
+    for node in (strict, permissive):
+        assert node.run(Program.MARK_ENCRYPT, packet, device=device)[::2] == (SHOT, "dropped_spoofed")
+
+
+@VERSIONS
+@pytest.mark.parametrize("dst", [LOCAL, REMOTE, STRANGER])
+def test_a_managed_pod_s_address_comes_from_its_own_device_only(strict, version, dst):
+    packet = frame(version, ADDRESSES[version][LOCAL], ADDRESSES[version][dst])
+    assert strict.run(Program.MARK_ENCRYPT, packet, device=POD_DEVICE)[0] == UNSPEC
+    assert strict.run(Program.MARK_ENCRYPT, packet, device=OTHER_DEVICE) == (SHOT, 0, "dropped_spoofed")
+
+
+@pytest.mark.parametrize(
+    ("version", "src", "passes"),
+    [
+        (4, ADDRESSES[4][LOCAL], True),
+        (4, ADDRESSES[4][STRANGER], False),
+        (4, PEER[4], False),
+        (4, str(ip_address(0)), True),
+        (4, "0.0.0.1", False),
+        (4, "169.254.0.1", True),
+        (4, "169.253.255.255", False),
+        (4, "169.255.0.0", False),
+        (6, ADDRESSES[6][STRANGER], False),
+        (6, OURSELVES[6], False),
+        (6, "::", True),
+        (6, "::1", False),
+        (6, "0:0:0:1::", False),
+        (6, "1::", False),
+        (6, "fe80::1", True),
+        (6, "febf::1", True),
+        (6, "fec0::1", False),
+        (6, "fe7f::1", False),
+    ],
+)
+def test_a_managed_pod_s_device_carries_its_addresses_and_those_of_the_link(strict, version, src, passes):
+    packet = frame(version, src, ADDRESSES[version][STRANGER])
+    expected = PASSED if passes else (SHOT, 0, "dropped_spoofed")
+    assert strict.run(Program.MARK_ENCRYPT, packet, device=POD_DEVICE) == expected
+    if src != ADDRESSES[version][LOCAL]:
+        assert strict.run(Program.MARK_ENCRYPT, packet, device=OTHER_DEVICE) == PASSED
 
 
 @VERSIONS
@@ -67,6 +141,7 @@ def test_esp_of_a_known_peer_gets_its_node_mark_and_keeps_other_bits(strict, ver
     mask = contract.NODE_MARK_MASK | contract.MARK_MASK
     wanted = ((mark | 0x000F_6000) & ~mask) | NODE_MARK | 0xD0
     assert strict.run(Program.MARK_DECRYPT, packet, mark | 0x000F_6000) == (UNSPEC, wanted, "esp_known_peer")
+    assert strict.run(Program.MARK_DECRYPT, packet, wanted) == (UNSPEC, wanted, None)  # on a bridge above its port
 
 
 @VERSIONS
@@ -100,35 +175,214 @@ def test_clear_text_of_any_other_pair_is_let_in_untouched(strict, version, src, 
 
 
 @VERSIONS
-@pytest.mark.parametrize(("mark", "left"), [(0xD0, 0), (0xE0, 0), (0x40D0, 0x4000), (0x12, 0x12), (0x40E1, 0x40E1)])
+@pytest.mark.parametrize(
+    ("mark", "left"), [(0xD0, 0), (0xE0, 0), (0xF0, 0), (0x40D0, 0x4000), (0x12, 0x12), (0x40E1, 0x40E1)]
+)
 def test_a_mark_of_ours_on_a_clear_packet_is_stale_and_wiped_off_whoever_set_it(strict, version, mark, left):
     """0xd0 without a security path is no proof of decryption: other software uses it too."""
     named = ADDRESSES[version]
     packet = frame(version, named[STRANGER], named[LOCAL])
     expected = "stale_mark_cleared" if left != mark else None
     assert strict.run(Program.MARK_DECRYPT, packet, mark) == (UNSPEC, left, expected)
+    assert strict.run(Program.MARK_DECRYPT, packet, mark, device=LO) == (UNSPEC, mark, None)
     assert strict.run(Program.MARK_DECRYPT, frame(version, named[REMOTE], named[LOCAL]), mark)[0] == SHOT
 
 
 @VERSIONS
+@pytest.mark.parametrize("mark", [0xE0, 0xF0, 0xD0])
+def test_a_mark_that_a_pod_of_this_node_got_on_a_bridge_s_port_stays_on_the_bridge(strict, version, mark):
+    named = ADDRESSES[version]
+    packet = frame(version, named[LOCAL], named[REMOTE])
+    assert strict.run(Program.MARK_DECRYPT, packet, mark, device=UPLINK) == (UNSPEC, mark, None)
+
+
+@GUARDS
+@VERSIONS
 @pytest.mark.parametrize("src", [LOCAL, REMOTE, STRANGER])
-@pytest.mark.parametrize("dst", [LOCAL, REMOTE, FAR, STRANGER])
-@pytest.mark.parametrize("mark", [0, 0x40E0, 0xD0])
+@pytest.mark.parametrize("dst", [LOCAL, REMOTE, FAR, STRANGER, OUTSIDE])
+@pytest.mark.parametrize("mark", [0, 0x40E0, 0xF0, 0xD0])
 @pytest.mark.parametrize("protocol", [UDP, ESP])
-def test_the_guard_drops_what_should_have_been_encrypted(strict, permissive, version, src, dst, mark, protocol):
+def test_the_guards_drop_what_should_have_been_encrypted(strict, permissive, guard, version, src, dst, mark, protocol):
     named = ADDRESSES[version]
     packet = frame(version, named[src], named[dst], protocol)
-    should = dst in (REMOTE, FAR) and (src == LOCAL or mark == 0x40E0)
+    should = dst in (REMOTE, FAR) and (src == LOCAL or mark in (0x40E0, 0xF0))
     dropped, passed = (SHOT, mark, "dropped_by_guard"), (UNSPEC, mark, None)
-    assert strict.run(Program.LEAK_GUARD, packet, mark) == (dropped if should else passed)
+    assert strict.run(guard, packet, mark) == (dropped if should else passed)
     lenient = (UNSPEC, mark, "allowed_clear_text") if dst == FAR else dropped
-    assert permissive.run(Program.LEAK_GUARD, packet, mark) == (lenient if should else passed)
+    assert permissive.run(guard, packet, mark) == (lenient if should else passed)
+
+
+@GUARDS
+@VERSIONS
+@pytest.mark.parametrize("src", [LOCAL, "ourselves", STRANGER])
+@pytest.mark.parametrize("mark", [0, 0x40E0, 0xF0, 0xD0])
+@pytest.mark.parametrize("protocol", [UDP, ESP])
+def test_what_goes_to_a_node_that_takes_it_encrypted_leaves_as_esp_of_ours(
+    strict, permissive, guard, version, src, mark, protocol
+):
+    source = OURSELVES[version] if src == "ourselves" else ADDRESSES[version][src]
+    should = mark == 0x40E0 and (protocol != ESP or src == LOCAL)
+    dropped, passed = (SHOT, mark, "dropped_by_guard"), (UNSPEC, mark, None)
+    for node in (strict, permissive):
+        assert node.run(guard, frame(version, source, PEER[version], protocol), mark) == (dropped if should else passed)
+        assert node.run(guard, frame(version, source, FAR_PEER[version], protocol), mark) == passed
+
+
+def quoting(version, one, other):
+    named = ADDRESSES[version]
+    return packet(version, named[one], named[other], TCP)
 
 
 @VERSIONS
-def test_the_guard_lets_esp_between_nodes_out_although_it_still_has_the_encrypt_mark(strict, version):
-    packet = frame(version, OURSELVES[version], PEER[version], ESP)
-    assert strict.run(Program.LEAK_GUARD, packet, 0xE0) == (UNSPEC, 0xE0, None)
+@pytest.mark.parametrize("pair", [(LOCAL, REMOTE), (REMOTE, LOCAL), (LOCAL, FAR), (FAR, LOCAL)])
+def test_the_guards_drop_an_error_that_tells_of_a_managed_pair_whoever_is_told(strict, permissive, version, pair):
+    quoted, named = quoting(version, *pair), ADDRESSES[version]
+    for kind in ERRORS[version]:
+        for target in (named[REMOTE], named[STRANGER], PEER[version]):
+            told = ethernet(IPV4 if version == 4 else IPV6, error(version, OURSELVES[version], target, quoted, kind))
+            for guard in (Program.LEAK_GUARD, Program.INNER_GUARD):
+                assert strict.run(guard, told) == DROPPED
+                lenient = (UNSPEC, 0, "allowed_clear_text") if FAR in pair else DROPPED
+                assert permissive.run(guard, told) == lenient
+
+
+@VERSIONS
+def test_an_error_to_a_pod_of_this_node_stays_on_the_node_and_passes_the_inner_guard_only(strict, version):
+    """Path MTU: the node tells a pod behind a bridge that its packet was too large; on an uplink it would leave."""
+    quoted, local = quoting(version, LOCAL, REMOTE), ADDRESSES[version][LOCAL]
+    told = ethernet(IPV4 if version == 4 else IPV6, error(version, OURSELVES[version], local, quoted))
+    assert strict.run(Program.INNER_GUARD, told) == PASSED
+    assert strict.run(Program.LEAK_GUARD, told) == DROPPED
+
+
+@VERSIONS
+@pytest.mark.parametrize("pair", [(LOCAL, REMOTE), (FAR, LOCAL)])
+def test_an_error_in_clear_that_tells_a_pod_of_a_managed_pair_is_dropped(strict, permissive, version, pair):
+    quoted, named = quoting(version, *pair), ADDRESSES[version]
+    for kind in ERRORS[version]:
+        told = ethernet(IPV4 if version == 4 else IPV6, error(version, PEER[version], named[LOCAL], quoted, kind))
+        assert strict.run(Program.MARK_DECRYPT, told) == (SHOT, 0, "dropped_clear_text")
+        assert permissive.run(Program.MARK_DECRYPT, told, 0x40E0) == (UNSPEC, 0x4000, "allowed_clear_text")
+    elsewhere = ethernet(IPV4 if version == 4 else IPV6, error(version, PEER[version], named[STRANGER], quoted))
+    assert strict.run(Program.MARK_DECRYPT, elsewhere) == PASSED
+
+
+@VERSIONS
+def test_other_messages_and_errors_on_other_pairs_pass(strict, version):
+    named = ADDRESSES[version]
+    kinds = [(kind, (LOCAL, REMOTE)) for kind in NO_ERRORS[version]]
+    for kind, pair in [*kinds, *((None, pair) for pair in [(LOCAL, LOCAL), (REMOTE, FAR), (LOCAL, STRANGER)])]:
+        body = error(version, OURSELVES[version], named[LOCAL], quoting(version, *pair), kind)
+        for program in (Program.LEAK_GUARD, Program.INNER_GUARD, Program.MARK_DECRYPT):
+            assert strict.run(program, ethernet(IPV4 if version == 4 else IPV6, body)) == PASSED
+
+
+def test_a_quoted_packet_is_found_behind_options_and_extension_headers_and_with_options_of_its_own(strict):
+    quoted4 = ip4(ADDRESSES[4][LOCAL], ADDRESSES[4][REMOTE], options=bytes(40))
+    behind = error(4, OURSELVES[4], ADDRESSES[4][STRANGER], quoted4, options=b"\x01" * 40)
+    assert strict.run(Program.LEAK_GUARD, ethernet(IPV4, behind)) == DROPPED
+    quoted6 = ip6(ADDRESSES[6][REMOTE], ADDRESSES[6][LOCAL], chain=[HOP_BY_HOP, ROUTING])
+    chain = [HOP_BY_HOP, DESTINATION_OPTIONS, ROUTING, FRAGMENT]
+    behind = error(6, OURSELVES[6], ADDRESSES[6][STRANGER], quoted6, chain=chain)
+    assert strict.run(Program.LEAK_GUARD, ethernet(IPV6, behind)) == DROPPED
+
+
+@VERSIONS
+def test_what_looks_like_an_error_and_is_none(strict, version):
+    """A later fragment has no ICMP header, a quote that is cut tells nothing, and other protocols quote nothing."""
+    named, quoted = ADDRESSES[version], quoting(version, LOCAL, REMOTE)
+    ethertype = IPV4 if version == 4 else IPV6
+    later = {"fragment": LATER_FRAGMENT} if version == 4 else {"chain": [FRAGMENT], "offset": LATER_FRAGMENT}
+    short = error(version, OURSELVES[version], named[STRANGER], quoted[: len(quoted) - 33])
+    udp = packet(version, OURSELVES[version], named[STRANGER], UDP, payload=b"\x03" + bytes(7) + quoted)
+    for body in (error(version, OURSELVES[version], named[STRANGER], quoted, **later), short, udp):
+        assert strict.run(Program.LEAK_GUARD, ethernet(ethertype, body)) == PASSED
+
+
+TAGS = [
+    {"vlans": [VLAN]},
+    {"vlans": [PROVIDER_VLAN, VLAN]},
+    {"vlans": [0x9100, 0x9200, 0x9300]},
+    {"labels": 1},
+    {"labels": 8},
+    {"session": "plain"},
+    {"session": "compressed"},
+    {"session": "plain", "labels": 2},
+    {"vlans": [PROVIDER_VLAN, VLAN], "session": "plain", "labels": 5},
+]
+TOO_MANY = [{"vlans": [VLAN] * 9}, {"labels": 9}, {"vlans": [VLAN] * 2, "session": "plain", "labels": 6}]
+
+
+@VERSIONS
+@pytest.mark.parametrize("tags", TAGS, ids=str)
+def test_tags_hide_nothing(strict, version, tags):
+    named = ADDRESSES[version]
+    quoted = quoting(version, LOCAL, REMOTE)
+    out = tagged(version, packet(version, named[LOCAL], named[REMOTE]), **tags)
+    back = tagged(version, packet(version, named[REMOTE], named[LOCAL]), **tags)
+    told = tagged(version, error(version, OURSELVES[version], named[STRANGER], quoted), **tags)
+    esp = tagged(version, packet(version, PEER[version], OURSELVES[version], ESP), **tags)
+    assert strict.run(Program.MARK_ENCRYPT, out)[1:] == (0xE0, "marked")
+    assert strict.run(Program.MARK_DECRYPT, back) == (SHOT, 0, "dropped_clear_text")
+    assert strict.run(Program.MARK_DECRYPT, esp)[2] == "esp_known_peer"
+    for guard in (Program.LEAK_GUARD, Program.INNER_GUARD):
+        assert strict.run(guard, out) == DROPPED
+        assert strict.run(guard, told) == DROPPED
+
+
+@VERSIONS
+@pytest.mark.parametrize("tags", TOO_MANY, ids=str)
+def test_more_tags_than_are_looked_through_are_dropped_where_packets_leave_and_come(strict, permissive, version, tags):
+    named = ADDRESSES[version]
+    packet_ = tagged(version, packet(version, named[STRANGER], named[STRANGER]), **tags)
+    for program in (Program.MARK_DECRYPT, Program.LEAK_GUARD, Program.INNER_GUARD):
+        assert strict.run(program, packet_) == (SHOT, 0, "parse_failure")
+        assert permissive.run(program, packet_) == (UNSPEC, 0, "parse_failure")
+    assert strict.run(Program.MARK_ENCRYPT, packet_) == (UNSPEC, 0, "parse_failure")
+
+
+@PROGRAMS
+@pytest.mark.parametrize(
+    "behind",
+    [
+        ethernet(VLAN, b"\x00\x05\x08\x06" + bytes(28)),  # ARP
+        ethernet(VLAN, b"\x00\x05\x00\x26" + b"\x42\x42\x03" + bytes(35)),  # a length: LLC
+        ethernet(LABELS, b"\x00\x01\x01\x40" + bytes(40)),  # a pseudowire's control word
+        ethernet(SESSION, b"\x11\x00\x00\x01\x00\x0a\xc0\x21" + bytes(40)),  # LCP
+    ],
+)
+def test_what_is_not_ip_behind_its_tags_passes_untouched(strict, program, behind):
+    assert strict.run(program, behind, 0x12) == (UNSPEC, 0x12, None)
+
+
+@PROGRAMS
+@pytest.mark.parametrize("tags", [{"vlans": [VLAN, VLAN]}, {"labels": 2}, {"session": "plain"}], ids=str)
+def test_tags_cut_before_their_end_are_a_parse_failure(strict, program, tags):
+    whole = tagged(4, packet(4, ADDRESSES[4][STRANGER], ADDRESSES[4][STRANGER]), **tags)
+    header = len(whole) - 52
+    for length in range(15, header + 1):
+        assert strict.run(program, whole[:length], 0x12) == (UNSPEC, 0x12, "parse_failure")
+
+
+@VERSIONS
+def test_a_bit_that_somebody_else_owns_is_neither_asked_nor_touched(masked, version):
+    named = ADDRESSES[version]
+    out = frame(version, named[LOCAL], named[REMOTE])
+    esp = frame(version, PEER[version], OURSELVES[version], ESP)
+    clear = frame(version, named[STRANGER], named[LOCAL])
+    for theirs in (0, 0x80):
+        assert masked.run(Program.MARK_ENCRYPT, out, theirs | 0x11) == (UNSPEC, theirs | 0x60, "marked")
+        assert masked.run(Program.MARK_DECRYPT, esp, theirs)[1] == NODE_MARK | theirs | 0x50
+        for own in (0x60, 0x50, 0x70):
+            wiped = (UNSPEC, theirs, "stale_mark_cleared")
+            assert masked.run(Program.MARK_DECRYPT, clear, theirs | own) == wiped
+        for own in (0x60, 0x70):
+            unmanaged = frame(version, named[STRANGER], named[FAR])
+            dropped = (SHOT, theirs | own, "dropped_by_guard")
+            assert masked.run(Program.LEAK_GUARD, unmanaged, theirs | own) == dropped
+        to_peer = frame(version, OURSELVES[version], PEER[version])
+        assert masked.run(Program.LEAK_GUARD, to_peer, theirs | 0x60)[0] == SHOT
+        assert masked.run(Program.LEAK_GUARD, to_peer, theirs | 0x40)[0] == UNSPEC
 
 
 @pytest.mark.parametrize(
@@ -195,7 +449,7 @@ def test_a_packet_that_is_yet_to_be_segmented_is_treated_like_its_segments(stric
 
 
 @PROGRAMS
-@pytest.mark.parametrize("ethertype", [ARP, VLAN, LLDP])
+@pytest.mark.parametrize("ethertype", [ARP, LLDP])
 def test_what_is_not_ip_passes_untouched(strict, program, ethertype):
     assert strict.run(program, ethernet(ethertype, bytes(60)), 0x12) == (UNSPEC, 0x12, None)
 

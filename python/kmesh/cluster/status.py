@@ -23,7 +23,7 @@ STATUS_ANNOTATION = "kmesh.net/ipsec-status"
 LEASE_SECONDS = 180
 """A report older than this is stale: three of the slowest publications (:mod:`kmesh.cluster.reporting`) missed."""
 
-DROPPING = ("dropped_by_guard", "dropped_clear_text")
+DROPPING = ("dropped_by_guard", "dropped_clear_text", "dropped_decrypted", "dropped_spoofed")
 """The counters of packets that our programs dropped."""
 COUNTERS = (*DROPPING, "allowed_clear_text", "esp_unknown_peer", "parse_failure")
 """The counters that a report carries: those that tell of trouble."""

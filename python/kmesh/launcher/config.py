@@ -18,6 +18,7 @@ from kmesh_bpf import (
     Network,
     Options,
     Settings,
+    check_mark_mask,
     check_node_mark_mask,
 )
 
@@ -173,6 +174,13 @@ def _parser() -> argparse.ArgumentParser:
         help=f"mark bits for node ids (default: {Options().node_mark_mask:#x})",
     )
     add(
+        "--mark-mask",
+        type=_number,
+        default=Options().mark_mask,
+        metavar="MASK",
+        help=f"bits of the marks 0xe0 and 0xd0 that are ours (default: {Options().mark_mask:#x})",
+    )
+    add(
         "--replay-window",
         type=_number,
         default=Options().replay_window,
@@ -225,7 +233,7 @@ def parse(argv: Sequence[str], node_name: str | None, hostname: str) -> Config:
         raise ConfigError(f"--replay-window={flags.replay_window} is not between 0 and {Options().replay_window}")
     if flags.max_exact_addresses < 0:
         raise ConfigError(f"--max-exact-addresses={flags.max_exact_addresses} is below 0")
-    mask = check_node_mark_mask(flags.node_mark_mask)
+    node_mark_mask, mark_mask = check_node_mark_mask(flags.node_mark_mask), check_mark_mask(flags.mark_mask)
     return Config(
         command=flags.command,
         enable_ipsec=flags.enable_ipsec,
@@ -235,9 +243,10 @@ def parse(argv: Sequence[str], node_name: str | None, hostname: str) -> Config:
         key_file=flags.key_file,
         node=node_name or hostname,
         pin_root=flags.pin_root,
-        settings=Settings(strict=flags.strict, node_mark_mask=mask),
+        settings=Settings(strict=flags.strict, node_mark_mask=node_mark_mask, mark_mask=mark_mask),
         options=Options(
-            node_mark_mask=mask,
+            node_mark_mask=node_mark_mask,
+            mark_mask=mark_mask,
             strict=flags.strict,
             max_exact=flags.max_exact_addresses,
             replay_window=flags.replay_window,

@@ -101,7 +101,9 @@ def test_flags_become_settings():
     config = parse(
         ["--enable-ipsec=true", "--permissive", "--uplink=a", "--uplink=b", "--service-cidr=10.96.0.0/12"], "n1", "host"
     )
-    assert (config.node, config.settings.strict, config.options.uplinks) == ("n1", False, ("a", "b"))
+    assert (config.node, config.options.uplinks) == ("n1", ("a", "b"))
+    assert not config.settings.strict
+    assert not config.options.strict
     assert parse([], None, "host").node == "host"
     assert not parse([], None, "host").enable_ipsec
 
@@ -133,6 +135,18 @@ def test_the_bound_of_exact_addresses_and_strictness_reach_the_plan():
     for bad in ("-1", "many"):
         with pytest.raises(ConfigError, match=f"max.exact.addresses.*{bad}"):
             parse([f"--max-exact-addresses={bad}"], "n1", "host")
+
+
+@pytest.mark.parametrize(("flags", "mask"), [([], 0xFF), (["--mark-mask=0x7f"], 0x7F), (["--mark-mask", "48"], 0x30)])
+def test_the_mark_mask_reaches_the_programs_and_the_plan(flags, mask):
+    config = parse(flags, "n1", "host")
+    assert (config.settings.mark_mask, config.options.mark_mask) == (mask, mask)
+
+
+@pytest.mark.parametrize("mask", ["", "x", "0", "-0x1", "0x1ff", "0xef", "0xdf"])
+def test_a_mark_mask_that_cannot_be_used_is_refused_and_named(mask):
+    with pytest.raises(ConfigError, match=f"mark.mask.*{mask}"):
+        parse([f"--mark-mask={mask}"], "n1", "host")
 
 
 def test_dump_maps_says_when_nothing_is_pinned(tmp_path):

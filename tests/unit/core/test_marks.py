@@ -39,6 +39,24 @@ def test_a_mask_that_cannot_be_used_is_refused_with_its_reason(mask, why):
         marks.check_mask(mask)
 
 
+@given(st.integers(-1, 0x1FF))
+def test_a_mark_mask_is_good_that_leaves_three_marks_which_differ_and_stay_in_the_low_byte(mask):
+    try:
+        marks.check_mark_mask(mask)
+    except ConfigError as error:
+        assert f"mark mask {mask:#x} " in str(error)
+        assert not 0 <= mask <= 0xFF or len({0xE0 & mask, 0xD0 & mask, 0xF0 & mask, 0}) < 4
+    else:
+        found = marks.encrypt_mark(mask), marks.decrypted_mark(mask), marks.again_mark(mask)
+        assert found == (0xE0 & mask, 0xD0 & mask, 0xF0 & mask)
+        assert len({*found, 0}) == 4
+
+
+def test_the_mark_mask_that_leaves_bit_0x80_to_others_gives_the_design_s_marks():
+    mask = marks.check_mark_mask(0x7F)
+    assert (marks.encrypt_mark(mask), marks.decrypted_mark(mask), marks.again_mark(mask)) == (0x60, 0x50, 0x70)
+
+
 def test_ids_are_kept_and_new_ones_avoid_those_that_live_in_old_sas():
     assert marks.allocate([7, 8, 9], {8: 3}, {1}, contract.NODE_MARK_MASK) == {8: 3, 7: 2, 9: 4}
 

@@ -1,0 +1,99 @@
+/* What an IP packet carries: ESP, or an ICMP error and the packet that it quotes. */
+#ifndef KMESH_PAYLOAD_H
+#define KMESH_PAYLOAD_H
+
+#include "packet.h"
+
+/* Extension headers of IPv6 walked (RFC 8200 section 4.1 allows about as many in all). */
+#define MAX_EXTENSION_HEADERS 6
+#define EXTENSION_HEADER_UNIT 8
+#define FRAGMENT_OFFSET_BITS 0xfff8
+
+/* The first 8 bytes of the extension headers walked; none is shorter (RFC 8200 sections 4.3 to 4.6). */
+struct extension_header {
+	__u8 next;
+	/* In units of 8 bytes, without the first; reserved in a fragment header. */
+	__u8 length;
+	/* Of a fragment header only; 0 in the upper 13 bits: the first fragment. */
+	__be16 fragment_offset;
+	__be32 rest;
+};
+
+/* The header of each ICMP message (RFC 792, RFC 4443 section 2.1); of an error, the quoted packet comes next. */
+struct icmp_header {
+	__u8 type, code;
+	__be16 checksum;
+	__be32 more;
+};
+
+/*
+ * Finds what is behind the extension headers of an IPv6 packet. IPv4 fragments carry the protocol, and the fragment
+ * header names ESP in every fragment, not just the first; behind that of a later one lies payload, so the walk ends
+ * there. It ends too where the packet is cut, with no protocol, and at the limit, with an extension header's.
+ */
+static __always_inline void walk_extensions(struct __sk_buff *skb, struct packet *packet)
+{
+	if (packet->family != IS_IPV6)
+		return;
+#pragma unroll
+	for (int i = 0; i < MAX_EXTENSION_HEADERS; i++) {
+		struct extension_header header;
+		__u8 here = packet->protocol;
+
+		if (here != IPPROTO_HOPOPTS && here != IPPROTO_ROUTING && here != IPPROTO_DSTOPTS &&
+		    here != IPPROTO_FRAGMENT)
+			return;
+		packet->protocol = IPPROTO_NONE;
+		if (load(skb, packet->start, packet->offset + packet->payload, &header, sizeof(header)) < 0)
+			return;
+		packet->protocol = header.next;
+		if (here == IPPROTO_FRAGMENT) {
+			packet->is_rest = (header.fragment_offset & __constant_htons(FRAGMENT_OFFSET_BITS)) != 0;
+			if (packet->is_rest)
+				return;
+			header.length = 0;
+		}
+		packet->payload += (header.length + 1) * EXTENSION_HEADER_UNIT;
+	}
+}
+
+/* RFC 792: unreachable, source quench, redirect, time exceeded, parameter problem. RFC 4443 section 3: all that quote. */
+static __always_inline bool is_error(enum family family, __u8 type)
+{
+	if (family == IS_IPV4)
+		return type == 3 || type == 4 || type == 5 || type == 11 || type == 12;
+	return type >= 1 && type <= 4;
+}
+
+/*
+ * Reads the addresses of the packet that an ICMP error quotes; false: it is none, or quotes less than these. They stand
+ * at fixed places, whatever options follow.
+ */
+static __always_inline bool read_quoted(struct __sk_buff *skb, const struct packet *packet, struct packet *quoted)
+{
+	__u8 icmp = packet->family == IS_IPV4 ? IPPROTO_ICMP : IPPROTO_ICMPV6;
+	__u32 at = packet->offset + packet->payload;
+	struct icmp_header header;
+
+	if (packet->protocol != icmp || packet->is_rest)
+		return false;
+	if (load(skb, packet->start, at, &header, sizeof(header)) < 0 || !is_error(packet->family, header.type))
+		return false;
+	at += sizeof(header);
+	if (packet->family == IS_IPV4) {
+		struct iphdr ip;
+
+		if (load(skb, packet->start, at, &ip, sizeof(ip)) < 0)
+			return false;
+		set_ipv4(quoted, &ip);
+	} else {
+		struct ipv6hdr ip;
+
+		if (load(skb, packet->start, at, &ip, sizeof(ip)) < 0)
+			return false;
+		set_ipv6(quoted, &ip);
+	}
+	return true;
+}
+
+#endif

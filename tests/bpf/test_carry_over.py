@@ -1,0 +1,162 @@
+"""New maps take over from those in use: of another capacity, or of the version before, as its programs left them."""
+
+import struct
+import subprocess
+from contextlib import closing
+from dataclasses import replace
+from ipaddress import ip_address, ip_network
+
+import pytest
+
+from kmesh_bpf import contract
+from kmesh_bpf._abi import ffi
+from kmesh_bpf.core.state import PeerEntry, PodFlags, Program
+from kmesh_bpf.errors import MapFullError
+from kmesh_bpf.kernel import bpf
+from kmesh_bpf.kernel.maps import Maps, find_maps
+from kmesh_bpf.kernel.programs import Settings, ensure_loaded, remove_stale
+from tests.bpf.node import READY, SHOT
+from tests.bpf.packets import frame
+
+PODS = {
+    ip_address("10.244.1.1"): PodFlags.LOCAL,
+    ip_address("10.244.2.1"): READY,
+    ip_address("fd00::1"): PodFlags.REMOTE,
+}
+PEER, PEER_ENTRY = ip_address("fd00::2"), PeerEntry(3, 0x300000, 2, 99, 1)
+SERVICE = ip_network("10.96.0.0/12")
+SOURCES, DEVICES, FORMERS = {ip_address("10.244.1.1"): 7}, frozenset({7}), {2**64 - 1: 3}
+THRESHOLDS = (32, 32, 128, 128)
+INCARNATION = "6c8f8b1e-3a0a-4d52-9b7e-1f6a2c3d4e5f"
+MASK = contract.NODE_MARK_MASK
+
+
+def fill(maps):
+    maps.set_pods(PODS)
+    maps.set_peer(PEER, PEER_ENTRY)
+    maps.add_service(SERVICE)
+
+
+def fill_what_is_new(maps):
+    for address, ifindex in SOURCES.items():
+        maps.set_source(address, ifindex)
+    for ifindex in DEVICES:
+        maps.add_pod_device(ifindex)
+    for incarnations, spi in FORMERS.items():
+        maps.set_former(incarnations, spi)
+    maps.set_thresholds(THRESHOLDS)
+
+
+def held(maps):
+    found = maps.pods(), maps.peers(), maps.services(), maps.sources(), maps.pod_devices(), maps.formers()
+    return *found, maps.thresholds(), maps.identity(), maps.node_mark_mask()
+
+
+EVERYTHING = (PODS, {PEER: PEER_ENTRY}, {SERVICE}, SOURCES, DEVICES, FORMERS, THRESHOLDS, INCARNATION, MASK)
+NOTHING = ({}, {}, frozenset(), {}, frozenset(), {}, None, None, 0)
+
+
+# Version 1's maps, by its header: name, type, bytes of key and value, entries (0: as many as pods), flags.
+FIRST = [
+    ("kmesh_pods4", "hash", 4, 4, 0, 1),
+    ("kmesh_pods6", "hash", 16, 4, 0, 1),
+    ("kmesh_peers4", "hash", 4, 24, 131072, 1),
+    ("kmesh_peers6", "hash", 16, 24, 131072, 1),
+    ("kmesh_svcs4", "lpm_trie", 8, 4, 64, 1),
+    ("kmesh_svcs6", "lpm_trie", 20, 4, 64, 1),
+    ("kmesh_counters", "percpu_array", 4, 8, 9, 0),
+    ("kmesh_self", "array", 4, 48, 1, 0),
+]
+
+
+def write(path, key, value):
+    with bpf.opened(path) as fd:
+        bpf.check(bpf.map_update(fd, ffi.from_buffer(key), ffi.from_buffer(value)), "write", path)
+
+
+def first_version(root, capacity, incarnation=INCARNATION):
+    """Make the maps of version 1, with what its daemon would have written, byte by byte; give their folder."""
+    folder = root / f"maps-1-{capacity}"
+    folder.mkdir(parents=True)
+    for name, kind, key, value, entries, flags in FIRST:
+        command = ["bpftool", "map", "create", folder / name, "type", kind, "key", key, "value", value]
+        command += ["entries", entries or capacity, "name", name, "flags", flags]
+        subprocess.run([str(one) for one in command], check=True)
+    for address, flags in PODS.items():
+        write(folder / f"kmesh_pods{address.version}", address.packed, struct.pack("=I", flags))
+    write(folder / "kmesh_peers6", PEER.packed, struct.pack("=IIIIQ", 3, 0x300000, 2, 0, 99))
+    write(folder / "kmesh_svcs4", struct.pack("=I", 12) + SERVICE.network_address.packed, bytes(4))
+    write(folder / "kmesh_self", bytes(4), struct.pack("=II40s", 1, MASK, incarnation.encode()))
+    return folder
+
+
+def test_maps_of_another_capacity_take_over_what_the_old_ones_hold(root):
+    old = Maps(ensure_loaded(root, Settings(max_pods=8)).maps)
+    fill(old)
+    fill_what_is_new(old)
+    old.set_identity(INCARNATION, MASK)
+    assert held(old) == EVERYTHING
+    larger = ensure_loaded(root, Settings(max_pods=16))
+    assert find_maps(root) == larger.maps
+    new = Maps(larger.maps)
+    assert held(new) == EVERYTHING
+    # What happened since is not undone by what the old ones, still there, say.
+    for address in PODS:
+        new.delete_pod(address)
+    assert ensure_loaded(root, Settings(max_pods=16, strict=False)).compiled
+    assert new.pods() == {}
+    remove_stale(root, larger)
+    assert [path.name for path in root.glob("maps-*")] == [larger.maps.name]
+
+
+@pytest.mark.parametrize("capacity", [8, 16])
+def test_an_upgrade_from_version_1_keeps_identity_peers_and_pods_and_loses_no_packet(root, capacity):
+    first_version(root, 8)
+    build = ensure_loaded(root, Settings(max_pods=capacity))
+    with closing(Maps(build.maps)) as new:
+        never_retired = {PEER: replace(PEER_ENTRY, retired=0)}
+        assert held(new) == (PODS, never_retired, {SERVICE}, {}, frozenset(), {}, None, INCARNATION, MASK)
+        # Each program finds them from its first packet on: the old ones run until these take their places.
+        clear = bpf.test_run(build.path(Program.LEAK_GUARD), frame(4, "10.244.1.1", "10.244.2.1"))
+        assert (clear.verdict, new.counters()["dropped_by_guard"]) == (SHOT, 1)
+        new.delete_peer(PEER)
+        assert ensure_loaded(root, Settings(max_pods=capacity, strict=False)).compiled
+        assert new.peers() == {}
+    remove_stale(root, build)
+    assert [path.name for path in root.glob("maps-*")] == [build.maps.name]
+
+
+def test_filled_maps_of_this_version_go_before_those_of_version_1_and_empty_ones_do_not(root):
+    first_version(root, 8, "a former life")
+    with closing(Maps(ensure_loaded(root, Settings(max_pods=4)).maps)) as second:
+        assert second.identity() == "a former life"
+        second.set_identity(INCARNATION, MASK)
+    with closing(Maps(ensure_loaded(root, Settings(max_pods=16)).maps)) as third:
+        assert third.identity() == INCARNATION
+
+
+def test_where_nothing_is_remembered_nothing_is_taken_over(root):
+    first_version(root, 8, "")
+    with closing(Maps(ensure_loaded(root, Settings(max_pods=8)).maps)) as new:
+        assert held(new) == NOTHING
+
+
+def test_version_1_broken_off_before_all_was_pinned_is_not_taken_over(root):
+    (first_version(root, 8) / "kmesh_peers6").unlink()
+    with closing(Maps(ensure_loaded(root, Settings(max_pods=8)).maps)) as new:
+        assert held(new) == NOTHING
+
+
+@pytest.mark.parametrize("version", [1, contract.VERSION])
+def test_maps_too_small_for_what_the_old_ones_hold_are_refused_by_name(root, version):
+    if version == 1:
+        first_version(root, 8)
+    else:
+        old = Maps(ensure_loaded(root, Settings(max_pods=8)).maps)
+        fill(old)
+        old.set_identity(INCARNATION, MASK)
+    with pytest.raises(MapFullError, match=r"kmesh_pods4 is full \(1 entries\)"):
+        ensure_loaded(root, Settings(max_pods=1))
+    # Nothing is half carried over: what has room is filled whole, though the small ones, without identity, are there.
+    with closing(Maps(ensure_loaded(root, Settings(max_pods=8)).maps)) as again:
+        assert (again.pods(), again.identity()) == (PODS, INCARNATION)
