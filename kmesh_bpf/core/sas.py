@@ -192,11 +192,12 @@ class _Tunnel:
 
 
 def _inbound(tunnel: _Tunnel, retired: int, now: float) -> tuple[tuple[Sa, ...], int]:
-    """Give the SAs to accept with, and the highest version ever retired."""
+    """Give the SAs to accept with, and the highest version ever retired, also one that nothing was received with."""
     view, found = tunnel.view, tunnel.found_inbound()
     usage = {spi: tunnel.held.use(sa) for spi, sa in found.items()}
+    held = {*view.keys, *found}
     kept = keys.inbound_versions(
-        {*view.keys, *found},
+        held,
         tunnel.peer.spi,
         view.announced,
         now - view.announced_at,
@@ -205,7 +206,7 @@ def _inbound(tunnel: _Tunnel, retired: int, now: float) -> tuple[tuple[Sa, ...],
         tunnel.options.retirement,
     )
     sas = tuple(tunnel.inbound(spi) for spi in kept if spi in found or spi > retired)
-    return sas, max((retired, *(spi for spi in found if spi not in kept)))
+    return sas, max((retired, *held.difference(kept)))
 
 
 def _in_use(sa: Sa, held: Held, now: float) -> bool:
