@@ -74,7 +74,8 @@ def make_plan(view: View, observed: Observation, options: Options, now: float) -
     _keep_quarantined((one.node for one in view.peers if one.node.name not in fingerprints), observed, peers, planned)
     outer = {address: peer.node.name for peer in accepted for address in peer.node.addresses}
     owner, conflicts = pods.owners(view, outer)
-    by_cidr = cidrs.by_cidr(view, owner, ways.keys(), options.max_exact)
+    limit = cidrs.bound(observed.state.policies.values(), options.max_exact)
+    by_cidr = cidrs.by_cidr(view, owner, ways.keys(), limit)
     return Plan(
         KernelState(
             sas=planned,
