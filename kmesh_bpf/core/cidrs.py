@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from typing import NamedTuple
 
+from kmesh_bpf.core.policies import ANY
+from kmesh_bpf.core.state import Policy
 from kmesh_bpf.core.view import Address, Network, Node, View
 
 
@@ -19,11 +21,24 @@ class _Range(NamedTuple):
     node: str
 
 
+LEEWAY = 0.9
+"""The share of the bound that must be fallen below before addresses are selected one by one again."""
+
+
+def bound(policies: Iterable[Policy], limit: int) -> int:
+    """Give the limit for :func:`by_cidr`, lower once the kernel's ``policies`` select by pod CIDR.
+
+    A cluster that is about as large as the limit does not have all policies replaced with each pod that comes and goes.
+    """
+    above = any(one.dst.prefixlen < one.dst.max_prefixlen and one.src == ANY[one.src.version] for one in policies)
+    return int(limit * LEEWAY) if above else limit
+
+
 def by_cidr(view: View, owner: Mapping[Address, str], ready: Collection[str], limit: int) -> frozenset[str]:
     """Give the names of the ready peers to be selected by pod CIDR; none up to ``limit`` managed pods' addresses.
 
-    A peer's CIDRs will do if they hold all addresses of its managed pods, overlap with no other node's, and hold
-    neither an address of a managed pod elsewhere nor of a node.
+    A peer's CIDRs will do if they hold all addresses of its managed pods, one at least, overlap with no other node's,
+    and hold neither an address of a managed pod elsewhere nor of a node.
     """
     if sum(1 for node in owner.values() if node != view.node.name) <= limit:
         return frozenset()
@@ -39,7 +54,8 @@ def by_cidr(view: View, owner: Mapping[Address, str], ready: Collection[str], li
         holder = ranges[at].node if inside else ""
         if holder != node:
             wrong.update((holder, node))
-    return frozenset(one.node for one in ranges if one.node in ready) - wrong
+    populated = frozenset(owner.values())
+    return frozenset(one.node for one in ranges if one.node in ready and one.node in populated) - wrong
 
 
 def _ranges(node: Node) -> Iterator[_Range]:

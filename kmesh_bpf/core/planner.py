@@ -65,26 +65,23 @@ def make_plan(view: View, observed: Observation, options: Options, now: float) -
         fingerprint = fingerprints[peer.node.name]
         node_id = ids[fingerprint]
         mark = marks.node_mark(node_id, options.node_mark_mask)
-        sends = bool(ends)
-        for pair in sorted(set(ends.values()), key=str):
-            remote = pair[1]
-            before = observed.state.peers.get(remote)
-            known = before if before and before.incarnations == fingerprint else None
-            found = sas.plan_sas(view, peer, pair, mark, known, held, options, now)
+        before = {pair: _entry(observed, pair[1], fingerprint) for pair in sorted(set(ends.values()), key=str)}
+        made = {pair: sas.plan_sas(view, peer, pair, mark, before[pair], held, options, now) for pair in before}
+        for (_, remote), found in made.items():
             planned.update((sa.id, sa) for sa in found.sas)
             peers[remote] = PeerEntry(node_id, mark, found.spi, fingerprint, found.retired)
             lost += [*found.missing, *_lost(found.sas, observed, remote, fingerprint)]
             waiting = waiting or found.waiting
-            sends = sends and found.sends
         for address in peer.node.addresses:
             peers.setdefault(address, PeerEntry(node_id, mark, 0, fingerprint))
-        if sends:
+        if made and all(found.sends for found in made.values()):
             ways[peer.node.name] = Way(peer, ends)
     shut_out = (one.node for one in view.peers if one.node.name not in fingerprints)
     claims.keep_quarantined(shut_out, observed, peers, planned)
     outer = {address: peer.node.name for peer in accepted for address in peer.node.addresses}
     owner, conflicts = pods.owners(view, outer)
-    by_cidr = cidrs.by_cidr(view, owner, ways.keys(), options.max_exact)
+    limit = cidrs.bound(observed.state.policies.values(), options.max_exact)
+    by_cidr = cidrs.by_cidr(view, owner, ways.keys(), limit)
     return Plan(
         KernelState(
             sas=planned,
@@ -111,3 +108,9 @@ def _lost(planned: Iterable[Sa], observed: Observation, remote: Address, fingerp
         return []
     there = ((sa, observed.state.sas.get(sa.id)) for sa in planned if sa.spi == before.spi)
     return [sa.id for sa, made in there if made is None or (made != sa and made.key == sa.key)]
+
+
+def _entry(observed: Observation, address: Address, fingerprint: int) -> PeerEntry:
+    """Give what the peer map remembers of an address under these incarnations: nothing yet, if it has none."""
+    entry = observed.state.peers.get(address)
+    return entry if entry and entry.incarnations == fingerprint else PeerEntry(0, 0, 0, fingerprint)

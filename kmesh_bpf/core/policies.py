@@ -12,6 +12,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
 from kmesh_bpf import contract
+from kmesh_bpf.core import marks
 from kmesh_bpf.core.options import Options
 from kmesh_bpf.core.state import Direction, Mark, Policy, PolicyId
 from kmesh_bpf.core.tunnels import Ends
@@ -34,14 +35,14 @@ class Way:
     ends: Mapping[int, Ends]
 
 
-def encrypt_mark(mask: int) -> Mark:
-    """Give the mark of what is to be encrypted, decrypted before or not. ``mask``: bits that are ours."""
-    return Mark(contract.MARK_ENCRYPT & mask, mask & ~TELLS_DECRYPTION)
+def to_encrypt(mask: int) -> Mark:
+    """Give the mark that selects what is to be encrypted, decrypted before or not. ``mask``: bits that are ours."""
+    return Mark(marks.encrypt_mark(mask), mask & ~TELLS_DECRYPTION)
 
 
-def decrypted_mark(mask: int) -> Mark:
-    """Give the mark of what was decrypted, to be encrypted again or not."""
-    return Mark(contract.MARK_DECRYPTED & mask, mask & ~ASKS_ENCRYPTION)
+def was_decrypted(mask: int) -> Mark:
+    """Give the mark that selects what was decrypted, to be encrypted again or not."""
+    return Mark(marks.decrypted_mark(mask), mask & ~ASKS_ENCRYPTION)
 
 
 def plan_policies(
@@ -56,7 +57,7 @@ def plan_policies(
 
     ``outer``: peers' own addresses, which no pod is believed to have.
     """
-    encrypt, decrypted = encrypt_mark(options.mark_mask), decrypted_mark(options.mark_mask)
+    encrypt, decrypted = to_encrypt(options.mark_mask), was_decrypted(options.mark_mask)
     remote = [(address, node) for address, node in owner.items() if node != view.node.name and address not in outer]
     found: list[Policy] = []
     for pods, way in _pods_of_ready(remote, ways, by_cidr):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kmesh_bpf import contract
-from kmesh_bpf.core import keys
+from kmesh_bpf.core import keys, marks
 from kmesh_bpf.core.options import Options
 from kmesh_bpf.core.state import Mark, Observation, PeerEntry, Sa, SaId, SaUsage
 from kmesh_bpf.core.tunnels import Ends
@@ -84,12 +84,12 @@ def index(view: View, observed: Observation, options: Options) -> Held:
 def inbound_mark(node_mark: int, options: Options) -> Mark:
     """Give the mark that an inbound SA is found by: the sender's node id, and that it is ESP of ours."""
     low = options.mark_mask
-    return Mark(node_mark | contract.MARK_DECRYPTED & low, options.node_mark_mask | low)
+    return Mark(node_mark | marks.decrypted_mark(low), options.node_mark_mask | low)
 
 
 def output_mark(options: Options) -> Mark:
     """Give the mark laid on what was decrypted: node id off, bits of the low byte that are not ours left alone."""
-    return Mark(contract.MARK_DECRYPTED & options.mark_mask, UPPER_BITS | options.mark_mask)
+    return Mark(marks.decrypted_mark(options.mark_mask), UPPER_BITS | options.mark_mask)
 
 
 def plan_sas(
@@ -97,15 +97,15 @@ def plan_sas(
     peer: Peer,
     ends: Ends,
     node_mark: int,
-    before: PeerEntry | None,
+    before: PeerEntry,
     held: Held,
     options: Options,
     now: float,
 ) -> TunnelSas:
     """Decide for one tunnel. ``before``: what the peer map says of its far end, for these very incarnations."""
     tunnel = _Tunnel(view, peer, ends, inbound_mark(node_mark, options), held, options)
-    accepting, retired = _inbound(tunnel, before.retired if before else 0, now)
-    sent = before.spi if before else 0
+    accepting, retired = _inbound(tunnel, before.retired, now)
+    sent = before.spi
     there = tunnel.living_outbound(sent)
     # Never below what was sent with, whatever the peer announces: that version's numbers have been used.
     version = max(keys.outbound_version(view.keys, peer.spi) or 0, sent, *there) or None
@@ -192,11 +192,12 @@ class _Tunnel:
 
 
 def _inbound(tunnel: _Tunnel, retired: int, now: float) -> tuple[tuple[Sa, ...], int]:
-    """Give the SAs to accept with, and the highest version ever retired."""
+    """Give the SAs to accept with, and the highest version ever retired, also one that nothing was received with."""
     view, found = tunnel.view, tunnel.found_inbound()
     usage = {spi: tunnel.held.use(sa) for spi, sa in found.items()}
+    held = {*view.keys, *found}
     kept = keys.inbound_versions(
-        {*view.keys, *found},
+        held,
         tunnel.peer.spi,
         view.announced,
         now - view.announced_at,
@@ -205,7 +206,7 @@ def _inbound(tunnel: _Tunnel, retired: int, now: float) -> tuple[tuple[Sa, ...],
         tunnel.options.retirement,
     )
     sas = tuple(tunnel.inbound(spi) for spi in kept if spi in found or spi > retired)
-    return sas, max((retired, *(spi for spi in found if spi not in kept)))
+    return sas, max((retired, *held.difference(kept)))
 
 
 def _in_use(sa: Sa, held: Held, now: float) -> bool:

@@ -15,11 +15,11 @@ from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError, Unsupporte
 from kmesh_bpf.kernel import nat, programs, xfrm, xfrm_stat
 from kmesh_bpf.kernel.interface import AttachMode, Failure
 from kmesh_bpf.kernel.links import Links
-from kmesh_bpf.kernel.maps import Maps, find_maps
+from kmesh_bpf.kernel.maps import Maps, Thresholds, find_maps
 from kmesh_bpf.kernel.netlink import NetlinkSocket
 from kmesh_bpf.kernel.programs import LoadedPrograms, Settings
 from kmesh_bpf.kernel.tc import TcAttacher
-from kmesh_bpf.kernel.thresholds import HashThresholds, Thresholds, lowered
+from kmesh_bpf.kernel.thresholds import HashThresholds, lowered
 from kmesh_bpf.kernel.xfrm import Xfrm, XfrmOperation
 
 

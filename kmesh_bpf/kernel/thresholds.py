@@ -11,10 +11,9 @@ from typing import Protocol
 
 from kmesh_bpf._abi import ffi, lib
 from kmesh_bpf.errors import DecodeError, KernelError, UnsupportedError
+from kmesh_bpf.kernel.maps import Thresholds
 from kmesh_bpf.kernel.netlink import NetlinkSocket, attribute, attributes, message
 
-Thresholds = tuple[int, int, int, int]
-"""Prefix lengths: local and remote of IPv4, local and remote of IPv6."""
 WANTED: Thresholds = (0, 32, 0, 128)
 FLAGS = b"\xff" * 4
 """The struct of these messages: a number of 32 bits, unused; ip says this."""

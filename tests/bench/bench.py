@@ -17,7 +17,7 @@ from pyroute2.netlink import nlmsg
 
 from kmesh_bpf import Address, Key, Node, Options, Peer, Pod, Settings, View, contract, make_plan
 from kmesh_bpf.core.diff import diff
-from kmesh_bpf.core.policies import ANY, encrypt_mark, host
+from kmesh_bpf.core.policies import ANY, host, to_encrypt
 from kmesh_bpf.core.state import (
     Direction,
     KernelState,
@@ -203,7 +203,7 @@ def policies() -> Iterator[Result]:
     times = 500
     new = iter(
         wire.encode_set_policy(
-            Policy(Direction.OUT, ANY[4], host(ip_address(number)), encrypt_mark(0xFF), HERE, THERE), replace=False
+            Policy(Direction.OUT, ANY[4], host(ip_address(number)), to_encrypt(0xFF), HERE, THERE), replace=False
         )[HEADER:]
         for number in range(1, times * BEST_OF + 2)
     )

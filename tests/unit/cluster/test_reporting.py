@@ -193,7 +193,7 @@ def test_the_peers_that_are_selected_by_pod_cidr_are_named_the_first_of_many_and
     assert (len(status.by_cidr), status.by_cidr_count) == (PEER_ROWS, peers)
     assert from_lease(to_lease(status)) == status
     assert len(str(to_lease(status))) < 4096
-    daemon.options = Options(max_exact=peers)
+    daemon.options = Options(max_exact=2 * peers)
     status = daemon.report(replace(seen, pods=pods))
     assert (status.by_cidr, status.by_cidr_count) == ((), 0)
     assert from_lease(to_lease(status)) == status

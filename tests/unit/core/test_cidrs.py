@@ -36,8 +36,9 @@ def test_up_to_the_limit_nobody_is_and_above_it_everybody_of_whom_it_selects_the
     assert chosen(limit=3) == READY
 
 
-def test_nobody_who_is_not_ready():
+def test_nobody_who_is_not_ready_or_has_no_managed_pod():
     assert chosen(ready={"n3"}) == {"n3"}
+    assert chosen(owner={address: node for address, node in OWNER.items() if node != "n2"}) == {"n3"}
 
 
 @pytest.mark.parametrize(

@@ -168,3 +168,17 @@ def test_above_the_bound_a_peer_is_selected_by_pod_cidr_and_the_plan_says_so():
     assert len(exact.state.policies) == len(wide.state.policies) == 2 * 2 * 3
     selected = {policy.dst for policy in wide.state.policies.values() if policy.direction is Direction.OUT}
     assert selected == {cidr for index in (2, 3) for cidr in mesh.node(index).pod_cidrs}
+
+
+def test_around_the_bound_policies_do_not_change_with_each_pod_that_comes_and_goes():
+    def selected(number, before=None):
+        pods = tuple(
+            replace(mesh.pod(2, one), addresses=mesh.pod(2, one).addresses[:1]) for one in range(1, number + 1)
+        )
+        state = before.state if before else KernelState()
+        return plan(mesh.view(pods=pods), replace(EMPTY, state=state), options=Options(max_exact=20))
+
+    exact, wide = selected(20), selected(21)
+    assert (exact.by_cidr, wide.by_cidr) == (frozenset(), {"n2"})
+    assert [selected(number, wide).by_cidr for number in (20, 19, 18)] == [{"n2"}, {"n2"}, frozenset()]
+    assert selected(20, selected(18, wide)).by_cidr == frozenset()

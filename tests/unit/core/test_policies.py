@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kmesh_bpf.core.options import Options
 from kmesh_bpf.core.planner import make_plan
-from kmesh_bpf.core.policies import ANY, UNMARKED, decrypted_mark, encrypt_mark, host
+from kmesh_bpf.core.policies import ANY, UNMARKED, host, to_encrypt, was_decrypted
 from kmesh_bpf.core.problems import ProblemKind
 from kmesh_bpf.core.state import Direction, KernelState, Mark, Observation, PodFlags
 from kmesh_bpf.core.view import Node, Peer, Pod, View
@@ -64,7 +64,7 @@ def test_what_is_for_a_node_that_is_not_ready_is_blocked_in_strict_mode_only(pee
 
 @pytest.mark.parametrize(("mask", "marks"), [(0xFF, (0xE0, 0xEF, 0xD0, 0xDF)), (0x7F, (0x60, 0x6F, 0x50, 0x5F))])
 def test_a_bit_that_is_somebody_else_s_is_in_no_mark_and_what_is_to_be_encrypted_again_is_both(mask, marks):
-    encrypt, decrypted = encrypt_mark(mask), decrypted_mark(mask)
+    encrypt, decrypted = to_encrypt(mask), was_decrypted(mask)
     assert (encrypt, decrypted) == (Mark(*marks[:2]), Mark(*marks[2:]))
     again = 0xF0 & mask
     assert (again & encrypt.mask, again & decrypted.mask) == (encrypt.value, decrypted.value)

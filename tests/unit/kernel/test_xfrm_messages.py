@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kmesh_bpf._abi import ffi, lib
-from kmesh_bpf.core.policies import UNMARKED, decrypted_mark, encrypt_mark
+from kmesh_bpf.core.policies import UNMARKED, to_encrypt, was_decrypted
 from kmesh_bpf.core.state import Direction, Mark, Policy, Sa
 from kmesh_bpf.core.view import Key
 from kmesh_bpf.errors import DecodeError, EncodeError, KernelError
@@ -54,7 +54,7 @@ def policies(draw):
     version = draw(st.sampled_from([4, 6]))
     mask = draw(st.sampled_from((0xFF, 0x7F, 0xBF, 0xF0)))
     whole = Mark((0xE0 if direction is Direction.OUT else 0xD0) & mask, mask)
-    ours = [whole, encrypt_mark(mask), UNMARKED] if direction is Direction.OUT else [whole, decrypted_mark(mask)]
+    ours = [whole, to_encrypt(mask), UNMARKED] if direction is Direction.OUT else [whole, was_decrypted(mask)]
     src, dst = draw(networks(version)), draw(networks(version))
     return Policy(
         direction, src, dst, draw(st.sampled_from(ours)), *draw(addresses), draw(u32), draw(u32), draw(st.booleans())
