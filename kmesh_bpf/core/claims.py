@@ -103,7 +103,9 @@ def _without_double_claims(view: View, ordered: Iterable[Peer]) -> tuple[list[Pe
 
     Two KmeshNodeInfos with one address would take turns in one SA.
     """
-    owners = {address: f"of pod {pod.name} on node {pod.node}" for pod in view.pods for address in pod.addresses}
+    claimed = {address for peer in view.peers for address in peer.node.addresses}
+    pods = ((address, pod) for pod in view.pods for address in pod.addresses if address in claimed)
+    owners = {address: f"of pod {pod.name} on node {pod.node}" for address, pod in pods}
     owners.update(dict.fromkeys(view.node.addresses, f"of this node, {view.node.name}"))
     accepted, quarantined = [], []
     for peer in ordered:
