@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from kmesh_bpf.contract import VERSION as CONTRACT_VERSION
 from kmesh_bpf.core.explain import Fate, Stop, Trace, trace
+from kmesh_bpf.core.incarnation import Announcement, Cause, Decision, Memory
 from kmesh_bpf.core.marks import check_mask as check_node_mark_mask
 from kmesh_bpf.core.operations import AddSa, Attach, Operation
 from kmesh_bpf.core.planner import Options, Plan, Problem, ProblemKind, make_plan
@@ -35,9 +36,12 @@ __all__ = [
     "DEFAULT_PIN_ROOT",
     "AddSa",
     "Address",
+    "Announcement",
     "Attach",
     "AttachMode",
+    "Cause",
     "ConfigError",
+    "Decision",
     "Direction",
     "FakeKernel",
     "Fate",
@@ -48,6 +52,7 @@ __all__ = [
     "LinkWatcher",
     "LinuxKernel",
     "Maps",
+    "Memory",
     "Network",
     "Node",
     "Observation",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from ipaddress import ip_network
-from itertools import product
+from itertools import chain, product
+from types import MappingProxyType
 
 from kmesh_bpf import contract
-from kmesh_bpf.core import devices, keys, marks
+from kmesh_bpf.core import devices, formers, keys, marks
+from kmesh_bpf.core.incarnation import lost
 from kmesh_bpf.core.keys import Retirement
 from kmesh_bpf.core.state import (
     Direction,
@@ -59,6 +61,7 @@ class ProblemKind(Enum):
     QUARANTINE = "a peer claims the address of another one and gets no packet"
     CONFLICT = "a peer claims the pods of another one and misses those"
     KEY = "there is no key"
+    CLAIM = "an object of the cluster claims what is another one's and does not get it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +80,10 @@ class Plan:
     """The outcome: the state to reach, and what follows from it for the world outside the kernel.
 
     ``ready_peers``: names of the peers we can send to. ``transition``: true while something waits for time or use to
-    pass (an old SA still in use), so another pass is due without any event. ``lost``: SAs of ours that were in the
-    kernel for these very incarnations and are not any more, or would have to be made again to be as planned (another
-    replay window); a new incarnation must be chosen before, for their sequence numbers would start again.
+    pass (an old SA still in use), so another pass is due without any event. ``lost``, ``returned`` (names of peers that
+    are quarantined because they are back under keys that were used) and the state's formers call for a new incarnation
+    (:mod:`kmesh_bpf.core.incarnation`). ``departing``: since when peers are missed, by fingerprint, whose SAs stay for
+    a while; the next plan wants to know it.
     """
 
     state: KernelState
@@ -87,12 +91,20 @@ class Plan:
     transition: bool
     lost: tuple[SaId, ...]
     problems: tuple[Problem, ...] = ()
+    returned: frozenset[str] = frozenset()
+    departing: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({}))
 
 
-def make_plan(view: View, observed: Observation, options: Options, now: float) -> Plan:
+NOBODY: Mapping[int, float] = MappingProxyType({})
+
+
+def make_plan(
+    view: View, observed: Observation, options: Options, now: float, departed: Mapping[int, float] = NOBODY
+) -> Plan:
     """Decide which kernel objects should exist.
 
     ``now`` is in the clock of ``view.announced_at`` and of the kernel's use times (seconds since the epoch).
+    ``departed``: ``departing`` of the plan before.
     """
     everybody = {peer.node.name: marks.incarnations(view.node, peer.node) for peer in view.peers}
     accepted, problems = _without_double_claims(view.peers, everybody, observed)
@@ -103,31 +115,42 @@ def make_plan(view: View, observed: Observation, options: Options, now: float) -
     policies: dict[PolicyId, Policy] = {}
     peers: dict[Address, PeerEntry] = {}
     ready: set[str] = set()
-    lost: list[SaId] = []
+    gone: list[SaId] = []
+    returned: set[str] = set()
+    problems += [Problem(ProblemKind.CLAIM, sentence) for sentence in view.problems]
     problems += [
         Problem(ProblemKind.UPLINK, f"uplink {name}: there is no such device, so nothing guards or decrypts there")
         for name in devices.missing_uplinks(observed.links, options.uplinks)
     ]
     waiting = False
+    in_use = frozenset(sa.key for sa in observed.state.sas.values())
+    claimed_by = {address: fingerprints[peer.node.name] for peer in accepted for address in peer.node.addresses}
+    used = formers.used_versions(view.node, observed, claimed_by)
     if not view.keys and observed.state.sas:
         return _kept(view, observed, options, fingerprints, problems)
     for peer in accepted:
         tunnels = _tunnels(view.node, peer.node)
-        version = keys.outbound_version(view.keys, peer.spi)
         fingerprint = fingerprints[peer.node.name]
+        before = {address: _entry(observed, address, fingerprint) for address in peer.node.addresses}
+        # Whoever rolls its SPI back gets what it got: an older version's SAs are gone, and would count anew.
+        peer = replace(peer, spi=max(peer.spi, *(entry.spi for entry in before.values())))  # noqa: PLW2901
+        version = keys.outbound_version(view.keys, peer.spi)
         node_id = ids[fingerprint]
         mark = marks.node_mark(node_id, options.node_mark_mask)
-        for local, remote in sorted(set(tunnels.values()), key=str):
-            mine = _sas(view, peer, (local, remote), version, mark, observed, options, now)
+        ends = sorted(set(tunnels.values()), key=str)
+        made = {end: _sas(view, peer, end, version, mark, observed, options, now, before[end[1]].retired) for end in ends}
+        if formers.reuses(chain(*made.values()), observed, used.get(marks.same_keys(fingerprint), 0)):
+            returned.add(peer.node.name)
+            continue
+        for (local, remote), mine in made.items():
             waiting = waiting or any(sa.spi != version for sa in mine)
-            lost.extend(_lost(mine, observed, remote, fingerprint))
+            gone.extend(lost(mine, observed, remote, fingerprint, view.announced, in_use))
             sas.update((sa.id, sa) for sa in mine)
             # The map remembers what was seen in the kernel, not what is hoped for: else an SA that the kernel
             # refuses would look like one that somebody removed.
-            before = observed.state.peers.get(remote)
-            remembered = before.spi if before and before.incarnations == fingerprint else 0
-            spi = version if version and _made(mine, observed, version) else remembered
-            peers[remote] = PeerEntry(node_id, mark, spi, fingerprint)
+            spi = version if version and _made(mine, observed, version) else before[remote].spi
+            retired = _retired(view, mine, remote, before[remote].retired)
+            peers[remote] = PeerEntry(node_id, mark, spi, fingerprint, retired)
         for address in peer.node.addresses:
             peers.setdefault(address, PeerEntry(node_id, mark, 0, fingerprint))
         if version is None:
@@ -139,7 +162,14 @@ def make_plan(view: View, observed: Observation, options: Options, now: float) -
                 problems.append(Problem(ProblemKind.CONFLICT, sentence))
         if tunnels:
             ready.add(peer.node.name)
-    _keep_quarantined((one.node for one in view.peers if one.node.name not in fingerprints), observed, peers, sas)
+    problems += [
+        Problem(ProblemKind.QUARANTINE, formers.sentence(name, view.node.name)) for name in sorted(returned)
+    ]
+    shut_out = (one.node for one in view.peers if one.node.name not in fingerprints or one.node.name in returned)
+    _keep_quarantined(shut_out, observed, peers, sas)
+    leaving = formers.partings(view.node, observed, peers, departed, now)
+    peers.update(leaving.peers)
+    sas.update(leaving.sas)
     return Plan(
         KernelState(
             sas=sas,
@@ -149,11 +179,14 @@ def make_plan(view: View, observed: Observation, options: Options, now: float) -
             services=frozenset(view.services),
             attachments=devices.attachments(observed.links, view.node.addresses, options.uplinks),
             nat_exemption=True,
+            formers=leaving.formers,
         ),
         frozenset(ready),
-        waiting,
-        tuple(lost),
+        waiting or bool(leaving.departing),
+        tuple(gone),
         tuple(dict.fromkeys(problems)),
+        frozenset(returned),
+        leaving.departing,
     )
 
 
@@ -174,6 +207,7 @@ def _kept(
         services=frozenset(view.services),
         attachments=devices.attachments(observed.links, view.node.addresses, options.uplinks),
         nat_exemption=True,
+        formers=observed.state.formers,
     )
     problems.append(Problem(ProblemKind.KEY, "no key is known; SAs and policies stay as they are until there is one"))
     return Plan(state, ready, transition=False, lost=(), problems=tuple(dict.fromkeys(problems)))
@@ -237,6 +271,7 @@ def _sas(
     observed: Observation,
     options: Options,
     now: float,
+    retired: int,
 ) -> list[Sa]:
     local, remote = ends
     window = options.replay_window if peer.replay_window else 0
@@ -253,6 +288,7 @@ def _sas(
     found = [
         Sa(remote, local, spi, keys.derive(view.keys[spi], remote, local, there, here), mark, OUTPUT_MARK, window, True)
         for spi in inbound
+        if spi > retired
     ]
     if version is None:
         return found
@@ -291,13 +327,17 @@ def _made(planned: list[Sa], observed: Observation, version: int | None) -> bool
     return bool(current) and all(observed.state.sas.get(sa.id) == sa for sa in current)
 
 
-def _lost(planned: list[Sa], observed: Observation, remote: Address, fingerprint: int) -> list[SaId]:
-    """Give the SAs made for these incarnations, as the peer map remembers, that are gone or differ from the plan."""
-    before = observed.state.peers.get(remote)
-    if before is None or not before.spi or before.incarnations != fingerprint:
-        return []
-    there = ((sa, observed.state.sas.get(sa.id)) for sa in planned if sa.spi == before.spi)
-    return [sa.id for sa, made in there if made is None or (made != sa and made.key == sa.key)]
+def _entry(observed: Observation, address: Address, fingerprint: int) -> PeerEntry:
+    """Give what the peer map remembers of an address under these incarnations: nothing yet, if it has none."""
+    entry = observed.state.peers.get(address)
+    return entry if entry and entry.incarnations == fingerprint else PeerEntry(0, 0, 0, fingerprint)
+
+
+def _retired(view: View, planned: list[Sa], remote: Address, before: int) -> int:
+    """Give the highest version whose inbound SA is retired: one of a key that we hold, older than what is accepted."""
+    accepted = {sa.spi for sa in planned if sa.src == remote}
+    newest = max(accepted, default=0)
+    return max((before, *(version for version in view.keys if version < newest and version not in accepted)))
 
 
 def _selectors(node: Node, by_node: dict[str, list[Address]]) -> list[Network]:

@@ -80,9 +80,9 @@ class KeyFile:
         """See :class:`kmesh.cluster.source.ClusterSource`."""
         self._source.tell(event)
 
-    def withdraw(self, node: str) -> None:
+    def withdraw(self, node: str, *, status: bool = True) -> None:
         """See :class:`kmesh.cluster.source.ClusterSource`."""
-        self._source.withdraw(node)
+        self._source.withdraw(node, status=status)
 
     def change_secret(self, change: SecretChange) -> None:
         """Change the cluster's Secret, of which the file is a copy."""
