@@ -52,9 +52,8 @@ def create(opened) -> Callable[[dict], None]:
 def rotate(number: int):
     def change(before, objects):
         held = secret.parse_keys(before) if before is not None else None
-        return secret.render(
-            secret.next_keys(held, (info.spi for info in objects.node_infos), Key(bytes([number]) * 36))
-        )
+        announced = {info.name: info.spi for info in objects.node_infos}
+        return secret.render(secret.next_keys(held, announced, Key(kube.material(number))))
 
     return change
 
@@ -139,9 +138,9 @@ def test_withdrawing_takes_back_one_node_s_and_may_be_said_twice(source):
 
 def test_the_secret_is_created_replaced_and_deleted(source, opened):
     source.change_secret(rotate(1))
-    assert current(source) == secret.Keyring(1, {1: Key(b"\1" * 36)})
+    assert current(source) == secret.Keyring(1, {1: Key(kube.material(1))})
     source.change_secret(rotate(2))
-    assert current(opened[0]()) == secret.Keyring(2, {2: Key(b"\2" * 36), 1: Key(b"\1" * 36)})
+    assert current(opened[0]()) == secret.Keyring(2, {2: Key(kube.material(2)), 1: Key(kube.material(1))})
     source.change_secret(lambda *_: None)
     source.change_secret(lambda *_: None)
     assert current(source) is None

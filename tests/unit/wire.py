@@ -28,7 +28,7 @@ OURS, OTHER = (1, 2), 3
 
 def material(number: int) -> Key:
     """Give a key of the cluster; no bytes are equal, as a daemon refuses those."""
-    return Key(bytes((number * 40 + byte) % 256 for byte in range(36)))
+    return Key(kube.material(number))
 
 
 @dataclass(frozen=True)
@@ -217,10 +217,10 @@ class World:
                     self.traffic()
 
     def replace_key(self, key: Key):
-        """Store a key as somebody does with kubectl: nothing is refused but by the daemons."""
+        """Store a key by hand, history and all: nothing is refused but by the daemons."""
         version = self.keyring.current + 1
         older = {one: self.keyring.keys[one] for one in sorted(self.keyring.keys)[-4:]}
-        self.keyring = secret.Keyring(version, {version: key, **older})
+        self.keyring = secret.Keyring(version, {version: key, **older}, secret.after(self.keyring))
         self.change_other(spi=version)
 
 
@@ -370,4 +370,5 @@ def key_is_replaced_by_the_first(world):
 
 @event
 def older_keys_are_forgotten(world):
-    world.keyring = secret.Keyring(world.keyring.current, {world.keyring.current: world.keyring.keys[world.keyring.current]})
+    before = world.keyring
+    world.keyring = secret.Keyring(before.current, {before.current: before.keys[before.current]}, secret.after(before)[1:])

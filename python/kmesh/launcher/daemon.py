@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kmesh.cluster.objects import ClusterObjects, NodeInfo, parse
 from kmesh.cluster.reporting import make_status
-from kmesh.cluster.secret import Keyring, accept, parse_keys
+from kmesh.cluster.secret import Keyring, accept, holds_key, parse_keys
 from kmesh.cluster.snapshot import build_view, kmesh_node_info, local_node
 from kmesh.cluster.source import ClusterSource
 from kmesh.cluster.status import NodeStatus
@@ -55,11 +55,12 @@ FIRST_RETRY, LAST_RETRY = 0.5, 30.0
 class Memory:
     """What the daemon knows beyond the cluster and the kernel: the keys it has seen and what it has announced.
 
-    ``passes``: what one pass leaves for the next.
+    ``used``: digests of keys that were in force before. ``passes``: what one pass leaves for the next.
     """
 
     keyring: Keyring | None = None
     keys: dict[int, Key] = field(default_factory=dict)
+    used: tuple[str, ...] = ()
     announced: int = 0
     announced_at: float = 0.0
     refused: str = ""
@@ -229,10 +230,12 @@ class Daemon:
         return Announcement(ours.boot_id, ours.addresses, ours.uid) if ours is not None else Announcement()
 
     def _take_keys(self, objects: ClusterObjects) -> None:
-        if objects.secret is None:
+        if objects.secret is None or not holds_key(objects.secret):
             return
+        before = self.memory.keyring
+        known = Keyring(before.current, self.memory.keys, self.memory.used) if before else None
         try:
-            keyring = accept(self.memory.keyring, parse_keys(objects.secret))
+            keyring = accept(known, parse_keys(objects.secret))
         except ConfigError as error:
             self.memory.refused = str(error)
             self._problems((f"the key in the Secret is refused, the old one stays: {error}",))
@@ -241,6 +244,7 @@ class Daemon:
             log.info("key with SPI %d taken from the Secret", keyring.current)
         self.memory.keyring, self.memory.refused = keyring, ""
         self.memory.keys.update(keyring.keys)
+        self.memory.used = tuple(dict.fromkeys((*keyring.used, *self.memory.used)))
 
     def _publish(self, report: Report, objects: ClusterObjects) -> None:
         """Announce the newest key once every inbound SA for it is in the kernel (DESIGN section 6, step 1)."""

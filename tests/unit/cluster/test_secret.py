@@ -21,7 +21,7 @@ KEYS = st.binary(min_size=36, max_size=36).map(Key)
 
 
 def key(number: int) -> Key:
-    return Key(bytes([number]) * 36)
+    return Key(kube.material(number))
 
 
 def ring(current: int, *older: int) -> Keyring:
