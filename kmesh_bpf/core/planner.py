@@ -132,8 +132,9 @@ def make_plan(
         tunnels = _tunnels(view.node, peer.node)
         fingerprint = fingerprints[peer.node.name]
         before = {address: _entry(observed, address, fingerprint) for address in peer.node.addresses}
-        # Whoever rolls its SPI back gets what it got: an older version's SAs are gone, and would count anew.
-        peer = replace(peer, spi=max(peer.spi, *(entry.spi for entry in before.values())))  # noqa: PLW2901
+        # Of whoever rolls its SPI back the SAs stay as they are, unused: those of an older version would count anew.
+        reached = max(peer.spi, *(entry.spi for entry in before.values()))
+        rolled_back, peer = reached > peer.spi, replace(peer, spi=reached)  # noqa: PLW2901
         version = keys.outbound_version(view.keys, peer.spi)
         node_id = ids[fingerprint]
         mark = marks.node_mark(node_id, options.node_mark_mask)
@@ -153,7 +154,7 @@ def make_plan(
             peers[remote] = PeerEntry(node_id, mark, spi, fingerprint, retired)
         for address in peer.node.addresses:
             peers.setdefault(address, PeerEntry(node_id, mark, 0, fingerprint))
-        if version is None:
+        if version is None or rolled_back:
             continue
         for policy in _policies(view.node, peer.node, by_node, tunnels, version):
             if policies.setdefault(policy.id, policy) != policy:
@@ -291,13 +292,24 @@ def _sas(
         if spi > retired
     ]
     if version is None:
-        return found
+        return [_as_made(sa, observed, options) for sa in found]
     for spi in (version, *_still_sending(observed, ends, version, now)):
         if spi not in view.keys:
             continue
         key = keys.derive(view.keys[spi], local, remote, here, there)
         found.append(Sa(local, remote, spi, key, replay_window=window, any_family=True))
-    return found
+    return [_as_made(sa, observed, options) for sa in found]
+
+
+def _as_made(sa: Sa, observed: Observation, options: Options) -> Sa:
+    """Give an SA with the window that it was made with, where only the peer's announcement calls for another one.
+
+    It would have to be made again, and for that our incarnation would have to change, and all our peers' keys.
+    """
+    made = observed.state.sas.get(sa.id)
+    if made is None or made.key != sa.key or made.replay_window not in (0, options.replay_window):
+        return sa
+    return replace(sa, replay_window=made.replay_window)
 
 
 def _still_sending(observed: Observation, ends: tuple[Address, Address], version: int, now: float) -> list[int]:

@@ -16,7 +16,7 @@ from tests.lab import objects
 from tests.lab.apiserver import ROOT
 from tests.unit.cluster import kube
 
-KEY = "0f" * 36
+KEY = bytes(range(36)).hex()
 
 
 @pytest.fixture

@@ -248,10 +248,27 @@ def states_are_flushed(world, host):
     host.kernel.flush_sas()
 
 
+def delete_states(host, inbound, newest):
+    found = [identity for identity in host.kernel.sas if (identity.mark is not None) is inbound]
+    spi = (max if newest else min)((identity.spi for identity in found), default=0)
+    for identity in found:
+        if identity.spi == spi:
+            del host.kernel.sas[identity], host.kernel.usage[identity], host.kernel.taken[identity]
+
+
 @ours
-def one_state_is_deleted(world, host):
-    for identity in sorted(host.kernel.sas, key=repr)[:1]:
-        del host.kernel.sas[identity], host.kernel.usage[identity], host.kernel.taken[identity]
+def newest_inbound_states_are_deleted(world, host):
+    delete_states(host, inbound=True, newest=True)
+
+
+@ours
+def oldest_inbound_states_are_deleted(world, host):
+    delete_states(host, inbound=True, newest=False)
+
+
+@ours
+def outbound_states_are_deleted(world, host):
+    delete_states(host, inbound=False, newest=True)
 
 
 @ours

@@ -9,7 +9,7 @@ from kmesh.launcher.config import parse
 
 from kmesh_bpf import ConfigError
 
-KEY = "0f" * 36
+KEY = bytes(range(36)).hex()
 
 
 def ctl(*argv, stdin=""):
