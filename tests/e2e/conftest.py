@@ -108,7 +108,7 @@ def lab():
     made = Lab(
         Path(tempfile.mkdtemp(prefix="kmesh-e2e-")), "--service-cidr=10.96.0.0/16", "--service-cidr=fd00:96::/112"
     )
-    assert made.cluster.kmeshctl("secret", "--key=" + "5a" * 36).returncode == 0
+    assert made.cluster.kmeshctl("secret", "--key=" + bytes(range(36)).hex()).returncode == 0
     for daemon in made.daemons.values():
         daemon.start()
     for daemon in made.daemons.values():

@@ -39,7 +39,7 @@ def derived_key(psk_hex, src, dst, src_boot_id, dst_boot_id):
 def by_hand(enrolled):
     """Node n4 with pod p4a, set up with ip and nft only, a member of the cluster by what it publishes."""
     lab = enrolled
-    psk = "c3" * 36
+    psk = os.urandom(36).hex()
     before = lab.cluster.spi("n1")
     assert lab.cluster.kmeshctl("secret", f"--key={psk}").returncode == 0
     lab.wait_spi(before + 1)
