@@ -97,7 +97,7 @@ class Host:
             clock=self.world.clock,
             passed=lambda *_, **__: None,
             report=lambda _: None,
-            too_old=tuple,
+            record=SimpleNamespace(unready=()),
             unwritten=30.0,
         )
         kernel = SimpleNamespace(

@@ -183,7 +183,8 @@ class Daemon:
             view=view,
             version=__version__,
             strict=self.config.settings.strict,
-            hindrances=(*refused, *self.recorder.too_old()),
+            unready=self.recorder.record.unready,
+            notes=refused,
             previous=memory.status,
         )
         self.recorder.report(memory.status)
