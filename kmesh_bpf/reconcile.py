@@ -116,7 +116,7 @@ def preview(
     *,
     shown: Announcement | None = None,
 ) -> tuple[Operation, ...]:
-    """Give the operations that a pass would apply first, without applying any (``--dry-run``); see :func:`reconcile`."""
+    """Give the operations that a pass would apply first, without applying any (``--dry-run``): :func:`reconcile`."""
     observed = kernel.observe()
     _, _, plan = _decided(view, observed, options, now, fresh_incarnation(), shown, Memory())
     return diff(plan.state, observed.state)

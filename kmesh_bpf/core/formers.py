@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from kmesh_bpf.core import marks
 from kmesh_bpf.core.state import Observation, PeerEntry, Sa, SaId
-from kmesh_bpf.core.view import Address, Node
+from kmesh_bpf.core.view import Address, Node, Peer
 
 DEPARTED_LINGER = 30.0
 """Seconds for which SAs of a peer that is not in the view any more stay, from when it was first missed: its
@@ -64,18 +64,20 @@ def partings(
     return Partings(peers, sas, departing, remembered)
 
 
-def used_versions(local: Node, observed: Observation, fingerprints: Mapping[Address, int]) -> dict[int, int]:
+def used_versions(
+    local: Node, observed: Observation, fingerprints: Mapping[str, int], peers: Iterable[Peer]
+) -> dict[int, int]:
     """Give the highest key version by :func:`marks.same_keys` of pairs whose SAs are gone, or go with this plan.
 
-    ``fingerprints``: by the addresses of the peers to be planned.
+    ``fingerprints``: of the ``peers`` to be planned, by name.
     """
     if observed.incarnation != local.boot_id:
         return {}
     held = by_remote(observed)
     gone = list(observed.state.formers.items())
-    for address, fingerprint in fingerprints.items():
+    for address, name in ((address, peer.node.name) for peer in peers for address in peer.node.addresses):
         entry = observed.state.peers.get(address)
-        if entry is not None and entry.incarnations != fingerprint:
+        if entry is not None and entry.incarnations != fingerprints[name]:
             gone.append((entry.incarnations, highest_version(entry, held.get(address, ()))))
     highest: dict[int, int] = {}
     for incarnations, version in gone:

@@ -5,18 +5,28 @@ one incarnation, and never from the start: **no sequence starts anew under a key
 recorded is accepted later.** Wherever that is not sure, it becomes another one. The boot id is never an incarnation:
 what depends on pins, contract versions and pin folders lives shorter than a boot.
 
-"X": what the kernel keeps in kmesh_self. "in use": it holds SAs, or entries of peers that say so. "told": the cluster
-has shown our KmeshNodeInfo with X; before, X is *unseen* and whatever the cluster shows is of a former one.
+X: what the kernel keeps in kmesh_self. *In use*: it holds SAs, or entries of peers that say so. *Unseen*: X was chosen
+and our KmeshNodeInfo has not told it yet, so whatever the cluster shows is of an incarnation before. The first row that
+applies counts::
 
-| kernel keeps | and | the incarnation is | cause |
-| --- | --- | --- | --- |
-| none | whatever SAs there are, whatever KmeshNodeInfo of ours (first start, reboot, uninstall, lost pins, another --pin-root or contract version) | new | FIRST |
-| X | an SA that was made for X is gone, or must be made otherwise (flush, another replay window, another key under its SPI) | new | LOST |
-| X | more former peers are remembered than there is room for | new, which forgets them | CROWDED |
-| X | in use, told, our KmeshNodeInfo is gone, is another one by its uid, or shows another incarnation: somebody's doing, and the peers have removed, or will remove, their SAs | new | FORGOTTEN |
-| X | in use, told, our addresses are not those that it shows: they could change back | new | ADDRESSES |
-| X | a peer is back whose SAs are gone, and would have them made under its old keys (it went for longer than DEPARTED_LINGER, changed its addresses and back, rolled its SPI back) | new, not more often than each RENEWAL_SECONDS; until then X, and that peer gets no packet | RETURNED |
-| X | X is unseen, or none of these | X | KEPT |
+    kernel keeps  and                                                         incarnation  cause
+    none          whatever SAs there are, whatever KmeshNodeInfo of ours:     new          FIRST
+                  first start, reboot, uninstall, lost pins, another
+                  --pin-root or contract version
+    X             SAs made for X are gone or must be made otherwise: a        new          LOST
+                  flush, another replay window, another key under an SPI
+    X             more former peers are remembered than there is room for     new          CROWDED
+    X, in use,    our KmeshNodeInfo is gone, is another one by its uid, or    new          FORGOTTEN
+    not unseen    shows another incarnation: somebody's doing, and the
+                  peers have removed their SAs, or will
+    X, in use,    our addresses are not those that it shows: they could       new          ADDRESSES
+    not unseen    change back
+    X             a peer is back whose SAs are gone, and would have them      new          RETURNED
+                  made under its old keys: it was away for longer than
+                  DEPARTED_LINGER, or its addresses changed and back
+    X             the same, within RENEWAL_SECONDS of the last time: until    X            KEPT
+                  then that peer gets no packet
+    X             none of these                                               X            KEPT
 
 A new incarnation is kept by the kernel before anything is made for it, so a crash leaves the row "X, unseen" (or, as a
 restart does not know what is unseen, FORGOTTEN once more, which costs another change of keys and nothing else).
@@ -28,7 +38,7 @@ update, and would stay cut off. That deletion is no case of FORGOTTEN: the incar
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import MappingProxyType
@@ -148,18 +158,24 @@ def remember(memory: Memory, decision: Decision, shown: Announcement | None, now
 
 
 def lost(
-    planned: Iterable[Sa], observed: Observation, remote: Address, fingerprint: int, announced: int, keys: Collection[Key]
+    planned: Sequence[Sa],
+    observed: Observation,
+    remote: Address,
+    fingerprint: int,
+    announced: int,
+    keys: Collection[Key],
 ) -> list[SaId]:
     """Give the SAs made for these incarnations that are gone, or differ from the plan.
 
     That they were made tells the peer map, by the version sent with: what receives with a version that we announced
-    was there before. Without an entry (somebody removed it) only the key tells, of an SA that has it under another mark
-    (``keys``: all that are in use).
+    was there before. Without an entry (somebody removed it) others of its SAs tell, or one that has the same key under
+    another mark (``keys``: all that are in use).
     """
     before = observed.state.peers.get(remote)
-    gone = (sa for sa in planned if observed.state.sas.get(sa.id) != sa)
+    gone = [sa for sa in planned if observed.state.sas.get(sa.id) != sa]
     if before is None:
-        return [sa.id for sa in gone if sa.key in keys]
+        known = len(gone) < len(planned)
+        return [sa.id for sa in gone if sa.key in keys or (known and sa.mark is not None and sa.spi <= announced)]
     if not before.spi or before.incarnations != fingerprint:
         return []
     return [sa.id for sa in gone if sa.spi <= before.spi or (sa.mark is not None and sa.spi <= announced)]

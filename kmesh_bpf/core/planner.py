@@ -117,15 +117,14 @@ def make_plan(
     ready: set[str] = set()
     gone: list[SaId] = []
     returned: set[str] = set()
-    problems += [Problem(ProblemKind.CLAIM, sentence) for sentence in view.problems]
-    problems += [
+    problems += [Problem(ProblemKind.CLAIM, sentence) for sentence in view.problems] + [
         Problem(ProblemKind.UPLINK, f"uplink {name}: there is no such device, so nothing guards or decrypts there")
         for name in devices.missing_uplinks(observed.links, options.uplinks)
     ]
     waiting = False
     in_use = frozenset(sa.key for sa in observed.state.sas.values())
-    claimed_by = {address: fingerprints[peer.node.name] for peer in accepted for address in peer.node.addresses}
-    used = formers.used_versions(view.node, observed, claimed_by)
+    held = formers.by_remote(observed)
+    used = formers.used_versions(view.node, observed, fingerprints, accepted)
     if not view.keys and observed.state.sas:
         return _kept(view, observed, options, fingerprints, problems)
     for peer in accepted:
@@ -133,41 +132,40 @@ def make_plan(
         fingerprint = fingerprints[peer.node.name]
         before = {address: _entry(observed, address, fingerprint) for address in peer.node.addresses}
         # Of whoever rolls its SPI back the SAs stay as they are, unused: those of an older version would count anew.
-        reached = max(peer.spi, *(entry.spi for entry in before.values()))
+        reached = max((peer.spi, *(entry.spi for entry in before.values())))
         rolled_back, peer = reached > peer.spi, replace(peer, spi=reached)  # noqa: PLW2901
         version = keys.outbound_version(view.keys, peer.spi)
         node_id = ids[fingerprint]
         mark = marks.node_mark(node_id, options.node_mark_mask)
-        ends = sorted(set(tunnels.values()), key=str)
-        made = {end: _sas(view, peer, end, version, mark, observed, options, now, before[end[1]].retired) for end in ends}
+        made = {
+            end: _sas(view, peer, end, version, mark, observed, options, now, before[end[1]].retired)
+            for end in sorted(set(tunnels.values()), key=str)
+        }
         if formers.reuses(chain(*made.values()), observed, used.get(marks.same_keys(fingerprint), 0)):
             returned.add(peer.node.name)
             continue
-        for (local, remote), mine in made.items():
+        for (_local, remote), mine in made.items():
             waiting = waiting or any(sa.spi != version for sa in mine)
             gone.extend(lost(mine, observed, remote, fingerprint, view.announced, in_use))
             sas.update((sa.id, sa) for sa in mine)
             # The map remembers what was seen in the kernel, not what is hoped for: else an SA that the kernel
             # refuses would look like one that somebody removed.
             spi = version if version and _made(mine, observed, version) else before[remote].spi
-            retired = _retired(view, mine, remote, before[remote].retired)
+            retired = _retired(mine, held.get(remote, ()) if before[remote].node_id else (), before[remote].retired)
             peers[remote] = PeerEntry(node_id, mark, spi, fingerprint, retired)
         for address in peer.node.addresses:
             peers.setdefault(address, PeerEntry(node_id, mark, 0, fingerprint))
-        if version is None or rolled_back:
+        if version is None or rolled_back or not tunnels:
             continue
+        ready.add(peer.node.name)
         for policy in _policies(view.node, peer.node, by_node, tunnels, version):
             if policies.setdefault(policy.id, policy) != policy:
                 claimed = policy.dst if policy.direction is Direction.OUT else policy.src
                 sentence = f"peer {peer.node.name}: {claimed} is claimed by another peer too; ignored"
                 problems.append(Problem(ProblemKind.CONFLICT, sentence))
-        if tunnels:
-            ready.add(peer.node.name)
-    problems += [
-        Problem(ProblemKind.QUARANTINE, formers.sentence(name, view.node.name)) for name in sorted(returned)
-    ]
-    shut_out = (one.node for one in view.peers if one.node.name not in fingerprints or one.node.name in returned)
-    _keep_quarantined(shut_out, observed, peers, sas)
+    problems += [Problem(ProblemKind.QUARANTINE, formers.sentence(name, view.node.name)) for name in sorted(returned)]
+    named = fingerprints.keys() - returned
+    _keep_quarantined((one.node for one in view.peers if one.node.name not in named), observed, peers, sas)
     leaving = formers.partings(view.node, observed, peers, departed, now)
     peers.update(leaving.peers)
     sas.update(leaving.sas)
@@ -345,11 +343,10 @@ def _entry(observed: Observation, address: Address, fingerprint: int) -> PeerEnt
     return entry if entry and entry.incarnations == fingerprint else PeerEntry(0, 0, 0, fingerprint)
 
 
-def _retired(view: View, planned: list[Sa], remote: Address, before: int) -> int:
-    """Give the highest version whose inbound SA is retired: one of a key that we hold, older than what is accepted."""
-    accepted = {sa.spi for sa in planned if sa.src == remote}
-    newest = max(accepted, default=0)
-    return max((before, *(version for version in view.keys if version < newest and version not in accepted)))
+def _retired(planned: Iterable[Sa], held: Iterable[Sa], before: int) -> int:
+    """Give the highest version whose inbound SA is retired: it is ``held`` in the kernel and not planned any more."""
+    accepted = {sa.spi for sa in planned if sa.mark is not None}
+    return max((before, *(sa.spi for sa in held if sa.mark is not None and sa.spi not in accepted)))
 
 
 def _selectors(node: Node, by_node: dict[str, list[Address]]) -> list[Network]:

@@ -31,9 +31,9 @@ class World:
         self.born = 0
         self.memory = Memory()
 
-    def run(self, view: View, options: Options = Options(), shown: Announcement | None = None):
-        clock = lambda: self.now  # noqa: E731
-        report = reconcile(self.kernel, view, options, clock, self.fresh, shown=shown, memory=self.memory)
+    def run(self, view: View, options: Options | None = None, shown: Announcement | None = None):
+        known = {"shown": shown, "memory": self.memory}
+        report = reconcile(self.kernel, view, options or Options(), lambda: self.now, self.fresh, **known)
         self.memory = report.memory
         return report
 

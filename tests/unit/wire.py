@@ -12,10 +12,11 @@ from types import SimpleNamespace
 
 from kmesh.cluster import secret
 from kmesh.cluster.objects import ClusterObjects, collect, parse
+from kmesh.errors import ClusterError
 from kmesh.launcher.config import parse as flags
 from kmesh.launcher.daemon import Daemon
 
-from kmesh_bpf import ConfigError, FakeKernel, Key, KmeshBpfError
+from kmesh_bpf import FakeKernel, Key, KmeshBpfError
 from kmesh_bpf.contract import COUNTERS
 from kmesh_bpf.core.keys import derive
 from tests.unit.cluster import kube
@@ -41,16 +42,29 @@ class Packet:
     number: int
 
 
+class KilledError(Exception):
+    """The daemon is killed."""
+
+
 class Kernel(FakeKernel):
     """One that keeps, for each SA that receives, what it took."""
 
     def __init__(self, clock):
         super().__init__(mesh.LINKS, clock)
         self.taken = {}
+        self.left = None
         self.counters = lambda: dict.fromkeys(COUNTERS, 0)
         self.xfrm_errors = dict
         self.render = str
         self.remove_stale = lambda: None
+
+    def _apply(self, operation):
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                self.left = None
+                raise KilledError
+        super()._apply(operation)
 
     def _add_sa(self, sa):
         super()._add_sa(sa)
@@ -122,8 +136,9 @@ class World:
 
     def __init__(self):
         self.now = 10_000.0
-        self.addresses = {index: 0 for index in (*OURS, OTHER)}
+        self.addresses = dict.fromkeys((*OURS, OTHER), 0)
         self.infos = {}
+        self.refusing = 0
         self.keyring = secret.Keyring(1, {1: material(1)})
         self.made = 1
         self.boots = Counter()
@@ -156,6 +171,9 @@ class World:
         return secret.render(self.keyring)
 
     def publish(self, manifest):
+        self.refusing -= self.refusing > 0
+        if self.refusing:
+            raise ClusterError("not now")
         name = manifest["metadata"]["name"]
         uid = self.infos[name]["metadata"]["uid"] if name in self.infos else str(uuid.uuid4())
         self.infos[name] = {**manifest, "metadata": {**manifest["metadata"], "uid": uid}}
@@ -189,15 +207,15 @@ class World:
                 yield Packet(dst, version, key, self.numbers[key])
 
     # The wire.
-    def traffic(self):
-        """Let everybody send, and the recorder send again what it has; raises where that must not be possible."""
+    def traffic(self, again: bool = False):
+        """Let everybody send, and the recorder what it has; raises where that must not be possible."""
         new = list(self._from_other())
         for host in self.hosts:
             for packet in host.kernel.send():
                 assert (packet.key, packet.number) not in self.sent[host.index], "a number twice under one key"
                 self.sent[host.index].add((packet.key, packet.number))
                 new.append(packet)
-        for packet in (*new, *self.seen):
+        for packet in (*new, *(self.seen if again else ())):
             for host in self.hosts:
                 self.accepted[host.index, packet] += host.kernel.take(packet)
         self.seen.extend(new)
@@ -205,7 +223,7 @@ class World:
         assert not twice, "a recorded packet was accepted again"
 
     def passes(self, seconds: float, number: int = 3):
-        self.traffic()
+        self.traffic(again=True)
         for _ in range(number):
             self.now += seconds / number
             for host in self.hosts:
@@ -213,8 +231,11 @@ class World:
                     host.daemon.step()
                 except KmeshBpfError:
                     continue
+                except KilledError:
+                    host.start()
                 finally:
                     self.traffic()
+        self.traffic(again=True)
 
     def replace_key(self, key: Key):
         """Store a key by hand, history and all: nothing is refused but by the daemons."""
@@ -288,6 +309,26 @@ def pins_and_states_are_lost(world, host):
     host.kernel.lose_pins()
     host.kernel.flush_sas()
     host.start()
+
+
+@ours
+def killed_after_one_operation(world, host):
+    host.kernel.left = 1
+
+
+@ours
+def killed_after_some_operations(world, host):
+    host.kernel.left = 4
+
+
+@ours
+def killed_after_more_operations(world, host):
+    host.kernel.left = 9
+
+
+@event
+def announcements_are_refused(world):
+    world.refusing = 4
 
 
 @ours
@@ -388,4 +429,6 @@ def key_is_replaced_by_the_first(world):
 @event
 def older_keys_are_forgotten(world):
     before = world.keyring
-    world.keyring = secret.Keyring(before.current, {before.current: before.keys[before.current]}, secret.after(before)[1:])
+    world.keyring = secret.Keyring(
+        before.current, {before.current: before.keys[before.current]}, secret.after(before)[1:]
+    )

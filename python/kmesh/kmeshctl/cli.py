@@ -203,7 +203,9 @@ def _get(flags: argparse.Namespace, source: ClusterSource, stdout: TextIO, stder
 
 
 def _no_key() -> ClusterError:
-    return ClusterError(f"the cluster holds no key (Secret {NAMESPACE}/{SECRET_NAME}); make one: kmeshctl secret create")
+    return ClusterError(
+        f"the cluster holds no key (Secret {NAMESPACE}/{SECRET_NAME}); make one: kmeshctl secret create"
+    )
 
 
 def entry() -> None:

@@ -94,9 +94,9 @@ class Record:
 
     ``attempted``: end of the last attempt; ``succeeded``: of the last one that reached its plan, 0 before the first.
     ``error``: why the last attempt had to be given up, empty when it was not; everything below is then of the last
-    one that was carried through. ``failures``: the kernel's words; ``drift``: how many objects differed from the plan. ``settled``: the newest SPI that everything was on;
-    ``unready``: why the node is not ready, since ``unready_since``; empty when
-    it is. ``been_ready``: whether it ever was, up to here.
+    one that was carried through. ``failures``: the kernel's words; ``drift``: how many objects differed
+    from the plan. ``settled``: the newest SPI that everything was on; ``unready``: why the node is not ready, since
+    ``unready_since``; empty when it is. ``been_ready``: whether it ever was, up to here.
     """
 
     node: str

@@ -193,7 +193,12 @@ def test_what_follows_is_accepted_by_whoever_holds_the_keys_before(held, announc
     known = set(held.keys.values()) if held else set()
     counted = [spi for name, spi in announced.items() if name not in uncounted(held, announced)]
     highest = max([held.current if held else 0, *counted])
-    if highest == (1 << 32) - 1 or len(set(new.reveal())) == 1 or new in known or len(known) < len(held.keys if held else ()):
+    if (
+        highest == (1 << 32) - 1
+        or len(set(new.reveal())) == 1
+        or new in known
+        or len(known) < len(held.keys if held else ())
+    ):
         return
     following = next_keys(held, announced, new)
     assert following.current == highest + 1
