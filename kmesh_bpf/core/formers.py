@@ -96,11 +96,11 @@ def highest_version(entry: PeerEntry, sas: Collection[Sa]) -> int:
     return max((entry.spi, entry.retired, *(sa.spi for sa in sas)))
 
 
-def sentence(peer: str, local: str) -> str:
+def sentence(peer: str) -> str:
     """Tell that a peer is back under keys that were in use, and the way out."""
     return (
-        f"peer {peer}: it is back, and its keys were in use before; it gets no packet until new ones are made, within "
-        f"10 minutes; at once: kubectl delete kmeshnodeinfo -n kmesh-system {local}"
+        f"peer {peer}: it is back, and its keys were in use before; it gets no packet until there are new ones, within "
+        "10 minutes; at once: kmeshctl secret create"
     )
 
 

@@ -130,28 +130,28 @@ def make_plan(
     for peer in accepted:
         tunnels = _tunnels(view.node, peer.node)
         fingerprint = fingerprints[peer.node.name]
+        gone_by = used.get(marks.same_keys(fingerprint), 0)
         before = {address: _entry(observed, address, fingerprint) for address in peer.node.addresses}
         # Of whoever rolls its SPI back the SAs stay as they are, unused: those of an older version would count anew.
         reached = max((peer.spi, *(entry.spi for entry in before.values())))
         rolled_back, peer = reached > peer.spi, replace(peer, spi=reached)  # noqa: PLW2901
         version = keys.outbound_version(view.keys, peer.spi)
+        left_behind = gone_by if min(version or 0, view.announced) > gone_by else 0  # both are past what was used
         node_id = ids[fingerprint]
         mark = marks.node_mark(node_id, options.node_mark_mask)
         made = {
-            end: _sas(view, peer, end, version, mark, observed, options, now, before[end[1]].retired)
+            end: _sas(view, peer, end, version, mark, observed, options, now, max(before[end[1]].retired, left_behind))
             for end in sorted(set(tunnels.values()), key=str)
         }
-        if formers.reuses(chain(*made.values()), observed, used.get(marks.same_keys(fingerprint), 0)):
+        if formers.reuses(chain(*made.values()), observed, gone_by):
             returned.add(peer.node.name)
             continue
         for (_local, remote), mine in made.items():
             waiting = waiting or any(sa.spi != version for sa in mine)
             gone.extend(lost(mine, observed, remote, fingerprint, view.announced, in_use))
             sas.update((sa.id, sa) for sa in mine)
-            # The map remembers what was seen in the kernel, not what is hoped for: else an SA that the kernel
-            # refuses would look like one that somebody removed.
             spi = version if version and _made(mine, observed, version) else before[remote].spi
-            retired = _retired(mine, held.get(remote, ()) if before[remote].node_id else (), before[remote].retired)
+            retired = max(left_behind, _retired(mine, held.get(remote, ()), before[remote]))
             peers[remote] = PeerEntry(node_id, mark, spi, fingerprint, retired)
         for address in peer.node.addresses:
             peers.setdefault(address, PeerEntry(node_id, mark, 0, fingerprint))
@@ -163,18 +163,16 @@ def make_plan(
                 claimed = policy.dst if policy.direction is Direction.OUT else policy.src
                 sentence = f"peer {peer.node.name}: {claimed} is claimed by another peer too; ignored"
                 problems.append(Problem(ProblemKind.CONFLICT, sentence))
-    problems += [Problem(ProblemKind.QUARANTINE, formers.sentence(name, view.node.name)) for name in sorted(returned)]
+    problems += [Problem(ProblemKind.QUARANTINE, formers.sentence(name)) for name in sorted(returned)]
     named = fingerprints.keys() - returned
     _keep_quarantined((one.node for one in view.peers if one.node.name not in named), observed, peers, sas)
     leaving = formers.partings(view.node, observed, peers, departed, now)
-    peers.update(leaving.peers)
-    sas.update(leaving.sas)
     return Plan(
         KernelState(
-            sas=sas,
+            sas={**sas, **leaving.sas},
             policies=policies,
             pods=_pods(view, ready),
-            peers=peers,
+            peers={**peers, **leaving.peers},
             services=frozenset(view.services),
             attachments=devices.attachments(observed.links, view.node.addresses, options.uplinks),
             nat_exemption=True,
@@ -332,7 +330,11 @@ def _still_sending(observed: Observation, ends: tuple[Address, Address], version
 
 
 def _made(planned: list[Sa], observed: Observation, version: int | None) -> bool:
-    """Tell whether the SAs of the version in use are in the kernel, as planned."""
+    """Tell whether the SAs of the version in use are in the kernel, as planned.
+
+    The map remembers what was seen there, not what is hoped for: else an SA that the kernel refuses would look like one
+    that somebody removed.
+    """
     current = [sa for sa in planned if sa.spi == version]
     return bool(current) and all(observed.state.sas.get(sa.id) == sa for sa in current)
 
@@ -343,10 +345,12 @@ def _entry(observed: Observation, address: Address, fingerprint: int) -> PeerEnt
     return entry if entry and entry.incarnations == fingerprint else PeerEntry(0, 0, 0, fingerprint)
 
 
-def _retired(planned: Iterable[Sa], held: Iterable[Sa], before: int) -> int:
+def _retired(planned: Iterable[Sa], held: Iterable[Sa], before: PeerEntry) -> int:
     """Give the highest version whose inbound SA is retired: it is ``held`` in the kernel and not planned any more."""
+    if not before.node_id:
+        return 0  # those held are of another incarnation
     accepted = {sa.spi for sa in planned if sa.mark is not None}
-    return max((before, *(sa.spi for sa in held if sa.mark is not None and sa.spi not in accepted)))
+    return max((before.retired, *(sa.spi for sa in held if sa.mark is not None and sa.spi not in accepted)))
 
 
 def _selectors(node: Node, by_node: dict[str, list[Address]]) -> list[Network]:

@@ -4,15 +4,18 @@ import select
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import ip_network
 
 import pytest
 from kmesh.cluster import secret
 from kmesh.cluster.objects import ClusterObjects, parse
 from kmesh.cluster.source import ClusterSource
+from kmesh.cluster.status import to_lease
 
 from kmesh_bpf import Key, KmeshBpfError
 from tests.unit.cluster import kube
+from tests.unit.cluster.test_status import STATUS
 
 ENROLLED = {"istio.io/dataplane-mode": "Kmesh"}
 
@@ -134,6 +137,16 @@ def test_withdrawing_takes_back_one_node_s_and_may_be_said_twice(source):
     source.withdraw("n2")
     source.withdraw("n2")
     assert [info.name for info in source.read().node_infos] == ["n3"]
+
+
+def test_an_announcement_may_be_taken_back_without_the_report(source):
+    source.publish(kube.node_info(2))
+    source.publish_status(to_lease(replace(STATUS, node="n2")))
+    source.withdraw("n2", status=False)
+    assert source.read().node_infos == ()
+    assert [one["spec"]["holderIdentity"] for one in source.statuses()] == ["n2"]
+    source.withdraw("n2")
+    assert source.statuses() == ()
 
 
 def test_the_secret_is_created_replaced_and_deleted(source, opened):

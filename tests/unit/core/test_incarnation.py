@@ -180,7 +180,7 @@ def test_who_is_back_under_used_keys_is_quarantined_and_told_until_we_are_anothe
     assert (back.ready_peers, back.lost) == ({"n2"}, ())
     (problem,) = back.problems
     assert problem.sentence.startswith("peer n3: it is back, and its keys were in use before")
-    assert "kubectl delete kmeshnodeinfo -n kmesh-system n1" in problem.sentence
+    assert "kmeshctl secret create" in problem.sentence
     assert not any(R3 in (sa.src, sa.dst) for sa in back.state.sas.values())
     another = make_plan(replace(VIEW, node=replace(VIEW.node, boot_id=FRESH)), gone, Options(), NOW)
     assert (another.returned, another.ready_peers, another.state.formers) == (frozenset(), {"n2", "n3"}, {})
@@ -213,6 +213,18 @@ def test_a_key_that_was_not_in_use_with_who_is_back_is_no_reason_to_change_anyth
     observed = Observation(KernelState(formers=former), {}, mesh.LINKS, X)
     plan = make_plan(newer, observed, Options(), NOW)
     assert (plan.returned, plan.ready_peers, plan.state.formers) == (frozenset(), {"n2", "n3"}, former)
+
+
+def test_a_new_key_lets_who_is_back_in_again_past_what_was_used():
+    former = {marks.incarnations(VIEW.node, VIEW.peers[1].node): 1}
+    peers = (VIEW.peers[0], replace(VIEW.peers[1], spi=2))
+    newer = replace(VIEW, keys={1: mesh.key(1), 2: mesh.key(2)}, announced=2, announced_at=NOW, peers=peers)
+    observed = Observation(KernelState(formers=former), {}, mesh.LINKS, X)
+    plan = make_plan(newer, observed, Options(), NOW)
+    assert (plan.returned, plan.ready_peers) == (frozenset(), {"n2", "n3"})
+    assert {sa.spi for sa in plan.state.sas.values() if R3 in (sa.src, sa.dst)} == {2}
+    assert plan.state.peers[R3].retired == 1
+    assert make_plan(replace(newer, announced=1), observed, Options(), NOW).returned == {"n3"}
 
 
 def test_the_highest_version_counts_whatever_tells_of_it():
