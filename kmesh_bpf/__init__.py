@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from kmesh_bpf.contract import VERSION as CONTRACT_VERSION
 from kmesh_bpf.core.claims import Evidence, evidence
 from kmesh_bpf.core.explain import Fate, Stop, Trace, trace
+from kmesh_bpf.core.incarnation import Announcement, Cause, Decision, Memory
 from kmesh_bpf.core.marks import check_mark_mask
 from kmesh_bpf.core.marks import check_mask as check_node_mark_mask
 from kmesh_bpf.core.operations import AddSa, Attach, Operation
@@ -39,9 +40,12 @@ __all__ = [
     "DEFAULT_PIN_ROOT",
     "AddSa",
     "Address",
+    "Announcement",
     "Attach",
     "AttachMode",
+    "Cause",
     "ConfigError",
+    "Decision",
     "Direction",
     "Evidence",
     "FakeKernel",
@@ -53,6 +57,7 @@ __all__ = [
     "LinkWatcher",
     "LinuxKernel",
     "Maps",
+    "Memory",
     "Network",
     "Node",
     "Observation",

@@ -108,9 +108,25 @@ def node_id(mark: int, mask: int) -> int:
 
 
 def incarnations(local: Node, peer: Node) -> int:
-    """Give a 64-bit fingerprint of a pair of incarnations: a new boot id on either side gives another."""
+    """Give a 64-bit fingerprint of a pair of incarnations: a new boot id on either side gives another.
+
+    The upper half is made of the two boot ids alone, as keys are: see :func:`same_keys`.
+    """
+    boot_ids = "\0".join((local.boot_id, peer.boot_id))
     text = "\0".join((local.name, local.boot_id, peer.name, peer.boot_id, *map(str, peer.addresses)))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+    return int.from_bytes(_half(boot_ids) + _half(text), "big")
+
+
+def same_keys(incarnations: int) -> int:
+    """Give the part of a fingerprint that all pairs share whose keys may be the same.
+
+    A node of another name, or with one address more, derives the same keys as long as its boot id is the same.
+    """
+    return incarnations >> 32
+
+
+def _half(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()[:4]
 
 
 def allocate(wanted: Iterable[int], held: Mapping[int, int], taken: Collection[int], mask: int) -> dict[int, int]:

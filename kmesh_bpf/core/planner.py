@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from types import MappingProxyType
 
-from kmesh_bpf.core import cidrs, claims, devices, marks, pods, sas
+from kmesh_bpf.core import cidrs, claims, devices, formers, keys, marks, pods, sas
+from kmesh_bpf.core.incarnation import lost
 from kmesh_bpf.core.options import Options
 from kmesh_bpf.core.policies import Way, plan_policies
 from kmesh_bpf.core.problems import Problem, ProblemKind
+from kmesh_bpf.core.sas import Held, TunnelSas
 from kmesh_bpf.core.state import KernelState, Observation, PeerEntry, Sa, SaId
-from kmesh_bpf.core.tunnels import tunnels
-from kmesh_bpf.core.view import Address, View
+from kmesh_bpf.core.tunnels import Ends, tunnels
+from kmesh_bpf.core.view import Address, Key, Peer, View
+
+NOBODY: Mapping[int, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +25,11 @@ class Plan:
     """The outcome: the state to reach, and what follows from it for the world outside the kernel.
 
     ``ready_peers``: names of the peers we can send to. ``transition``: true while something waits for time or use to
-    pass (an old SA still in use), so another pass is due without any event. ``lost``: SAs of ours that were in the
-    kernel for these very incarnations and are not any more, or would have to be made again to be as planned (another
-    replay window); a new incarnation must be chosen before, for their sequence numbers would start again. ``by_cidr``:
-    names of the peers whose pods are selected by pod CIDR, for there are too many to select them one by one.
+    pass (an old SA still in use), so another pass is due without any event. ``lost``, ``returned`` (names of peers that
+    are quarantined because they are back under keys that were used) and the state's formers call for a new incarnation
+    (:mod:`kmesh_bpf.core.incarnation`). ``departing``: since when peers are missed, by fingerprint, whose SAs stay for
+    a while; the next plan wants to know it. ``by_cidr``: names of the peers whose pods are selected by pod CIDR, for
+    there are too many to select them one by one.
     """
 
     state: KernelState
@@ -31,86 +38,154 @@ class Plan:
     lost: tuple[SaId, ...]
     problems: tuple[Problem, ...] = ()
     by_cidr: frozenset[str] = frozenset()
+    returned: frozenset[str] = frozenset()
+    departing: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({}))
 
 
-def make_plan(view: View, observed: Observation, options: Options, now: float) -> Plan:
+def make_plan(
+    view: View, observed: Observation, options: Options, now: float, departed: Mapping[int, float] = NOBODY
+) -> Plan:
     """Decide which kernel objects should exist.
 
     ``now`` is in the clock of ``view.announced_at`` and of the kernel's use times (seconds since the epoch).
+    ``departed``: ``departing`` of the plan before.
     """
     everybody = {peer.node.name: marks.incarnations(view.node, peer.node) for peer in view.peers}
     settled = claims.settle(view, everybody, observed, options.node_mark_mask)
-    accepted, ids = settled.accepted, settled.ids
-    fingerprints = {peer.node.name: everybody[peer.node.name] for peer in accepted}
-    problems = [
-        *(Problem(ProblemKind.QUARANTINE, sentence) for sentence in settled.quarantined),
-        *(Problem(ProblemKind.CAPACITY, sentence) for sentence in settled.crowded),
-        *(Problem(ProblemKind.CLAIM, sentence) for sentence in view.problems),
-    ]
-    problems += [
-        Problem(ProblemKind.UPLINK, f"uplink {name}: there is no such device, so nothing guards or decrypts there")
-        for name in devices.missing_uplinks(observed.links, options.uplinks)
-    ]
-    if not view.keys and observed.state.sas:
-        # A daemon that started with a broken Secret: no key can be derived to make them anew.
-        problems.append(Problem(ProblemKind.KEY, "no key is known; the SAs stay as they are until there is one"))
-    held = sas.index(view, observed, options)
+    fingerprints = {peer.node.name: everybody[peer.node.name] for peer in settled.accepted}
+    known = _Known(
+        observed,
+        sas.index(view, observed, options),
+        formers.used_versions(view.node, observed, fingerprints, settled.accepted),
+        frozenset(sa.key for sa in observed.state.sas.values()),
+    )
     planned: dict[SaId, Sa] = {}
     peers: dict[Address, PeerEntry] = {}
     ways: dict[str, Way] = {}
-    lost: list[SaId] = []
+    gone: list[SaId] = []
+    returned: set[str] = set()
     waiting = False
-    for peer in accepted:
-        ends = tunnels(view.node, peer.node)
+    for peer in settled.accepted:
         fingerprint = fingerprints[peer.node.name]
-        node_id = ids[fingerprint]
-        mark = marks.node_mark(node_id, options.node_mark_mask)
-        before = {pair: _entry(observed, pair[1], fingerprint) for pair in sorted(set(ends.values()), key=str)}
-        made = {pair: sas.plan_sas(view, peer, pair, mark, before[pair], held, options, now) for pair in before}
-        for (_, remote), found in made.items():
-            planned.update((sa.id, sa) for sa in found.sas)
-            peers[remote] = PeerEntry(node_id, mark, found.spi, fingerprint, found.retired)
-            lost += [*found.missing, *_lost(found.sas, observed, remote, fingerprint)]
-            waiting = waiting or found.waiting
-        for address in peer.node.addresses:
-            peers.setdefault(address, PeerEntry(node_id, mark, 0, fingerprint))
-        if made and all(found.sends for found in made.values()):
-            ways[peer.node.name] = Way(peer, ends)
-    shut_out = (one.node for one in view.peers if one.node.name not in fingerprints)
-    claims.keep_quarantined(shut_out, observed, peers, planned)
+        found = _plan_peer(view, peer, fingerprint, settled.ids[fingerprint], known, options, now)
+        if found is None:
+            returned.add(peer.node.name)
+            continue
+        planned.update((sa.id, sa) for sa in found.sas)
+        peers.update(found.entries)
+        gone += found.lost
+        waiting = waiting or found.waiting
+        if found.way is not None:
+            ways[peer.node.name] = found.way
+    named = fingerprints.keys() - returned
+    claims.keep_quarantined((one.node for one in view.peers if one.node.name not in named), observed, peers, planned)
+    leaving = formers.partings(view.node, observed, peers, departed, now)
+    accepted = [peer for peer in settled.accepted if peer.node.name in named]
     outer = {address: peer.node.name for peer in accepted for address in peer.node.addresses}
     owner, conflicts = pods.owners(view, outer)
     limit = cidrs.bound(observed.state.policies.values(), options.max_exact)
     by_cidr = cidrs.by_cidr(view, owner, ways.keys(), limit)
     return Plan(
         KernelState(
-            sas=planned,
+            sas={**planned, **leaving.sas},
             policies=plan_policies(view, owner, outer, ways, by_cidr, options),
             pods=pods.flags(view, owner, outer, accepted, ways.keys()),
-            peers=peers,
+            peers={**peers, **leaving.peers},
             services=frozenset(view.services),
             attachments=devices.attachments(observed.links, view.node.addresses, options.uplinks),
             nat_exemption=True,
             policy_hash=observed.can_hash,
+            formers=leaving.formers,
         ),
         frozenset(ways),
-        waiting,
-        tuple(lost),
-        tuple(dict.fromkeys((*problems, *conflicts))),
+        waiting or bool(leaving.departing),
+        tuple(gone),
+        tuple(dict.fromkeys((*_problems(view, observed, options, settled, returned), *conflicts))),
         by_cidr,
+        frozenset(returned),
+        leaving.departing,
     )
 
 
-def _lost(planned: Iterable[Sa], observed: Observation, remote: Address, fingerprint: int) -> list[SaId]:
-    """Give the SAs made for these incarnations, as the peer map remembers, that are gone or differ from the plan."""
-    before = observed.state.peers.get(remote)
-    if before is None or not before.spi or before.incarnations != fingerprint:
-        return []
-    there = ((sa, observed.state.sas.get(sa.id)) for sa in planned if sa.spi == before.spi)
-    return [sa.id for sa, made in there if made is None or (made != sa and made.key == sa.key)]
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What the kernel holds, sorted once for all peers.
+
+    ``used``: the highest key version of pairs whose SAs are gone, by :func:`marks.same_keys`; ``keys``: of all SAs.
+    """
+
+    observed: Observation
+    held: Held
+    used: Mapping[int, int]
+    keys: frozenset[Key]
+
+
+@dataclass(frozen=True, slots=True)
+class _PeerPlan:
+    """What one peer takes. ``way`` None: it cannot be sent to."""
+
+    sas: tuple[Sa, ...]
+    entries: Mapping[Address, PeerEntry]
+    lost: tuple[SaId, ...]
+    waiting: bool
+    way: Way | None
+
+
+def _plan_peer(
+    view: View, peer: Peer, fingerprint: int, node_id: int, known: _Known, options: Options, now: float
+) -> _PeerPlan | None:
+    """Plan for one peer; None: an SA would have to be made under a key that was in use, and its numbers start again."""
+    ends = tunnels(view.node, peer.node)
+    mark = marks.node_mark(node_id, options.node_mark_mask)
+    before = {address: _entry(known.observed, address, fingerprint) for address in peer.node.addresses}
+    used = known.used.get(marks.same_keys(fingerprint), 0)
+    reached = max((keys.outbound_version(view.keys, peer.spi) or 0, *(entry.spi for entry in before.values())))
+    left_behind = used if min(reached, view.announced) > used else 0  # both are past what was used
+    made: dict[Ends, TunnelSas] = {}
+    for pair in sorted(set(ends.values()), key=str):
+        entry = before[pair[1]]
+        entry = replace(entry, retired=max(entry.retired, left_behind))
+        made[pair] = sas.plan_sas(view, peer, pair, mark, entry, known.held, options, now)
+    if formers.reuses(chain.from_iterable(one.sas for one in made.values()), known.observed, used):
+        return None
+    entries: dict[Address, PeerEntry] = {}
+    gone: list[SaId] = []
+    for (_, remote), one in made.items():
+        entries[remote] = PeerEntry(node_id, mark, one.spi, fingerprint, one.retired)
+        gone += one.missing
+        gone += lost(one.sas, known.observed, remote, fingerprint, view.announced, known.keys)
+    for address in peer.node.addresses:
+        entries.setdefault(address, PeerEntry(node_id, mark, 0, fingerprint))
+    sends = bool(ends) and all(one.sends for one in made.values())
+    return _PeerPlan(
+        tuple(sa for one in made.values() for sa in one.sas),
+        entries,
+        tuple(gone),
+        any(one.waiting for one in made.values()),
+        Way(peer, ends) if sends else None,
+    )
 
 
 def _entry(observed: Observation, address: Address, fingerprint: int) -> PeerEntry:
     """Give what the peer map remembers of an address under these incarnations: nothing yet, if it has none."""
     entry = observed.state.peers.get(address)
     return entry if entry and entry.incarnations == fingerprint else PeerEntry(0, 0, 0, fingerprint)
+
+
+def _problems(
+    view: View, observed: Observation, options: Options, settled: claims.Claims, returned: set[str]
+) -> list[Problem]:
+    found = [
+        *(Problem(ProblemKind.QUARANTINE, sentence) for sentence in settled.quarantined),
+        *(Problem(ProblemKind.QUARANTINE, formers.sentence(name)) for name in sorted(returned)),
+        *(Problem(ProblemKind.CAPACITY, sentence) for sentence in settled.crowded),
+        *(Problem(ProblemKind.CLAIM, sentence) for sentence in view.problems),
+    ]
+    found += [
+        Problem(ProblemKind.UPLINK, f"uplink {name}: there is no such device, so nothing guards or decrypts there")
+        for name in devices.missing_uplinks(observed.links, options.uplinks)
+    ]
+    if not view.keys and observed.state.sas:
+        # A daemon that started with a broken Secret: no key can be derived to make them anew.
+        found.append(Problem(ProblemKind.KEY, "no key is known; the SAs stay as they are until there is one"))
+    return found

@@ -49,7 +49,8 @@ class Key:
 class Node:
     """A node as its ``KmeshNodeInfo`` tells it.
 
-    ``addresses`` keep the text of the API object's order; ``boot_id`` is the node's *incarnation*.
+    ``addresses`` keep the text of the API object's order; ``boot_id`` is the node's *incarnation*, as the KmeshNodeInfo
+    calls it: for this node whatever :mod:`kmesh_bpf.core.incarnation` decides, and never the kernel's boot id.
     """
 
     name: str

@@ -16,7 +16,8 @@ from tests.lab import objects
 from tests.lab.apiserver import ROOT
 from tests.unit.cluster import kube
 
-KEY = "0f" * 36
+KEY = bytes(range(36)).hex()
+OTHER = bytes(range(36, 72)).hex()
 
 
 @pytest.fixture
@@ -35,12 +36,12 @@ def ctl(server):
 
 def test_the_guide_s_command_stores_the_key_and_kubectl_shows_the_secret(ctl, server):
     assert ctl("secret", f"--key={KEY}") == (0, "key stored: SPI 1, rfc4106(gcm(aes))\n", "")
-    assert ctl("secret", f"--key={KEY}")[1].startswith("key stored: SPI 2")
+    assert ctl("secret", f"--key={OTHER}")[1].startswith("key stored: SPI 2")
     assert [row["spi"] for row in json.loads(ctl("secret", "get", "-o", "json")[1])] == [2, 1]
     shown = server.kubectl(
         "get", "secret", "kmesh-ipsec", "-n", "kmesh-system", "-o", "go-template={{.data.ipSec | base64decode}}"
     )
-    assert json.loads(shown) == kube.entry(2, bytes.fromhex(KEY))
+    assert json.loads(shown) == kube.entry(2, bytes.fromhex(OTHER))
 
 
 def test_a_key_after_delete_gets_a_version_above_every_announced_one(ctl, server):
@@ -48,6 +49,7 @@ def test_a_key_after_delete_gets_a_version_above_every_announced_one(ctl, server
     objects.put(server, kube.node_info(2, 7))
     assert ctl("secret", "delete")[0] == 0
     assert "kmeshctl secret create" in ctl("secret", "get")[2]
+    assert ctl("secret", f"--key={KEY}")[0] == 2, "what was in force is remembered"
     assert ctl("secret", "create")[1].startswith("key stored: SPI 8")
 
 

@@ -38,7 +38,7 @@ def test_a_change_that_somebody_else_was_faster_with_is_told_and_undoes_nothing(
     with pytest.raises(ConcurrentChangeError, match="changed by somebody else at the same time; nothing was written"):
         mine.change_secret(late)
     keyring = current(opening())
-    assert (keyring and (keyring.current, keyring.keys[keyring.current])) == (left and (left, Key(b"\2" * 36)))
+    assert (keyring and (keyring.current, keyring.keys[keyring.current])) == (left and (left, Key(kube.material(2))))
 
 
 def test_what_a_daemon_announces_is_applied_in_its_name_so_that_others_may_own_other_fields(server, opening):

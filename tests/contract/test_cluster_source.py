@@ -11,9 +11,11 @@ import pytest
 from kmesh.cluster import secret
 from kmesh.cluster.objects import ClusterObjects, parse
 from kmesh.cluster.source import ClusterSource
+from kmesh.cluster.status import to_lease
 
 from kmesh_bpf import Key, KmeshBpfError
 from tests.unit.cluster import kube
+from tests.unit.cluster.test_status import STATUS
 
 ENROLLED = {"istio.io/dataplane-mode": "Kmesh"}
 
@@ -53,9 +55,8 @@ def create(opened) -> Callable[[dict], None]:
 def rotate(number: int):
     def change(before, objects):
         held = secret.parse_keys(before) if before is not None else None
-        return secret.render(
-            secret.next_keys(held, (info.spi for info in objects.node_infos), Key(bytes([number]) * 36))
-        )
+        announced = {info.name: info.spi for info in objects.node_infos}
+        return secret.render(secret.next_keys(held, announced, Key(kube.material(number))))
 
     return change
 
@@ -156,11 +157,21 @@ def test_withdrawing_takes_back_one_node_s_and_may_be_said_twice(source):
     assert [info.name for info in source.read().node_infos] == ["n3"]
 
 
+def test_an_announcement_may_be_taken_back_without_the_report(source):
+    source.publish(kube.node_info(2))
+    source.publish_status(to_lease(replace(STATUS, node="n2")))
+    source.withdraw("n2", status=False)
+    assert source.read().node_infos == ()
+    assert [one["spec"]["holderIdentity"] for one in source.statuses()] == ["n2"]
+    source.withdraw("n2")
+    assert source.statuses() == ()
+
+
 def test_the_secret_is_created_replaced_and_deleted(source, opened):
     source.change_secret(rotate(1))
-    assert current(source) == secret.Keyring(1, {1: Key(b"\1" * 36)})
+    assert current(source) == secret.Keyring(1, {1: Key(kube.material(1))})
     source.change_secret(rotate(2))
-    assert current(opened[0]()) == secret.Keyring(2, {2: Key(b"\2" * 36), 1: Key(b"\1" * 36)})
+    assert current(opened[0]()) == secret.Keyring(2, {2: Key(kube.material(2)), 1: Key(kube.material(1))})
     source.change_secret(lambda *_: None)
     source.change_secret(lambda *_: None)
     assert current(source) is None

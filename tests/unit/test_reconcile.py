@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from kmesh_bpf import contract
 from kmesh_bpf.core import operations as ops
 from kmesh_bpf.core.diff import diff
+from kmesh_bpf.core.formers import DEPARTED_LINGER
+from kmesh_bpf.core.incarnation import Announcement, Memory
 from kmesh_bpf.core.options import Options
 from kmesh_bpf.core.planner import make_plan
 from kmesh_bpf.core.render import render
@@ -18,7 +20,7 @@ from kmesh_bpf.kernel.fake import FakeKernel
 from kmesh_bpf.reconcile import reconcile
 from tests.unit.core import mesh
 
-R = ip_address("10.10.0.2")
+R, R3 = ip_address("10.10.0.2"), ip_address("10.10.0.3")
 
 
 class World:
@@ -28,9 +30,13 @@ class World:
         self.now = 1000.0
         self.kernel = FakeKernel(mesh.LINKS, lambda: self.now)
         self.born = 0
+        self.memory = Memory()
 
-    def run(self, view: View):
-        return reconcile(self.kernel, view, Options(), lambda: self.now, self.fresh)
+    def run(self, view: View, options: Options | None = None, shown: Announcement | None = None):
+        known = {"shown": shown, "memory": self.memory}
+        report = reconcile(self.kernel, view, options or Options(), lambda: self.now, self.fresh, **known)
+        self.memory = report.memory
+        return report
 
     def fresh(self) -> str:
         self.born += 1
@@ -54,11 +60,12 @@ def test_a_pass_reaches_the_plan_and_a_second_one_does_nothing():
     assert world.run(mesh.view()).applied == ()
 
 
-def test_the_incarnation_is_the_boot_id_and_is_remembered():
+def test_the_incarnation_is_never_the_boot_id_and_is_remembered():
     world = World()
     report = world.run(mesh.view())
-    assert report.incarnation == mesh.node(1).boot_id == world.kernel.incarnation
+    assert report.incarnation == world.kernel.incarnation != mesh.node(1).boot_id
     assert not report.renewed
+    assert world.run(mesh.view()).incarnation == report.incarnation
 
 
 def test_what_receives_is_installed_before_what_sends_and_pods_come_last():
@@ -80,14 +87,14 @@ def test_what_receives_is_installed_before_what_sends_and_pods_come_last():
 
 def test_a_flush_of_all_sas_is_healed_with_a_new_incarnation():
     world = World()
-    world.run(mesh.view())
+    first = world.run(mesh.view()).incarnation
     before = dict(world.kernel.sas)
     world.kernel.sas.clear()
     world.kernel.usage.clear()
     report = world.run(mesh.view())
     assert report.renewed
     assert report.converged
-    assert world.kernel.incarnation == report.incarnation != mesh.node(1).boot_id
+    assert world.kernel.incarnation == report.incarnation != first
     assert not {sa.key for sa in before.values()} & {sa.key for sa in world.kernel.sas.values()}
     assert not world.run(mesh.view()).renewed
 
@@ -105,7 +112,7 @@ def test_another_replay_window_means_another_incarnation_for_sequence_numbers_mu
     world = World()
     world.run(mesh.view())
     before = {sa.key for sa in world.kernel.sas.values()}
-    report = reconcile(world.kernel, mesh.view(), Options(replay_window=64), lambda: world.now, world.fresh)
+    report = world.run(mesh.view(), Options(replay_window=64))
     assert report.renewed
     assert report.converged
     assert {sa.replay_window for sa in world.kernel.sas.values()} == {64}
@@ -124,9 +131,11 @@ def test_a_node_whose_own_address_changes_sends_from_the_new_one_after_one_pass(
 
 def test_a_node_whom_its_peers_have_forgotten_comes_back_as_another_if_it_had_sas():
     world = World()
-    assert not reconcile(world.kernel, mesh.view(), Options(), lambda: 0.0, world.fresh, forgotten=True).renewed
+    assert not world.run(mesh.view(), shown=Announcement()).renewed
     before = {sa.key for sa in world.kernel.sas.values()}
-    report = reconcile(world.kernel, mesh.view(), Options(), lambda: 0.0, world.fresh, forgotten=True)
+    assert not world.run(mesh.view(), shown=Announcement()).renewed, "nobody has seen this incarnation yet"
+    world.memory = world.memory.announced(recreated=False)
+    report = world.run(mesh.view(), shown=Announcement())
     assert (report.renewed, report.converged) == (True, True)
     assert not before & {sa.key for sa in world.kernel.sas.values()}
 
@@ -138,7 +147,7 @@ def test_an_sa_that_the_kernel_refuses_is_reported_and_does_not_renew_the_incarn
         report = world.run(mesh.view())
         assert not report.converged
         assert report.failures
-    assert world.born == 0
+        assert not report.renewed
     world.kernel.refuse = lambda op: None
     assert world.run(mesh.view()).converged
 
@@ -192,11 +201,24 @@ def test_a_peer_that_announces_a_version_we_do_not_hold_is_sent_the_old_one():
     assert (world.outbound(), world.sending()) == ({1}, 1)
 
 
-def test_a_peer_that_leaves_takes_all_its_objects_along():
+def test_a_peer_that_leaves_takes_all_its_objects_along_after_a_while_and_is_remembered():
     world = World()
     world.run(mesh.view())
     view = mesh.view()
+    missed = world.run(replace(view, peers=view.peers[:1], pods=view.pods[:2]))
+    assert missed.plan.transition
+    assert not any(R3 in (policy.tunnel_src, policy.tunnel_dst) for policy in world.kernel.policies.values())
+    assert world.outbound(R3) == {1}
+    assert not world.kernel.formers
+    assert world.run(view).converged, "it is back: nothing was made anew"
+    assert world.born == 3
+    assert world.kernel.incarnation == missed.incarnation
     world.run(replace(view, peers=view.peers[:1], pods=view.pods[:2]))
+    world.now += DEPARTED_LINGER
+    world.run(replace(view, peers=view.peers[:1], pods=view.pods[:2]))
+    assert list(world.kernel.formers.values()) == [1]
+    order = [type(op) for op in world.kernel.log]
+    assert order.index(ops.SetFormer) < order.index(ops.DeleteSa)
     assert all(ip_address("10.10.0.3") not in (sa.src, sa.dst) for sa in world.kernel.sas.values())
     assert len(world.kernel.peers) == 2
     assert world.run(replace(view, peers=view.peers[:1], pods=view.pods[:2])).applied == ()
@@ -205,7 +227,8 @@ def test_a_peer_that_leaves_takes_all_its_objects_along():
 def test_a_restart_with_everything_in_place_changes_nothing():
     world = World()
     world.run(mesh.view())
-    other = reconcile(world.kernel, mesh.view(), Options(), lambda: world.now, world.fresh)
+    world.memory = Memory()
+    other = world.run(mesh.view())
     assert other.applied == ()
 
 

@@ -1,6 +1,7 @@
 """The key from a mounted file instead of the Secret: a source around another one.
 
-The file holds what the Secret's data key ``ipSec`` does. Watched by polling: kubelet replaces a mounted Secret by
+The file holds what the Secret's data key ``ipSec`` does; ``ipSecPrevious`` and ``ipSecUsed`` beside it, which a mounted
+Secret has as files too, what those do, if they are there. Watched by polling: kubelet replaces a mounted Secret by
 moving a symbolic link, a minute or so after the change.
 """
 
@@ -8,19 +9,21 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kmesh.cluster.objects import CORE_API, NAMESPACE, SECRET_NAME, ClusterObjects
-from kmesh.cluster.secret import CURRENT
+from kmesh.cluster.secret import CURRENT, PREVIOUS, USED
 from kmesh.cluster.source import ClusterSource, SecretChange
 
-LIMIT = 64 * 1024
-"""Bytes; a key file has about 150."""
+LIMIT = 128 * 1024
+"""Bytes; a key file has about 150, the longest history 67,000."""
+NEIGHBOURS = (PREVIOUS, USED)
 
-Signature = tuple[int, int, int] | None
-"""Time of the last write in ns, size, inode; None: it cannot be looked at."""
+Signature = tuple[tuple[int, int, int] | None, ...]
+"""Of the file and its neighbours: time of the last write in ns, size, inode; None: it cannot be looked at."""
 
 
 class KeyFile:
@@ -33,7 +36,7 @@ class KeyFile:
         self.poll_interval = source.poll_interval
         self.wake = source.wake
         self._source, self._path = source, path
-        self._seen: Signature = None
+        self._seen: Signature = ()
         self._secret: Mapping[str, Any] | None = None
 
     def read(self) -> ClusterObjects:
@@ -42,12 +45,11 @@ class KeyFile:
         signature = self._signature()
         problems = objects.problems
         try:
-            with self._path.open("rb") as file:
-                content = file.read(LIMIT)
+            content = _content(self._path)
         except OSError as error:
             problems = (*problems, f"the key file {self._path} cannot be read: {error.strerror}; the last key stays")
         else:
-            self._secret = _secret(content)
+            self._secret = _secret({CURRENT: content, **self._neighbours()})
         self._seen = signature
         known = objects.complete and self._secret is not None
         return replace(objects, secret=self._secret, problems=problems, complete=known)
@@ -80,9 +82,9 @@ class KeyFile:
         """See :class:`kmesh.cluster.source.ClusterSource`."""
         self._source.tell(event)
 
-    def withdraw(self, node: str) -> None:
+    def withdraw(self, node: str, *, status: bool = True) -> None:
         """See :class:`kmesh.cluster.source.ClusterSource`."""
-        self._source.withdraw(node)
+        self._source.withdraw(node, status=status)
 
     def change_secret(self, change: SecretChange) -> None:
         """Change the cluster's Secret, of which the file is a copy."""
@@ -92,18 +94,34 @@ class KeyFile:
         """See :class:`kmesh.cluster.source.ClusterSource`."""
         self._source.close()
 
+    def _neighbours(self) -> dict[str, bytes]:
+        found = {}
+        for name in NEIGHBOURS:
+            with suppress(OSError):
+                found[name] = _content(self._path.with_name(name))
+        return found
+
     def _signature(self) -> Signature:
-        try:
-            status = self._path.stat()
-        except OSError:
-            return None
-        return status.st_mtime_ns, status.st_size, status.st_ino
+        return tuple(map(_stamp, (self._path, *(self._path.with_name(name) for name in NEIGHBOURS))))
 
 
-def _secret(content: bytes) -> dict[str, Any]:
+def _content(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(LIMIT)
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _secret(parts: Mapping[str, bytes]) -> dict[str, Any]:
     return {
         "apiVersion": CORE_API,
         "kind": "Secret",
         "metadata": {"name": SECRET_NAME, "namespace": NAMESPACE},
-        "data": {CURRENT: base64.b64encode(content).decode()},
+        "data": {name: base64.b64encode(content).decode() for name, content in parts.items()},
     }

@@ -184,10 +184,11 @@ class FolderCluster:
         level = logging.WARNING if event["type"] == "Warning" else logging.INFO
         log.log(level, "event %s: %s", event["reason"], event["message"])
 
-    def withdraw(self, node: str) -> None:
+    def withdraw(self, node: str, *, status: bool = True) -> None:
         """See :class:`kmesh.cluster.source.ClusterSource`."""
         self._delete(self._path(NODE_INFO_PREFIX, node))
-        self._delete(self._path(STATUS_FILE_PREFIX, node))
+        if status:
+            self._delete(self._path(STATUS_FILE_PREFIX, node))
 
     def close(self) -> None:
         """Nothing runs in the background."""

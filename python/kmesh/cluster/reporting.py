@@ -52,14 +52,15 @@ def make_status(
     view: View,
     version: str,
     strict: bool,
-    hindrances: Iterable[str] = (),
+    unready: Iterable[str] = (),
+    notes: Iterable[str] = (),
     previous: NodeStatus | None = None,
 ) -> NodeStatus:
     """Make the report of a pass.
 
     ``counters`` are packets by the contract's names, ``announced`` is the SPI in our KmeshNodeInfo, ``view`` the one
-    the pass was made for; ``hindrances`` are sentences on what else keeps the node from being ready (a view that is
-    too old, a key that was refused); ``previous`` is the report before this one, published or not.
+    the pass was made for; ``unready`` are sentences on what keeps the node from being ready, ``notes`` on what else an
+    operator should know (a key that was refused); ``previous`` is the report before this one, published or not.
     """
     state = report.observed.state
     newest = max((announced, *(sa.spi for sa in report.plan.state.sas.values() if sa.mark is not None)))
@@ -72,13 +73,13 @@ def make_status(
     old_inbound = sum(1 for sa in state.sas.values() if sa.mark is not None and sa.spi < newest)
     replacing = announced < newest or old_inbound > 0 or any(spi < newest for spi in sending)
     since = previous.replacing_since if previous else None
-    reasons = (*hindrances, *_reasons(report, announced))
+    reasons = tuple(unready)
     return NodeStatus(
         node=view.node.name,
         version=version,
         reported_at=now,
         ready=not reasons,
-        reasons=tuple(reason[:REASON_LENGTH] for reason in (*reasons, *map(str, report.plan.problems))[:REASONS]),
+        reasons=tuple(reason[:REASON_LENGTH] for reason in (*reasons, *notes)[:REASONS]),
         spi=announced,
         newest_spi=newest,
         spi_out=(min(sending), max(sending)) if sending else None,
@@ -158,16 +159,6 @@ def _pairs(report: Report, view: View) -> dict[str, _Pair]:
             if pair is not None:
                 pair.broken = pair.broken or (policy.tunnel_src, policy.tunnel_dst) not in pair.newest
     return pairs
-
-
-def _reasons(report: Report, announced: int) -> tuple[str, ...]:
-    """Give what keeps the node from being ready."""
-    found = [str(failure.error) for failure in report.failures]
-    if not found and report.drift:
-        found.append(f"{len(report.drift)} kernel objects differ from the plan still")
-    if not announced:
-        found.append("nothing is announced: there is no key, or the programs or inbound SAs for it are not in place")
-    return tuple(found)
 
 
 def _last_drop(counters: Mapping[str, int], previous: NodeStatus | None, now: float) -> Drop | None:

@@ -1,16 +1,21 @@
 """The Secret that holds the keys: its format, shared with Go nodes, and the rules of its replacement. Pure.
 
 ``data.ipSec`` is ``{"spi":1,"aeadKeyName":"rfc4106(gcm(aes))","aeadKey":"<base64 of 36 bytes>","length":128}``; we add
-``data.ipSecPrevious``, a list of the same for older versions, so that a restart in mid-rotation can derive them.
-No error names key material.
+``data.ipSecPrevious``, a list of the same for older versions, so that a restart in mid-rotation can derive them, and
+``data.ipSecUsed``, a list of the SHA-256 (hexadecimal) of keys that were in force, newest first: what nodes derive does
+not depend on the SPI, so a key that comes back would have its sequences start anew. No error names key material.
 """
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from statistics import median_low
 from typing import Any
 
 from kmesh.cluster.objects import LARGEST_SPI, NAMESPACE, SECRET_NAME
@@ -18,18 +23,27 @@ from kmesh_bpf import ConfigError, Key
 
 ALGORITHM = "rfc4106(gcm(aes))"
 ICV_BITS = 128
-CURRENT, PREVIOUS = "ipSec", "ipSecPrevious"
+CURRENT, PREVIOUS, USED = "ipSec", "ipSecPrevious", "ipSecUsed"
 KEPT = 4
 """Older versions kept in the Secret: a node that missed so many replacements is not coming back."""
+LONGEST_HISTORY = 1000
+"""Keys that were in force of which the Secret keeps the digest; with 64 digits each they take a tenth of its room."""
+WIDEST_GAP = 1000
+"""How far above the others an announced SPI may be and count: nobody replaces a key so often while a node is away."""
 KEY_DIGITS = 72
+DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
 class Keyring:
-    """The key in force and older ones, by version (SPI)."""
+    """The key in force and older ones, by version (SPI).
+
+    ``used``: digests of keys that were in force, newest first; they are no part of what is.
+    """
 
     current: int
     keys: Mapping[int, Key] = field(hash=False)
+    used: tuple[str, ...] = field(default=(), compare=False)
 
 
 def parse_key_text(text: str) -> Key:
@@ -61,7 +75,7 @@ def parse_keys(secret: Mapping[str, Any]) -> Keyring:
     """
     version, key = _entry(_json(secret, CURRENT), CURRENT)
     keys = {version: key}
-    if any(PREVIOUS in _part(secret, part) for part in ("data", "stringData")):
+    if _has(secret, PREVIOUS):
         older = _json(secret, PREVIOUS)
         if not isinstance(older, list):
             raise _unusable(PREVIOUS, "it is no list")
@@ -70,16 +84,40 @@ def parse_keys(secret: Mapping[str, Any]) -> Keyring:
             if number >= version or number in keys:
                 raise _unusable(PREVIOUS, f"SPI {number} does not belong there, the current one being {version}")
             keys[number] = old
-    return Keyring(version, keys)
+    return Keyring(version, keys, history(secret))
+
+
+def holds_key(secret: Mapping[str, Any] | None) -> bool:
+    """Tell whether a Secret object is there to be read: one whose key was deleted has nothing but a history."""
+    return secret is not None and (bool(_has(secret, CURRENT)) or not _has(secret, USED))
+
+
+def history(secret: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Give the digests of the keys that were in force, newest first; what cannot be read of them is left out."""
+    found: Any = None
+    with suppress(ConfigError):
+        found = _json(secret or {}, USED)
+    entries = found if isinstance(found, list) else []
+    return tuple(one for one in entries if isinstance(one, str) and DIGEST.fullmatch(one))[:LONGEST_HISTORY]
+
+
+def digest(key: Key) -> str:
+    """Give what the history tells a key by."""
+    return hashlib.sha256(key.reveal()).hexdigest()
 
 
 def accept(held: Keyring | None, new: Keyring) -> Keyring:
     """Give the new keys if they may follow those held.
 
     Raises:
-        ConfigError: the SPI goes backwards, or an SPI known already has another key now.
+        ConfigError: the SPI goes backwards, an SPI known already has another key now, or the key is none that may be
+            used: see :func:`check_new`.
 
     """
+    known = {**(held.keys if held else {}), **new.keys}
+    former = Keyring(0, {version: key for version, key in known.items() if version != new.current}, new.used)
+    if held is None or new.current not in held.keys:
+        check_new(new.keys[new.current], former, held.used if held else ())
     if held is None:
         return new
     if new.current < held.current:
@@ -90,18 +128,63 @@ def accept(held: Keyring | None, new: Keyring) -> Keyring:
     return new
 
 
-def next_keys(held: Keyring | None, announced: Iterable[int], key: Key) -> Keyring:
-    """Give the keys after a replacement: the SPI is 1 at first, and above every version ever announced.
+def check_new(key: Key, held: Keyring | None, used: tuple[str, ...] = ()) -> None:
+    """Refuse a key that must not be put in force.
+
+    ``held`` are the keys known, with their history; ``used`` is a history besides.
 
     Raises:
-        ConfigError: there is no higher SPI any more.
+        ConfigError: one sentence: all its bytes are equal, or it is or was in force.
 
     """
-    version = max((held.current if held else 0, *announced)) + 1
+    if len(set(key.reveal())) == 1:
+        raise ConfigError("the key is one byte repeated; make one: kmeshctl secret create")
+    for version, other in held.keys.items() if held else ():
+        if other == key:
+            raise ConfigError(f"the key is the one of SPI {version}; a key must be used once only, make another one")
+    if digest(key) in {*(held.used if held else ()), *used}:
+        raise ConfigError("the key was in force before; a key must be used once only, make another one")
+
+
+def uncounted(held: Keyring | None, announced: Mapping[str, int]) -> dict[str, int]:
+    """Give the announcements, by node, that do not count when the next SPI is chosen: those far above all others.
+
+    Going up from what is held, without a key from the median of what is announced, nothing counts that is behind a gap
+    of more than ``WIDEST_GAP``: the next SPI is everybody's, and one node's word must not use them all up. 0 is a node
+    without a key.
+    """
+    versions = sorted(version for version in announced.values() if version)
+    highest = held.current if held else median_low(versions) if versions else 0
+    for version in versions:
+        if highest < version <= highest + WIDEST_GAP:
+            highest = version
+    return {name: version for name, version in sorted(announced.items()) if version > highest}
+
+
+def next_keys(held: Keyring | None, announced: Mapping[str, int], key: Key, used: tuple[str, ...] = ()) -> Keyring:
+    """Give the keys after a replacement: the SPI is 1 at first, and above every announced version that counts.
+
+    ``announced``: by node; see :func:`uncounted`. ``used``: the history of a Secret that holds no key.
+
+    Raises:
+        ConfigError: the key must not be used (:func:`check_new`), or there is no higher SPI any more.
+
+    """
+    check_new(key, held, used)
+    left_out = uncounted(held, announced)
+    counted = {name: version for name, version in announced.items() if name not in left_out}
+    version = max((held.current if held else 0, *counted.values())) + 1
     if version > LARGEST_SPI:
-        raise ConfigError(f"SPI {LARGEST_SPI} is in use, and there is none above it")
+        who = ", ".join(sorted(name for name, spi in counted.items() if spi == LARGEST_SPI)) or "the Secret"
+        raise ConfigError(f"SPI {LARGEST_SPI} is in use ({who}), and there is none above it")
     older = dict(sorted(held.keys.items(), reverse=True)[:KEPT]) if held else {}
-    return Keyring(version, {version: key, **older})
+    return Keyring(version, {version: key, **older}, after(held, used))
+
+
+def after(held: Keyring | None, used: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Give the history once what is held is in force no more."""
+    recent = [digest(held.keys[version]) for version in sorted(held.keys, reverse=True)] if held else []
+    return tuple(dict.fromkeys((*recent, *(held.used if held else ()), *used)))[:LONGEST_HISTORY]
 
 
 def render(keyring: Keyring) -> dict[str, Any]:
@@ -110,6 +193,15 @@ def render(keyring: Keyring) -> dict[str, Any]:
     data = {CURRENT: _encode(_plain(keyring.current, keyring.keys[keyring.current]))}
     if older:
         data[PREVIOUS] = _encode(sorted(older, key=lambda entry: -entry["spi"]))
+    return _object(data | ({USED: _encode(keyring.used)} if keyring.used else {}))
+
+
+def render_deleted(used: tuple[str, ...]) -> dict[str, Any] | None:
+    """Give the Secret object once the key is deleted: its history, None: it has none."""
+    return _object({USED: _encode(used)}) if used else None
+
+
+def _object(data: dict[str, str]) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -131,6 +223,10 @@ def _encode(value: Any) -> str:
 def _part(secret: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     part = secret.get(name)
     return part if isinstance(part, Mapping) else {}
+
+
+def _has(secret: Mapping[str, Any], name: str) -> bool:
+    return any(name in _part(secret, part) for part in ("data", "stringData"))
 
 
 def _json(secret: Mapping[str, Any], name: str) -> Any:

@@ -55,8 +55,8 @@ class ClusterSource(Protocol):
     def tell(self, event: Mapping[str, Any]) -> None:
         """Create an Event (core/v1), where the cluster is one that has events; one that is there already is done."""
 
-    def withdraw(self, node: str) -> None:
-        """Delete a node's KmeshNodeInfo and its status, if there."""
+    def withdraw(self, node: str, *, status: bool = True) -> None:
+        """Delete a node's KmeshNodeInfo, if there; and its status, unless it is to stay."""
 
     def change_secret(self, change: SecretChange) -> None:
         """Change the Secret on the ground of all objects as they are now.

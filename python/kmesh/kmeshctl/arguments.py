@@ -43,6 +43,7 @@ examples:
   kmeshctl secret create --key-file=-      # 72 digits on standard input
 
 The first key gets SPI 1, every other one an SPI above all that are in use; nodes move to it without losing a packet.
+A key is used once: one that the Secret holds or has held is refused, and one of 36 equal bytes.
 """
 GET_EPILOG = """\
 examples:
@@ -119,6 +120,6 @@ def parser() -> Parser:
     get = actions.add_parser("get", help="show the key's version and algorithm", parents=[shared], **look(GET_EPILOG))
     get.add_argument("--show-key", action="store_true", help="show the key itself, too")
     get.add_argument("-o", "--output", choices=("table", "json"), default="table", help="default: %(default)s")
-    gone = "delete the key: nodes keep using what they hold"
+    gone = "delete the key: nodes keep using what they hold; that it was used is remembered"
     actions.add_parser("delete", help=gone, parents=[shared], **look(DELETE_EPILOG))
     return top

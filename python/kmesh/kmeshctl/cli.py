@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import closing, redirect_stdout
+from contextlib import closing, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -101,7 +101,7 @@ def _secret(flags: argparse.Namespace, source: ClusterSource, stdin: TextIO, std
         case "delete":
             return _delete(source, stdout)
         case _:
-            return _replace(source, _new_key(flags, stdin), stdout)
+            return _replace(source, _new_key(flags, stdin), stdout, stderr)
 
 
 def _new_key(flags: argparse.Namespace, stdin: TextIO) -> Key:
@@ -127,28 +127,45 @@ def _read(name: str, stdin: TextIO) -> str:
         raise ConfigError(f"{name} is no text; give {secret.KEY_DIGITS} hexadecimal digits") from None
 
 
-def _replace(source: ClusterSource, key: Key, stdout: TextIO) -> int:
-    version = 0
+def _replace(source: ClusterSource, key: Key, stdout: TextIO, stderr: TextIO) -> int:
+    version, left_out = 0, {}
 
     def change(before: Mapping[str, Any] | None, objects: ClusterObjects) -> Mapping[str, Any]:
-        nonlocal version
+        nonlocal version, left_out
+        used, announced = secret.history(before), {info.name: info.spi for info in objects.node_infos}
+        held = _held(before)
+        secret.check_new(key, held, used)
+        left_out = secret.uncounted(held, announced)
         try:
-            held = secret.parse_keys(before) if before is not None else None
-            new = secret.next_keys(held, (info.spi for info in objects.node_infos), key)
+            new = secret.next_keys(held, announced, key, used)
         except ConfigError as error:
-            raise ClusterError(f"the key in the cluster cannot be replaced: {error}; {DELETE_IT}") from error
+            raise ClusterError(f"the key in the cluster cannot be replaced: {error}") from error
         version = new.current
         return secret.render(new)
 
     source.change_secret(change)
+    for name, spi in left_out.items():
+        way_out = f"delete its KmeshNodeInfo: kubectl delete kmeshnodeinfo -n {NAMESPACE} {name}"
+        print(f"kmeshctl: {name} announces SPI {spi}, far above all others; not counted: {way_out}", file=stderr)
     print(f"key stored: SPI {version}, {secret.ALGORITHM}", file=stdout)
     return 0
 
 
+def _held(before: Mapping[str, Any] | None) -> secret.Keyring | None:
+    try:
+        return secret.parse_keys(before) if before is not None and secret.holds_key(before) else None
+    except ConfigError as error:
+        raise ClusterError(f"the key in the cluster cannot be replaced: {error}; {DELETE_IT}") from error
+
+
 def _delete(source: ClusterSource, stdout: TextIO) -> int:
-    def change(before: Mapping[str, Any] | None, _: ClusterObjects) -> None:
-        if before is None:
+    def change(before: Mapping[str, Any] | None, _: ClusterObjects) -> Mapping[str, Any] | None:
+        if not secret.holds_key(before):
             raise _no_key()
+        held = None
+        with suppress(ClusterError):  # a key that cannot be read can be deleted, and only its history stays
+            held = _held(before)
+        return secret.render_deleted(secret.after(held, secret.history(before)))
 
     source.change_secret(change)
     print("key deleted; nodes keep using what they hold, the next key gets a higher SPI", file=stdout)
@@ -157,7 +174,7 @@ def _delete(source: ClusterSource, stdout: TextIO) -> int:
 
 def _get(flags: argparse.Namespace, source: ClusterSource, stdout: TextIO, stderr: TextIO) -> int:
     objects = read_whole(source)
-    if objects.secret is None:
+    if objects.secret is None or not secret.holds_key(objects.secret):
         for problem in objects.problems:
             print(f"kmeshctl: {problem}", file=stderr)  # it may be in there
         raise _no_key()
@@ -186,7 +203,9 @@ def _get(flags: argparse.Namespace, source: ClusterSource, stdout: TextIO, stder
 
 
 def _no_key() -> ClusterError:
-    return ClusterError(f"the cluster holds no Secret {NAMESPACE}/{SECRET_NAME}; make one: kmeshctl secret create")
+    return ClusterError(
+        f"the cluster holds no key (Secret {NAMESPACE}/{SECRET_NAME}); make one: kmeshctl secret create"
+    )
 
 
 def entry() -> None:

@@ -121,8 +121,8 @@ def plain(health: Health) -> dict[str, Any]:
 
 
 def _key(objects: ClusterObjects) -> tuple[int, tuple[str, ...]]:
-    if objects.secret is None:
-        return 0, (f"the cluster holds no Secret {NAMESPACE}/{SECRET_NAME}; make one: kmeshctl secret create",)
+    if objects.secret is None or not secret.holds_key(objects.secret):
+        return 0, (f"the cluster holds no key (Secret {NAMESPACE}/{SECRET_NAME}); make one: kmeshctl secret create",)
     try:
         return secret.parse_keys(objects.secret).current, ()
     except ConfigError as error:

@@ -201,7 +201,7 @@ def _at(cluster: Cluster, address: Address) -> End:
 
 def _versions(objects: ClusterObjects) -> tuple[Mapping[int, Key], tuple[str, ...]]:
     """Give the key versions in the Secret, and a sentence where there are none."""
-    if objects.secret is None:
+    if objects.secret is None or not secret.holds_key(objects.secret):
         return {}, ("the cluster holds no key: nodes go on with the one that they hold, restarted ones have none",)
     try:
         return dict.fromkeys(secret.parse_keys(objects.secret).keys, STAND_IN), ()

@@ -23,7 +23,7 @@ from kmesh.launcher.health import HealthServer
 from kmesh.launcher.outbox import Outbox
 from kmesh.launcher.readiness import Bounds
 from kmesh.launcher.recorder import Recorder
-from kmesh_bpf import ConfigError, KmeshBpfError, LinuxKernel, claim, preview
+from kmesh_bpf import ConfigError, KmeshBpfError, LinuxKernel, claim
 
 EXIT_FAILED, EXIT_REFUSED = 1, 2
 GC_THRESHOLDS = 50_000, 20, 20
@@ -148,7 +148,7 @@ def _dry_run(config: Config, source: ClusterSource, recorder: Recorder) -> int:
     kernel = LinuxKernel(config.pin_root, config.settings, load=False)
     daemon = Daemon(config, source, kernel, recorder)
     print("# KEY: each SA's own key, not shown. Programs and maps are pinned by the daemon's first start.")
-    for operation in preview(kernel, daemon.view(source.read()), config.options, time.time()):
+    for operation in daemon.preview():
         print(kernel.render(operation))
     kernel.close()
     return 0

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from kmesh.cluster.objects import ClusterObjects, NodeInfo, parse
 from kmesh.cluster.reporting import make_status
-from kmesh.cluster.secret import Keyring, accept, parse_keys
+from kmesh.cluster.secret import Keyring, accept, holds_key, parse_keys
 from kmesh.cluster.snapshot import build_view, kmesh_node_info, local_node, pod_claims
 from kmesh.cluster.source import ClusterSource
 from kmesh.cluster.status import NodeStatus
@@ -22,6 +22,7 @@ from kmesh.launcher.record import KeyRecord
 from kmesh.launcher.recorder import Recorder
 from kmesh_bpf import (
     AddSa,
+    Announcement,
     Attach,
     ConfigError,
     Evidence,
@@ -29,14 +30,16 @@ from kmesh_bpf import (
     KmeshBpfError,
     LinkWatcher,
     LinuxKernel,
-    Node,
+    Operation,
     Pod,
     Report,
     View,
     __version__,
     evidence,
+    preview,
     reconcile,
 )
+from kmesh_bpf import Memory as PassMemory
 
 log = logging.getLogger("kmesh")
 
@@ -55,12 +58,13 @@ FIRST_RETRY, LAST_RETRY = 0.5, 30.0
 class Memory:
     """What the daemon knows beyond the cluster and the kernel: the keys it has seen and what it has announced.
 
-    ``unseen``: the incarnation that it has chosen and not announced yet; ``uid``: of our KmeshNodeInfo when last seen.
-    ``evidence``: what the last pass left in the kernel that claims are measured by.
+    ``used``: digests of keys that were in force before. ``passes``: what one pass leaves for the next. ``evidence``:
+    what the last pass left in the kernel that claims are measured by.
     """
 
     keyring: Keyring | None = None
     keys: dict[int, Key] = field(default_factory=dict)
+    used: tuple[str, ...] = ()
     announced: int = 0
     announced_at: float = 0.0
     refused: str = ""
@@ -68,8 +72,7 @@ class Memory:
     failures: tuple[str, ...] = ()
     published: bool = False
     generation: int = 0
-    unseen: str = ""
-    uid: str = ""
+    passes: PassMemory = field(default_factory=PassMemory)
     evidence: Evidence | None = None
     status: NodeStatus | None = None
     ready: bool = False
@@ -140,18 +143,16 @@ class Daemon:
         began, started = self.clock(), time.monotonic()
         objects = self.source.read()
         view = self.view(objects)
-        ours, kept = self._ours(objects), self.kernel.incarnation()
         report = reconcile(
             self.kernel,
             view,
             self.config.options,
             self.clock,
-            lambda: str(uuid.uuid4()),
-            forgotten=self._forgotten(ours, view.node, kept),
+            fresh_incarnation,
+            shown=self._shown(objects),
+            memory=self.memory.passes,
         )
-        self.memory.uid = ours.uid if ours is not None else ""
-        if report.incarnation != kept:
-            self.memory.unseen = report.incarnation
+        self.memory.passes = report.memory
         self._tell(report)
         self._publish(report, objects)
         self._record(view, report, objects, began)
@@ -199,10 +200,17 @@ class Daemon:
             view=view,
             version=__version__,
             strict=self.config.settings.strict,
-            hindrances=(*refused, *self.recorder.too_old()),
+            unready=self.recorder.record.unready,
+            notes=refused,
             previous=memory.status,
         )
         self.recorder.report(memory.status)
+
+    def preview(self) -> tuple[Operation, ...]:
+        """Give what a first pass would do (``--dry-run``); see :meth:`view` for errors."""
+        objects = self.source.read()
+        shown, options = self._shown(objects), self.config.options
+        return preview(self.kernel, self.view(objects), options, self.clock(), fresh_incarnation, shown=shown)
 
     def view(self, objects: ClusterObjects) -> View:
         """Give what is known now.
@@ -224,10 +232,6 @@ class Daemon:
         self._problems(objects.problems)
         if self.memory.evidence is None:
             self.memory.evidence = evidence(self.kernel.observe())
-        boot_id = self.kernel.incarnation() or node.boot_id
-        if ours is not None and self.kernel.incarnation() is None and ours.boot_id == node.boot_id:
-            # Peers know keys for this boot id whose SAs are gone: never start counting anew under the same keys.
-            boot_id = str(uuid.uuid4())
         return build_view(
             objects,
             node.name,
@@ -235,7 +239,7 @@ class Daemon:
             services=tuple(dict.fromkeys((*self.config.services, *objects.services))),
             announced=self.memory.announced,
             announced_at=self.memory.announced_at,
-            boot_id=boot_id,
+            boot_id="",  # the library decides on it
             evidence=self.memory.evidence.carried,
             known=self.memory.evidence.tunnel_ends,
         )
@@ -243,20 +247,17 @@ class Daemon:
     def _ours(self, objects: ClusterObjects) -> NodeInfo | None:
         return next((info for info in objects.node_infos if info.name == self.config.node), None)
 
-    def _forgotten(self, ours: NodeInfo | None, node: Node, incarnation: str | None) -> bool:
-        """Tell whether peers have forgotten SAs of ours, or will, and must not make them again under the old keys.
-
-        Somebody deleted our KmeshNodeInfo, or made another; or our addresses change, and could change back.
-        """
-        if ours is None or ours.addresses != tuple(map(str, node.addresses)):
-            return incarnation != self.memory.unseen
-        return "" not in (self.memory.uid, ours.uid) and self.memory.uid != ours.uid
+    def _shown(self, objects: ClusterObjects) -> Announcement:
+        ours = self._ours(objects)
+        return Announcement(ours.boot_id, ours.addresses, ours.uid) if ours is not None else Announcement()
 
     def _take_keys(self, objects: ClusterObjects) -> None:
-        if objects.secret is None:
+        if objects.secret is None or not holds_key(objects.secret):
             return
+        before = self.memory.keyring
+        known = Keyring(before.current, self.memory.keys, self.memory.used) if before else None
         try:
-            keyring = accept(self.memory.keyring, parse_keys(objects.secret))
+            keyring = accept(known, parse_keys(objects.secret))
         except ConfigError as error:
             self.memory.refused = str(error)
             self._problems((f"the key in the Secret is refused, the old one stays: {error}",))
@@ -265,6 +266,7 @@ class Daemon:
             log.info("key with SPI %d taken from the Secret", keyring.current)
         self.memory.keyring, self.memory.refused = keyring, ""
         self.memory.keys.update(keyring.keys)
+        self.memory.used = tuple(dict.fromkeys((*keyring.used, *self.memory.used)))
 
     def _publish(self, report: Report, objects: ClusterObjects) -> None:
         """Announce the newest key once every inbound SA for it is in the kernel (DESIGN section 6, step 1)."""
@@ -284,16 +286,18 @@ class Daemon:
         wanted = kmesh_node_info(node, spi, self.config.options.replay_window, boot_id=report.incarnation)
         self.memory.generation = ours.generation if ours is not None and ours == parse(wanted) else 0
         if ours != parse(wanted):
+            if report.decision.recreate:
+                self.source.withdraw(node.name, status=False)
             self.source.publish(wanted)
-            self.memory.unseen = ""
+            self.memory.passes = self.memory.passes.announced(recreated=report.decision.recreate)
             log.info("announced: SPI %d, incarnation %s", spi, report.incarnation)
         if self.memory.announced != spi or not self.memory.published:
             self.memory.announced, self.memory.announced_at, self.memory.published = spi, self.clock(), True
 
     def _tell(self, report: Report) -> None:
-        if report.renewed:
-            why = "SAs of ours had vanished, or our KmeshNodeInfo, or our addresses change"
-            log.warning("%s: incarnation %s, peers will use new keys", why, report.incarnation)
+        if report.decision.new:
+            level = logging.WARNING if report.renewed else logging.INFO
+            log.log(level, "%s: new incarnation %s, and new keys", report.decision.why, report.incarnation)
         for operation in report.applied:
             log.info("%s", self.kernel.render(operation))
         failures = tuple(dict.fromkeys(str(failure.error) for failure in report.failures))
@@ -312,6 +316,11 @@ class Daemon:
             if problem not in self.memory.problems:
                 log.warning("%s", problem)
         self.memory.problems = (*self.memory.problems, *problems)[-100:]
+
+
+def fresh_incarnation() -> str:
+    """Give an incarnation that was never used."""
+    return str(uuid.uuid4())
 
 
 def uninstall(kernel: LinuxKernel, source: ClusterSource | None, node: str, pin_root: Path) -> tuple[str, ...]:

@@ -57,8 +57,7 @@ def notes(before: Record, after: Record) -> tuple[Note, ...]:
         if problem.kind in PEER_REASONS and problem not in before.plan_problems:
             found.append(Note("Warning", f"Peer{PEER_REASONS[problem.kind]}", problem.sentence))
     if after.renewed:
-        where = "security associations had vanished, here or at the peers"
-        message = f"{where}; new incarnation {after.incarnation}, peers use new keys"
+        message = f"{after.renewed_why}; new incarnation {after.incarnation}, peers use new keys"
         found.append(Note("Warning", "SecurityAssociationsLost", message))
     if 0 < before.settled < after.settled:
         message = (

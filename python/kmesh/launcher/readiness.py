@@ -9,6 +9,8 @@ from kmesh.launcher import metrics
 from kmesh.launcher.metrics import Now
 from kmesh.launcher.record import Record
 
+SETTLING = 2.0
+"""Seconds that passes may take to reach a plan: some steps can only be taken when others are seen to be done."""
 TEXT, JSON = "text/plain; charset=utf-8", "application/json"
 
 
@@ -29,28 +31,29 @@ class Bounds:
     view_age: float
 
 
-def too_old(view_age: float, bounds: Bounds) -> tuple[str, ...]:
-    """Give the sentence on a view that is older than it should be; nothing: it is not."""
-    if view_age <= bounds.view_age:
-        return ()
-    bound = f"more than {bounds.view_age:.0f}; its last content stays in force"
-    return (f"the cluster has not been seen for {view_age:.0f} s, {bound}",)
-
-
 def unready(record: Record, view_age: float, bounds: Bounds) -> tuple[str, ...]:
-    """Give why the node is not ready for encryption; nothing: it is. Encryption goes on in either case."""
+    """Give why the node is not ready for encryption; nothing: it is. Encryption goes on in either case.
+
+    The one list of all that say it: /readyz, the metric, the conditions, the report that `status` and `explain` show.
+    Every problem of the plan is in it.
+    """
     reasons = []
     if record.error:
         reasons.append(f"the last pass had to be given up: {record.error}")
     if not record.succeeded:
         reasons.append("no pass has reached its plan yet")
-    reasons.extend(too_old(view_age, bounds))
+    if view_age > bounds.view_age:
+        bound = f"more than {bounds.view_age:.0f}; its last content stays in force"
+        reasons.append(f"the cluster has not been seen for {view_age:.0f} s, {bound}")
     if not record.key.spi:
         reasons.append("there is no key: store one with kmeshctl secret")
     elif not record.key.announced:
         reasons.append(f"the key with SPI {record.key.spi} is not announced yet")
     if record.failures:
         reasons.append(f"{len(record.failures)} operations failed, the first: {record.failures[0]}")
+    elif record.drift and record.attempted - record.succeeded > SETTLING:
+        reasons.append(f"{record.drift} kernel objects differ from the plan still")
+    reasons.extend(map(str, record.plan_problems))
     return tuple(reasons)
 
 

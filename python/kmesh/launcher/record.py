@@ -94,9 +94,9 @@ class Record:
 
     ``attempted``: end of the last attempt; ``succeeded``: of the last one that reached its plan, 0 before the first.
     ``error``: why the last attempt had to be given up, empty when it was not; everything below is then of the last
-    one that was carried through. ``failures``: the kernel's words. ``settled``: the newest SPI that everything was on;
-    ``unready``: why the node is not ready, since ``unready_since``; empty when
-    it is. ``been_ready``: whether it ever was, up to here.
+    one that was carried through. ``failures``: the kernel's words; ``drift``: how many objects differed
+    from the plan. ``settled``: the newest SPI that everything was on; ``unready``: why the node is not ready, since
+    ``unready_since``; empty when it is. ``been_ready``: whether it ever was, up to here.
     """
 
     node: str
@@ -105,6 +105,7 @@ class Record:
     error: str = ""
     statistics: Statistics = field(default_factory=Statistics)
     failures: tuple[str, ...] = ()
+    drift: int = 0
     key: KeyRecord = NO_KEY
     key_since: float = 0.0
     settled: int = 0
@@ -116,6 +117,7 @@ class Record:
     cluster_problems: tuple[str, ...] = ()
     incarnation: str = ""
     renewed: bool = False
+    renewed_why: str = ""
     counters: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     xfrm_errors: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     totals: Totals = field(default_factory=Totals)
@@ -153,6 +155,7 @@ def after_pass(
         error="",
         statistics=_counted(before.statistics, report, seconds),
         failures=tuple(str(failure.error) for failure in report.failures),
+        drift=len(report.drift),
         key=key,
         key_since=_key_since(before, key.spi, usage, now),
         peers=_peers(view, report, totals),
@@ -163,6 +166,7 @@ def after_pass(
         cluster_problems=cluster_problems,
         incarnation=report.incarnation,
         renewed=report.renewed,
+        renewed_why=report.decision.why,
         counters=counters,
         xfrm_errors=xfrm_errors,
         totals=totals,

@@ -14,7 +14,7 @@ from kmesh.launcher import conditions
 from kmesh.launcher.conditions import Condition
 from kmesh.launcher.events import Allowance, admit, manifest, notes
 from kmesh.launcher.outbox import Outbox
-from kmesh.launcher.readiness import Bounds, Page, answer, too_old, unready
+from kmesh.launcher.readiness import Bounds, Page, answer, unready
 from kmesh.launcher.record import KeyRecord, Record, after_error, after_pass
 from kmesh_bpf import Report, View
 
@@ -85,10 +85,6 @@ class Recorder:
         if should_publish(self._reported, status, self.clock(), self._jitter() * JITTER_SECONDS):
             self._reported = status
             self._outbox.report(to_lease(status))
-
-    def too_old(self) -> tuple[str, ...]:
-        """Give the sentence on a view that is too old; nothing: it is not."""
-        return too_old(self._view_age(), self._bounds)
 
     def answer(self, path: str) -> Page:
         """Give the health server's page at a path."""

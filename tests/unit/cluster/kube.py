@@ -111,6 +111,11 @@ def entry(spi: int = 1, material: bytes = bytes(range(36)), **changes: Any) -> d
     return {"spi": spi, "aeadKeyName": "rfc4106(gcm(aes))", "aeadKey": coded, "length": 128} | changes
 
 
+def material(number: int) -> bytes:
+    """Give the bytes of a key that a daemon takes, another one for each number below 32."""
+    return bytes((number * 40 + one) % 256 for one in range(36))
+
+
 def secret(current: Any, previous: Any = None) -> dict[str, Any]:
     """``current`` and ``previous``: what stands in ipSec and ipSecPrevious, as JSON unless bytes."""
 

@@ -1,10 +1,12 @@
+import base64
 import json
 
 import pytest
 from kmesh.cluster.key_file import KeyFile
 from kmesh.cluster.manifests import FolderCluster
-from kmesh.cluster.secret import parse_keys
+from kmesh.cluster.secret import Keyring, parse_keys, render
 
+from kmesh_bpf import Key
 from tests.unit.cluster import kube
 
 
@@ -60,3 +62,15 @@ def test_a_file_that_holds_no_key_is_refused_by_whoever_reads_it(source, path):
     path.write_text("no JSON")
     with pytest.raises(Exception, match="it is not JSON"):
         parse_keys(source.read().secret)
+
+
+def test_the_older_keys_and_the_history_of_a_mounted_secret_are_read_beside_it(source, path):
+    keyring = Keyring(2, {2: Key(kube.material(2)), 1: Key(kube.material(1))}, ("0" * 64,))
+    for name, coded in render(keyring)["data"].items():
+        path.with_name(name).write_bytes(base64.b64decode(coded))
+    read = parse_keys(source.read().secret)
+    assert (read, read.used) == (keyring, keyring.used)
+    assert not source.changed()
+    path.with_name("ipSecPrevious").unlink()
+    assert source.changed()
+    assert parse_keys(source.read().secret) == Keyring(2, {2: Key(kube.material(2))})

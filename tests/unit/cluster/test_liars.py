@@ -55,9 +55,9 @@ def objects(*manifests) -> ClusterObjects:
     return collect(parse(one) for one in manifests)
 
 
-def view(found: ClusterObjects, known=frozenset()):
+def view(found: ClusterObjects, known=frozenset(), incarnation=""):
     return build_view(
-        found, "n1", keys=KEYS, services=(), announced=1, announced_at=0.0, boot_id=kube.BOOT_ID, known=known
+        found, "n1", keys=KEYS, services=(), announced=1, announced_at=0.0, boot_id=incarnation, known=known
     )
 
 
@@ -70,7 +70,8 @@ def kernel(*manifests) -> FakeKernel:
 
 
 def plan(made: FakeKernel, *manifests) -> Plan:
-    return make_plan(view(objects(*manifests), frozenset(made.peers)), made.observe(), Options(), 1000.0)
+    seen = view(objects(*manifests), frozenset(made.peers), made.incarnation or "")
+    return make_plan(seen, made.observe(), Options(), 1000.0)
 
 
 def selected(found: Plan) -> tuple:

@@ -72,29 +72,28 @@ def test_only_counters_that_tell_of_trouble_are_in_it(daemon):
     assert daemon.report(view()).counters == {"dropped_by_guard": 0, "dropped_clear_text": 0, "esp_unknown_peer": 2}
 
 
-def test_without_a_key_it_is_not_ready_and_says_why(daemon):
+def test_without_a_key_no_peer_is_ready(daemon):
     status = daemon.report(view(held=(), announced=0))
-    assert (status.ready, status.spi_out, status.peers_ready, status.peers_expected) == (False, None, 0, 2)
-    assert status.reasons[0].startswith("nothing is announced: there is no key")
+    assert (status.spi_out, status.peers_ready, status.peers_expected) == (None, 0, 2)
 
 
-def test_what_the_kernel_refuses_is_the_reason(daemon):
+def test_a_peer_whose_sas_the_kernel_refuses_is_not_ready(daemon):
     daemon.kernel.refuse = lambda operation: (
         KernelError("add SA", "x", 12) if type(operation).__name__ == "AddSa" else None
     )
     status = daemon.report(view())
-    assert not status.ready
-    assert status.reasons[0] == "add SA x: Cannot allocate memory (ENOMEM)"
     assert (status.peers_ready, status.peers[0].ready) == (0, False)
 
 
-def test_what_the_daemon_knows_to_hinder_it_comes_first(daemon):
-    status = daemon.report(view(), hindrances=("the view is 300 s old",))
-    assert (status.ready, status.reasons) == (False, ("the view is 300 s old",))
+def test_the_daemon_s_reasons_come_first_and_what_else_should_be_known_makes_it_no_less_ready(daemon):
+    status = daemon.report(view(), unready=("the view is 300 s old",), notes=("the key is refused",))
+    assert (status.ready, status.reasons) == (False, ("the view is 300 s old", "the key is refused"))
+    status = daemon.report(view(), notes=("the key is refused",))
+    assert (status.ready, status.reasons) == (True, ("the key is refused",))
 
 
 def test_sentences_are_few_and_short(daemon):
-    status = daemon.report(view(), hindrances=["x" * 999] * 50)
+    status = daemon.report(view(), unready=["x" * 999] * 50)
     assert sum(map(len, status.reasons)) < 2000
 
 

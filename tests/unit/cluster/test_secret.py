@@ -4,7 +4,22 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kmesh.cluster.secret import KEPT, Keyring, accept, next_keys, parse_key_text, parse_keys, render
+from kmesh.cluster.secret import (
+    KEPT,
+    LONGEST_HISTORY,
+    Keyring,
+    accept,
+    after,
+    digest,
+    history,
+    holds_key,
+    next_keys,
+    parse_key_text,
+    parse_keys,
+    render,
+    render_deleted,
+    uncounted,
+)
 
 from kmesh_bpf import ConfigError, Key
 from tests.unit.cluster import kube
@@ -21,7 +36,7 @@ KEYS = st.binary(min_size=36, max_size=36).map(Key)
 
 
 def key(number: int) -> Key:
-    return Key(bytes([number]) * 36)
+    return Key(kube.material(number))
 
 
 def ring(current: int, *older: int) -> Keyring:
@@ -148,40 +163,122 @@ def test_another_key_under_a_known_spi_is_refused(version):
 
 
 def test_the_first_spi_is_1():
-    assert next_keys(None, (), key(1)) == ring(1)
+    assert next_keys(None, {}, key(1)) == ring(1)
 
 
 def test_the_next_spi_is_one_more_and_the_old_key_stays():
-    assert next_keys(ring(1), (1,), key(2)) == ring(2, 1)
+    assert next_keys(ring(1), {"n1": 1}, key(2)) == ring(2, 1)
 
 
 def test_after_a_delete_the_spi_goes_on_above_every_announced_one():
-    assert next_keys(None, (3, 7, 5), key(8)) == ring(8)
+    assert next_keys(None, {"n1": 3, "n2": 7, "n3": 5}, key(8)) == ring(8)
 
 
 def test_only_so_many_older_keys_are_kept():
     keyring = None
     for version in range(1, 9):
-        keyring = next_keys(keyring, (), key(version))
+        keyring = next_keys(keyring, {}, key(version))
     assert keyring == ring(8, 7, 6, 5, 4)
 
 
 def test_there_is_no_spi_above_the_highest():
-    with pytest.raises(ConfigError, match="SPI 4294967295 is in use"):
-        next_keys(None, ((1 << 32) - 1,), key(1))
+    with pytest.raises(ConfigError, match=r"SPI 4294967295 is in use \(n3\), and there is none above it"):
+        next_keys(None, {"n3": (1 << 32) - 1}, key(1))
+    with pytest.raises(ConfigError, match=r"SPI 4294967295 is in use \(the Secret\)"):
+        next_keys(ring((1 << 32) - 1), {}, key(1))
 
 
-@given(st.none() | keyrings(), st.lists(SPIS), KEYS)
+@given(st.none() | keyrings(), st.dictionaries(st.text(max_size=3), SPIS | st.integers(0, 2000)), KEYS)
 def test_what_follows_is_accepted_by_whoever_holds_the_keys_before(held, announced, new):
-    highest = max([held.current if held else 0, *announced])
-    if highest == (1 << 32) - 1:
+    known = set(held.keys.values()) if held else set()
+    counted = [spi for name, spi in announced.items() if name not in uncounted(held, announced)]
+    highest = max([held.current if held else 0, *counted])
+    if (
+        highest == (1 << 32) - 1
+        or len(set(new.reveal())) == 1
+        or new in known
+        or len(known) < len(held.keys if held else ())
+    ):
         return
     following = next_keys(held, announced, new)
     assert following.current == highest + 1
+    assert following.used == after(held)
     assert following.keys[following.current] == new
     assert len(following.keys) <= KEPT + 1
     assert accept(held, following) == following
-    assert parse_keys(render(following)) == following
+    read = parse_keys(render(following))
+    assert (read, read.used) == (following, following.used)
+
+
+@pytest.mark.parametrize(
+    ("held", "announced", "left_out"),
+    [
+        (None, {}, {}),
+        (None, {"a": 0}, {}),
+        (None, {"a": 4_000_000_000}, {}),  # nobody knows better
+        (None, {"a": 1, "b": 4_000_000_000}, {"b": 4_000_000_000}),
+        (None, {"a": 1, "b": 2, "c": 1003}, {"c": 1003}),
+        (None, {"a": 1, "b": 2, "c": 1002}, {}),
+        (None, {"a": 0, "b": 0, "c": 5000}, {}),
+        (None, {"a": 1, "b": 900, "c": 1800, "d": 2700}, {}),
+        (ring(1), {"a": 1, "b": 1001, "c": 2002}, {"c": 2002}),
+        (ring(5000), {"a": 1, "b": 5001}, {}),
+        (ring(5), {"z": 9000, "a": 8000}, {"a": 8000, "z": 9000}),
+    ],
+)
+def test_an_announcement_behind_a_gap_does_not_count(held, announced, left_out):
+    assert uncounted(held, announced) == left_out
+
+
+def test_a_key_is_accepted_once_only_whatever_its_spi():
+    again = Keyring(3, {3: key(1), 2: key(2)})
+    with pytest.raises(ConfigError, match="the key is the one of SPI 1;"):
+        accept(ring(2, 1), again)
+    with pytest.raises(ConfigError, match="the key is the one of SPI 1;"):
+        accept(None, Keyring(3, {3: key(1), 2: key(2), 1: key(1)}))
+    for held, new in (
+        (None, Keyring(3, {3: key(1)}, (digest(key(1)),))),
+        (ring(2), Keyring(3, {3: key(1)}, (digest(key(1)),))),
+        (Keyring(2, {2: key(2)}, (digest(key(1)),)), Keyring(3, {3: key(1)})),
+    ):
+        with pytest.raises(ConfigError, match="was in force before"):
+            accept(held, new)
+
+
+@pytest.mark.parametrize("byte", [0, 0x5A, 0xFF])
+def test_one_byte_repeated_is_refused_and_what_is_in_force_stays(byte):
+    bad = Key(bytes([byte]) * 36)
+    with pytest.raises(ConfigError, match="one byte repeated"):
+        accept(None, Keyring(1, {1: bad}))
+    with pytest.raises(ConfigError, match="one byte repeated"):
+        next_keys(ring(1), {}, bad)
+    assert accept(Keyring(1, {1: bad}), Keyring(1, {1: bad})).current == 1
+    assert accept(Keyring(1, {1: bad}), Keyring(2, {2: key(2), 1: bad})).current == 2
+
+
+def test_the_history_is_bounded_newest_first_and_read_leniently():
+    keyring = Keyring(1, {1: key(1)}, tuple(f"{number:064x}" for number in range(LONGEST_HISTORY)))
+    following = next_keys(keyring, {}, key(2))
+    assert len(following.used) == LONGEST_HISTORY
+    assert following.used[0] == digest(key(1))
+    for odd in (b"no JSON", {}, 7, None, [None, 5, "short", digest(key(1)).upper()]):
+        manifest = kube.secret(kube.entry(1))
+        manifest["data"]["ipSecUsed"] = kube.secret(odd)["data"]["ipSec"]
+        assert history(manifest) == ()
+        assert parse_keys(manifest).current == 1
+    assert history(None) == history({}) == history({"data": {"ipSecUsed": "%"}}) == ()
+
+
+def test_a_secret_whose_key_was_deleted_is_no_broken_one():
+    left = render_deleted(after(ring(2, 1)))
+    assert not holds_key(left)
+    assert history(left) == (digest(key(2)), digest(key(1)))
+    assert render_deleted(()) is None
+    assert not holds_key(None)
+    assert holds_key(kube.secret(kube.entry(1)))
+    assert holds_key({"kind": "Secret", "data": {"other": "eA=="}})
+    with pytest.raises(ConfigError, match="was in force before"):
+        next_keys(None, {}, key(1), history(left))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from kmesh_bpf import Key, __version__
 from tests.unit.cluster import kube
 
 MATERIAL = bytes(range(200, 236))
-HEX = MATERIAL.hex()
+HEX, OTHER = MATERIAL.hex(), bytes(range(36)).hex()
 TRACES = (HEX, HEX.upper(), HEX[:8], HEX[-8:], base64.b64encode(MATERIAL).decode()[:8])
 
 
@@ -53,8 +53,8 @@ def test_the_guide_s_form_stores_the_first_key_under_spi_1(kmeshctl, tmp_path):
 
 def test_the_same_form_replaces_it_under_the_next_spi_and_keeps_the_old_one(kmeshctl, tmp_path):
     kmeshctl("secret", "--key", HEX)
-    assert kmeshctl("secret", "--key=" + "5a" * 36)[1] == "key stored: SPI 2, rfc4106(gcm(aes))\n"
-    assert stored(tmp_path).keys == {2: Key(b"\x5a" * 36), 1: Key(MATERIAL)}
+    assert kmeshctl("secret", f"--key={OTHER}")[1] == "key stored: SPI 2, rfc4106(gcm(aes))\n"
+    assert stored(tmp_path).keys == {2: Key(bytes.fromhex(OTHER)), 1: Key(MATERIAL)}
 
 
 @pytest.mark.parametrize(
@@ -84,8 +84,8 @@ def test_without_a_key_one_is_made_each_time_another(kmeshctl, tmp_path, argumen
 def test_the_folder_may_stand_before_or_behind_the_command(kmeshctl, tmp_path):
     for argv in (
         ["--manifests", str(tmp_path), "secret", f"--key={HEX}"],
-        ["secret", f"--manifests={tmp_path}", f"--key={HEX}"],
-        ["secret", f"--key={HEX}", "--manifests", str(tmp_path)],
+        ["secret", f"--manifests={tmp_path}", f"--key={OTHER[2:]}00"],
+        ["secret", f"--key={OTHER}", "--manifests", str(tmp_path)],
         ["secret", "create", "--manifests", str(tmp_path)],
         ["--manifests", str(tmp_path), "secret", "create"],
     ):
@@ -201,14 +201,53 @@ def test_where_there_is_no_key_there_is_nothing_to_show_or_delete(kmeshctl, acti
     assert kmeshctl("secret", action) == (
         1,
         "",
-        "kmeshctl: the cluster holds no Secret kmesh-system/kmesh-ipsec; make one: kmeshctl secret create\n",
+        "kmeshctl: the cluster holds no key (Secret kmesh-system/kmesh-ipsec); make one: kmeshctl secret create\n",
     )
 
 
-def test_delete_takes_the_key_away(kmeshctl, tmp_path):
+def test_delete_takes_the_key_away_and_leaves_what_tells_that_it_was_in_force(kmeshctl, tmp_path):
     kmeshctl("secret", f"--key={HEX}")
     assert kmeshctl("secret", "delete")[0] == 0
+    assert set(yaml.safe_load((tmp_path / SECRET_FILE).read_text())["data"]) == {"ipSecUsed"}
+    assert kmeshctl("secret", "get")[0] == 1
+    assert kmeshctl("secret", "delete")[0] == 1
+    assert kmeshctl("secret", f"--key={HEX}") == (2, "", f"kmeshctl: {BEFORE}\n")
+    assert kmeshctl("secret", f"--key={OTHER}")[0] == 0
+
+
+BEFORE = "the key was in force before; a key must be used once only, make another one"
+
+
+def test_a_key_is_stored_once_only(kmeshctl, tmp_path):
+    for _ in range(2):
+        kmeshctl("secret", f"--key={HEX}")
+    assert kmeshctl("secret", f"--key={HEX}")[2].startswith("kmeshctl: the key is the one of SPI 1;")
+    kmeshctl("secret", f"--key={OTHER}")
+    assert kmeshctl("secret", f"--key={HEX}")[2].startswith("kmeshctl: the key is the one of SPI 1;")
+    for _ in range(5):
+        kmeshctl("secret", "create")
+    assert 1 not in stored(tmp_path).keys
+    assert kmeshctl("secret", "create", "--key-file=-", stdin=HEX) == (2, "", f"kmeshctl: {BEFORE}\n")
+    assert stored(tmp_path).current == 7
+
+
+@pytest.mark.parametrize("byte", ["00", "5a", "ff"])
+def test_one_byte_repeated_is_no_key(kmeshctl, tmp_path, byte):
+    sentence = "kmeshctl: the key is one byte repeated; make one: kmeshctl secret create\n"
+    assert kmeshctl("secret", "--key=" + byte * 36) == (2, "", sentence)
     assert not (tmp_path / SECRET_FILE).exists()
+
+
+def test_one_node_s_announcement_far_above_all_others_does_not_count_and_is_told(tmp_path):
+    for index, spi in ((1, 3), (2, 4), (3, (1 << 32) - 2)):
+        (tmp_path / f"kmeshnodeinfo-n{index}.yaml").write_text(yaml.safe_dump(kube.node_info(index, spi)))
+    out, err = io.StringIO(), io.StringIO()
+    assert main(["--manifests", str(tmp_path), "secret", "create"], io.StringIO(), out, err) == 0
+    assert out.getvalue() == "key stored: SPI 5, rfc4106(gcm(aes))\n"
+    assert err.getvalue() == (
+        "kmeshctl: n3 announces SPI 4294967294, far above all others; not counted: delete its KmeshNodeInfo: "
+        "kubectl delete kmeshnodeinfo -n kmesh-system n3\n"
+    )
 
 
 def test_after_a_delete_the_spi_goes_on_above_every_announced_one(kmeshctl, tmp_path):
@@ -277,7 +316,7 @@ def test_every_example_of_the_secret_works(kmeshctl):
     assert len(examples) == 5
     for example in examples:
         arguments = re.sub(r"\$\(.*\)", HEX, example).split()
-        assert kmeshctl(*arguments, stdin="5a" * 36)[0] == 0, example
+        assert kmeshctl(*arguments, stdin=OTHER)[0] == 0, example
 
 
 @pytest.fixture

@@ -253,7 +253,7 @@ def test_drops_show_and_are_no_finding_since_anybody_can_cause_them():
 
 def test_a_cluster_without_a_usable_key_is_told():
     assert findings(manifests=BASE[:4]) == [
-        "the cluster holds no Secret kmesh-system/kmesh-ipsec; make one: kmeshctl secret create"
+        "the cluster holds no key (Secret kmesh-system/kmesh-ipsec); make one: kmeshctl secret create"
     ]
     broken = (*BASE[:4], kube.secret(b"no JSON"))
     assert findings(manifests=broken) == [

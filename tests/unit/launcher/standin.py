@@ -82,8 +82,8 @@ class Node:
     def key(self, number: int) -> None:
         def change(before, objects):
             held = secret.parse_keys(before) if before is not None else None
-            announced = (info.spi for info in objects.node_infos if info.name == "n1")
-            return secret.render(secret.next_keys(held, announced, Key(bytes([number]) * 36)))
+            announced = {info.name: info.spi for info in objects.node_infos if info.name == "n1"}
+            return secret.render(secret.next_keys(held, announced, Key(kube.material(number))))
 
         FolderCluster(self.folder).change_secret(change)
 

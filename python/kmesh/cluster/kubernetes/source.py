@@ -158,12 +158,13 @@ class KubernetesCluster:
                 raise
             # It is there: told before, and the answer was lost.
 
-    def withdraw(self, node: str) -> None:
+    def withdraw(self, node: str, *, status: bool = True) -> None:
         """See :class:`kmesh.cluster.source.ClusterSource`."""
         self._writer.delete(self._infos, node)
         if "KmeshNodeInfo" in self._watches:
             self._watches["KmeshNodeInfo"].shelf.take_out(("KmeshNodeInfo", NAMESPACE, node))
-        self._writer.delete(self._leases, f"{LEASE_PREFIX}{node}")
+        if status:
+            self._writer.delete(self._leases, f"{LEASE_PREFIX}{node}")
 
     def change_secret(self, change: SecretChange) -> None:
         """See :class:`kmesh.cluster.source.ClusterSource`.

@@ -10,11 +10,11 @@ from kmesh.cluster.kubernetes.connection import APPLY, Connection
 from kmesh.cluster.kubernetes.resources import CONFLICT, NOT_FOUND, Collection
 from kmesh.cluster.kubernetes.store import bare_secret, ours
 from kmesh.cluster.objects import SECRET_NAME
-from kmesh.cluster.secret import CURRENT, PREVIOUS
+from kmesh.cluster.secret import CURRENT, PREVIOUS, USED
 from kmesh.errors import ApiError, ConcurrentChangeError
 
 FIELD_MANAGER = "kmesh-daemon"
-MINE = {CURRENT, PREVIOUS}
+MINE = {CURRENT, PREVIOUS, USED}
 """Keys of the Secret's data that are ours; others are left as they are."""
 
 Decision = Callable[[Mapping[str, Any] | None], Mapping[str, Any] | None]

@@ -1,0 +1,112 @@
+"""Peers that went, and may come back: how long their SAs stay, and what is remembered of them afterwards. Pure.
+
+A sequence must never start anew under a key that was in use, and a key is made of the two nodes' addresses and
+incarnations only. So what goes is remembered as a *former*, a fingerprint (:func:`marks.incarnations`) and the highest
+key version used, in the kernel, before its SAs go (:mod:`kmesh_bpf.core.diff`). None of its versions is made again as
+long as this node is who it is; with a new incarnation of this node all formers are forgotten, for none of their keys
+can come back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from kmesh_bpf.core import marks
+from kmesh_bpf.core.state import Observation, PeerEntry, Sa, SaId
+from kmesh_bpf.core.view import Address, Node, Peer
+
+DEPARTED_LINGER = 30.0
+"""Seconds for which SAs of a peer that is not in the view any more stay, from when it was first missed: its
+announcement may be back in a moment, and then nothing is lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Partings:
+    """What remains of peers that the plan has no place for.
+
+    ``peers`` and ``sas`` stay for now; ``departing``: since when each fingerprint of theirs is missed, in the planner's
+    clock; ``formers``: all that must be remembered.
+    """
+
+    peers: Mapping[Address, PeerEntry]
+    sas: Mapping[SaId, Sa]
+    departing: Mapping[int, float]
+    formers: Mapping[int, int]
+
+
+def partings(
+    local: Node, observed: Observation, planned: Mapping[Address, PeerEntry], departed: Mapping[int, float], now: float
+) -> Partings:
+    """Tell what stays, and what is to be remembered, of peers in the kernel that are not ``planned``, or otherwise.
+
+    ``departed``: ``departing`` of the plan before; whoever is not in it is missed from now on.
+    """
+    if observed.incarnation != local.boot_id:
+        return Partings({}, {}, {}, {})  # all there is was made for another incarnation of ours
+    held = by_remote(observed)
+    peers: dict[Address, PeerEntry] = {}
+    sas: dict[SaId, Sa] = {}
+    departing: dict[int, float] = {}
+    remembered = dict(observed.state.formers)
+    for address, entry in observed.state.peers.items():
+        used = highest_version(entry, held.get(address, ()))
+        wanted = planned.get(address)
+        if not used or (wanted is not None and wanted.incarnations == entry.incarnations):
+            continue
+        since = departed.get(entry.incarnations, now)
+        if wanted is None and now - since < DEPARTED_LINGER:
+            departing[entry.incarnations] = since
+            peers[address] = entry
+            sas.update((sa.id, sa) for sa in held.get(address, ()))
+        else:
+            remembered[entry.incarnations] = max(used, remembered.get(entry.incarnations, 0))
+    return Partings(peers, sas, departing, remembered)
+
+
+def used_versions(
+    local: Node, observed: Observation, fingerprints: Mapping[str, int], peers: Iterable[Peer]
+) -> dict[int, int]:
+    """Give the highest key version by :func:`marks.same_keys` of pairs whose SAs are gone, or go with this plan.
+
+    ``fingerprints``: of the ``peers`` to be planned, by name.
+    """
+    if observed.incarnation != local.boot_id:
+        return {}
+    held = by_remote(observed)
+    gone = list(observed.state.formers.items())
+    for address, name in ((address, peer.node.name) for peer in peers for address in peer.node.addresses):
+        entry = observed.state.peers.get(address)
+        if entry is not None and entry.incarnations != fingerprints[name]:
+            gone.append((entry.incarnations, highest_version(entry, held.get(address, ()))))
+    highest: dict[int, int] = {}
+    for incarnations, version in gone:
+        part = marks.same_keys(incarnations)
+        highest[part] = max(version, highest.get(part, 0))
+    return highest
+
+
+def reuses(planned: Iterable[Sa], observed: Observation, used: int) -> bool:
+    """Tell whether an SA would have to be made under a key that was in use: of a version up to ``used``."""
+    return any(sa.spi <= used and observed.state.sas.get(sa.id) != sa for sa in planned)
+
+
+def highest_version(entry: PeerEntry, sas: Collection[Sa]) -> int:
+    """Give the highest key version that was ever in use with a peer, 0: none."""
+    return max((entry.spi, entry.retired, *(sa.spi for sa in sas)))
+
+
+def sentence(peer: str) -> str:
+    """Tell that a peer is back under keys that were in use, and the way out."""
+    return (
+        f"peer {peer}: it is back, and its keys were in use before; it gets no packet until there are new ones, within "
+        "10 minutes; at once: kmeshctl secret create"
+    )
+
+
+def by_remote(observed: Observation) -> dict[Address, list[Sa]]:
+    """Sort the SAs in the kernel by the peer's address."""
+    found: dict[Address, list[Sa]] = {}
+    for sa in observed.state.sas.values():
+        found.setdefault(sa.dst if sa.mark is None else sa.src, []).append(sa)
+    return found

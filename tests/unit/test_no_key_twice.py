@@ -1,0 +1,49 @@
+"""No sequence starts anew under a key that was in use, and no recorded packet is accepted later, whatever happens."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kmesh_bpf.core.incarnation import RENEWAL_SECONDS
+from tests.unit.wire import EVENTS, World
+
+SECONDS = st.sampled_from((0.3, 3.0, 45.0, 700.0))
+OF_THE_OTHER = [name for name in sorted(EVENTS) if name.startswith("other_")]
+
+
+def live(history) -> World:
+    world = World()
+    world.passes(3.0)
+    for name, seconds in history:
+        EVENTS[name](world)
+        world.passes(seconds)
+    world.passes(3.0)
+    return world
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(sorted(EVENTS)), SECONDS), max_size=10))
+def test_in_any_history_no_number_is_used_twice_and_no_packet_is_accepted_twice(history):
+    live(history)
+
+
+@pytest.mark.parametrize("name", sorted(EVENTS))
+def test_each_event_is_survived_by_the_traffic_of_two_nodes_of_ours(name):
+    world = live([(name, 45.0), (name, 45.0), ("nothing", 700.0), ("other_comes", 700.0), ("nothing", 45.0)])
+    before = sum(world.accepted.values())
+    world.passes(3.0, number=1)
+    assert sum(world.accepted.values()) >= before + 4, "both ways, before and after"
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(OF_THE_OTHER), SECONDS), max_size=14))
+def test_what_one_peer_does_makes_others_change_their_keys_once_in_ten_minutes_at_most(history):
+    world = World()
+    world.passes(3.0)
+    began, seen = world.now, {info["spec"]["bootID"] for info in world.infos.values()}
+    for name, seconds in history:
+        EVENTS[name](world)
+        world.passes(seconds)
+        seen |= {world.infos[host.name]["spec"]["bootID"] for host in world.hosts}
+    others = {one for one in seen if not one.startswith("other-")}
+    assert len(others) <= 2 * (2 + (world.now - began) / RENEWAL_SECONDS)

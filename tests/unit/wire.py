@@ -1,0 +1,434 @@
+"""Two daemons and a node of another make over kernels in memory that number packets and keep replay windows.
+
+What is modelled of ESP: an SA numbers its packets from 1 for as long as it lives; one that receives takes each number
+once. A recorder on the wire keeps every packet and sends it again, later, to whoever has its destination.
+"""
+
+import uuid
+from collections import Counter
+from dataclasses import dataclass
+from ipaddress import ip_address
+from types import SimpleNamespace
+
+from kmesh.cluster import secret
+from kmesh.cluster.objects import ClusterObjects, collect, parse
+from kmesh.errors import ClusterError
+from kmesh.launcher.config import parse as flags
+from kmesh.launcher.daemon import Daemon
+
+from kmesh_bpf import FakeKernel, Key, KmeshBpfError
+from kmesh_bpf.contract import COUNTERS
+from kmesh_bpf.core.keys import derive
+from tests.unit.cluster import kube
+from tests.unit.core import mesh
+
+WINDOW = {"kmesh.net/ipsec-replay-window": "4096"}
+LABEL = {"istio.io/dataplane-mode": "Kmesh"}
+OURS, OTHER = (1, 2), 3
+
+
+def material(number: int) -> Key:
+    """Give a key of the cluster; no bytes are equal, as a daemon refuses those."""
+    return Key(kube.material(number))
+
+
+@dataclass(frozen=True)
+class Packet:
+    """What is seen on the wire, and the key, by which alone it can be taken apart."""
+
+    dst: object
+    spi: int
+    key: Key
+    number: int
+
+
+class KilledError(Exception):
+    """The daemon is killed."""
+
+
+class Kernel(FakeKernel):
+    """One that keeps, for each SA that receives, what it took."""
+
+    def __init__(self, clock):
+        super().__init__(mesh.LINKS, clock)
+        self.taken = {}
+        self.left = None
+        self.counters = lambda: dict.fromkeys(COUNTERS, 0)
+        self.xfrm_errors = dict
+        self.render = str
+        self.remove_stale = lambda: None
+
+    def _apply(self, operation):
+        if self.left is not None:
+            self.left -= 1
+            if self.left < 0:
+                self.left = None
+                raise KilledError
+        super()._apply(operation)
+
+    def _add_sa(self, sa):
+        super()._add_sa(sa)
+        self.taken[sa.id] = set()
+
+    def flush_sas(self):
+        self.sas.clear()
+        self.usage.clear()
+        self.taken.clear()
+
+    def lose_pins(self):
+        for name in ("pods", "peers", "services", "sources", "pod_devices", "formers"):
+            getattr(self, name).clear()
+        self.incarnation = None
+
+    def send(self):
+        """Send a packet over every SA that sends."""
+        for identity, sa in list(self.sas.items()):
+            if sa.mark is None:
+                self.use(identity, self.clock())
+                yield Packet(sa.dst, sa.spi, sa.key, self.usage[identity].packets)
+
+    def take(self, packet) -> bool:
+        for identity, sa in self.sas.items():
+            if sa.mark is not None and (sa.dst, sa.spi, sa.key) == (packet.dst, packet.spi, packet.key):
+                self.use(identity, self.clock())
+                if packet.number not in self.taken[identity]:
+                    self.taken[identity].add(packet.number)
+                    return sa.replay_window > 0  # without a window nothing is promised
+        return False
+
+
+class Host:
+    """A node with a daemon of ours; ``incarnation`` is the kernel's, which the daemon asks for."""
+
+    def __init__(self, world, index):
+        self.world, self.index, self.name = world, index, f"n{index}"
+        self.kernel = Kernel(world.clock)
+        self.arguments = []
+        self.start()
+
+    def start(self):
+        recorder = SimpleNamespace(
+            clock=self.world.clock,
+            passed=lambda *_, **__: None,
+            report=lambda _: None,
+            record=SimpleNamespace(unready=()),
+            unwritten=30.0,
+        )
+        kernel = SimpleNamespace(
+            incarnation=lambda: self.kernel.incarnation,
+            **{
+                name: getattr(self.kernel, name)
+                for name in ("observe", "apply", "remember", "counters", "xfrm_errors", "render", "remove_stale")
+            },
+        )
+        self.daemon = Daemon(flags(self.arguments, self.name, "host"), self.world, kernel, recorder)
+
+    def uninstall(self):
+        self.kernel.flush_sas()
+        self.kernel.policies.clear()
+        self.kernel.lose_pins()
+        self.world.withdraw(self.name)
+        self.start()
+
+
+class World:
+    """The cluster (a ClusterSource for all), the nodes and the wire."""
+
+    def __init__(self):
+        self.now = 10_000.0
+        self.addresses = dict.fromkeys((*OURS, OTHER), 0)
+        self.infos = {}
+        self.refusing = 0
+        self.keyring = secret.Keyring(1, {1: material(1)})
+        self.made = 1
+        self.boots = Counter()
+        self.other = self._other(0, 1)
+        self.infos["n3"] = self.other
+        self.hosts = [Host(self, index) for index in OURS]
+        self.numbers = Counter()
+        self.sent = {index: set() for index in OURS}
+        self.seen = []
+        self.accepted = Counter()
+
+    def clock(self):
+        return self.now
+
+    # The cluster.
+    def address(self, index):
+        return f"10.10.{self.addresses[index]}.{index}"
+
+    def read(self) -> ClusterObjects:
+        nodes = []
+        for index in (*OURS, OTHER):
+            node = kube.node(index)
+            node["status"]["addresses"] = [{"address": self.address(index), "type": "InternalIP"}]
+            nodes.append(node)
+        pods = [kube.pod(f"web{index}", index) for index in (*OURS, OTHER)]
+        manifests = [kube.namespace("default", **LABEL), *nodes, *pods, *self.infos.values(), self.secret()]
+        return collect([parse(one) for one in manifests])
+
+    def secret(self):
+        return secret.render(self.keyring)
+
+    def publish(self, manifest):
+        self.refusing -= self.refusing > 0
+        if self.refusing:
+            raise ClusterError("not now")
+        name = manifest["metadata"]["name"]
+        uid = self.infos[name]["metadata"]["uid"] if name in self.infos else str(uuid.uuid4())
+        self.infos[name] = {**manifest, "metadata": {**manifest["metadata"], "uid": uid}}
+
+    def withdraw(self, node, *, status=True):
+        self.infos.pop(node, None)
+
+    def _other(self, boot, spi):
+        info = kube.node_info(OTHER, spi, **WINDOW)
+        info["spec"] |= {"addresses": [self.address(OTHER)], "bootID": f"other-{boot}".ljust(36, "x")}
+        return info
+
+    # The node of another make: it never forgets a number, and keeps its boot id.
+    def change_other(self, **spec):
+        self.other = {**self.other, "spec": {**self.other["spec"], **spec}}
+        if "n3" in self.infos:
+            self.infos["n3"] = self.other
+
+    def _from_other(self):
+        spec = self.other["spec"]
+        src = ip_address(spec["addresses"][0])
+        for host in self.hosts:
+            info = self.infos.get(host.name)
+            if info is None or "n3" not in self.infos:
+                continue
+            version = min(spec["spi"], info["spec"]["spi"])
+            if version in self.keyring.keys:
+                dst = ip_address(info["spec"]["addresses"][0])
+                key = derive(self.keyring.keys[version], src, dst, spec["bootID"], info["spec"]["bootID"])
+                self.numbers[key] += 1
+                yield Packet(dst, version, key, self.numbers[key])
+
+    # The wire.
+    def traffic(self, again: bool = False):
+        """Let everybody send, and the recorder what it has; raises where that must not be possible."""
+        new = list(self._from_other())
+        for host in self.hosts:
+            for packet in host.kernel.send():
+                assert (packet.key, packet.number) not in self.sent[host.index], "a number twice under one key"
+                self.sent[host.index].add((packet.key, packet.number))
+                new.append(packet)
+        for packet in (*new, *(self.seen if again else ())):
+            for host in self.hosts:
+                self.accepted[host.index, packet] += host.kernel.take(packet)
+        self.seen.extend(new)
+        twice = [packet for packet, times in self.accepted.items() if times > 1]
+        assert not twice, "a recorded packet was accepted again"
+
+    def passes(self, seconds: float, number: int = 3):
+        self.traffic(again=True)
+        for _ in range(number):
+            self.now += seconds / number
+            for host in self.hosts:
+                try:
+                    host.daemon.step()
+                except KmeshBpfError:
+                    continue
+                except KilledError:
+                    host.start()
+                finally:
+                    self.traffic()
+        self.traffic(again=True)
+
+    def replace_key(self, key: Key):
+        """Store a key by hand, history and all: nothing is refused but by the daemons."""
+        version = self.keyring.current + 1
+        older = {one: self.keyring.keys[one] for one in sorted(self.keyring.keys)[-4:]}
+        self.keyring = secret.Keyring(version, {version: key, **older}, secret.after(self.keyring))
+        self.change_other(spi=version)
+
+
+EVENTS = {}
+
+
+def event(function):
+    EVENTS[function.__name__] = function
+    return function
+
+
+def ours(function):
+    for number in range(len(OURS)):
+        EVENTS[f"{function.__name__}{OURS[number]}"] = lambda world, n=number: function(world, world.hosts[n])
+    return function
+
+
+@event
+def nothing(world):
+    pass
+
+
+@ours
+def states_are_flushed(world, host):
+    host.kernel.flush_sas()
+
+
+def delete_states(host, inbound, newest):
+    found = [identity for identity in host.kernel.sas if (identity.mark is not None) is inbound]
+    spi = (max if newest else min)((identity.spi for identity in found), default=0)
+    for identity in found:
+        if identity.spi == spi:
+            del host.kernel.sas[identity], host.kernel.usage[identity], host.kernel.taken[identity]
+
+
+@ours
+def newest_inbound_states_are_deleted(world, host):
+    delete_states(host, inbound=True, newest=True)
+
+
+@ours
+def oldest_inbound_states_are_deleted(world, host):
+    delete_states(host, inbound=True, newest=False)
+
+
+@ours
+def outbound_states_are_deleted(world, host):
+    delete_states(host, inbound=False, newest=True)
+
+
+@ours
+def entry_is_deleted(world, host):
+    for address in sorted(host.kernel.peers, key=repr)[:1]:
+        del host.kernel.peers[address]
+
+
+@ours
+def pins_are_lost(world, host):
+    host.kernel.lose_pins()
+    host.start()
+
+
+@ours
+def pins_and_states_are_lost(world, host):
+    host.kernel.lose_pins()
+    host.kernel.flush_sas()
+    host.start()
+
+
+@ours
+def killed_after_one_operation(world, host):
+    host.kernel.left = 1
+
+
+@ours
+def killed_after_some_operations(world, host):
+    host.kernel.left = 4
+
+
+@ours
+def killed_after_more_operations(world, host):
+    host.kernel.left = 9
+
+
+@event
+def announcements_are_refused(world):
+    world.refusing = 4
+
+
+@ours
+def restart(world, host):
+    host.start()
+
+
+@ours
+def restart_with_another_window(world, host):
+    host.arguments = [] if host.arguments else ["--replay-window=64"]
+    host.start()
+
+
+@ours
+def uninstall_and_start(world, host):
+    host.uninstall()
+
+
+@ours
+def announcement_is_deleted(world, host):
+    world.withdraw(host.name)
+
+
+@ours
+def announcement_is_forged(world, host):
+    info = world.infos.get(host.name)
+    if info:
+        world.infos[host.name] = {**info, "spec": {**info["spec"], "bootID": "forged".ljust(36, "x")}}
+
+
+@ours
+def address_changes(world, host):
+    world.addresses[host.index] ^= 1
+
+
+@event
+def other_goes(world):
+    world.infos.pop("n3", None)
+
+
+@event
+def other_comes(world):
+    world.infos["n3"] = world.other
+
+
+@event
+def other_boots(world):
+    world.boots["other"] += 1
+    world.change_other(bootID=f"other-{world.boots['other']}".ljust(36, "x"))
+
+
+@event
+def other_has_the_boot_id_before(world):
+    world.change_other(bootID="other-0".ljust(36, "x"))
+
+
+@event
+def other_changes_its_address(world):
+    world.addresses[OTHER] ^= 1
+    world.change_other(addresses=[world.address(OTHER)])
+
+
+@event
+def other_has_one_address_more(world):
+    first = [world.address(OTHER)]
+    more = world.other["spec"]["addresses"] == first
+    world.change_other(addresses=[*first, f"10.99.0.{OTHER}"] if more else first)
+
+
+@event
+def other_rolls_its_spi_back(world):
+    world.change_other(spi=max(1, world.other["spec"]["spi"] - 1))
+
+
+@event
+def other_has_the_newest_spi(world):
+    world.change_other(spi=world.keyring.current)
+
+
+@event
+def other_toggles_its_window(world):
+    annotations = {} if world.other["metadata"]["annotations"] else WINDOW
+    world.other = {**world.other, "metadata": {**world.other["metadata"], "annotations": annotations}}
+    world.change_other()
+
+
+@event
+def key_is_replaced(world):
+    world.made += 1
+    world.replace_key(material(world.made))
+
+
+@event
+def key_is_replaced_by_the_first(world):
+    world.replace_key(material(1))
+
+
+@event
+def older_keys_are_forgotten(world):
+    before = world.keyring
+    world.keyring = secret.Keyring(
+        before.current, {before.current: before.keys[before.current]}, secret.after(before)[1:]
+    )
