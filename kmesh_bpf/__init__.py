@@ -11,7 +11,8 @@ from kmesh_bpf.contract import VERSION as CONTRACT_VERSION
 from kmesh_bpf.core.explain import Fate, Stop, Trace, trace
 from kmesh_bpf.core.marks import check_mask as check_node_mark_mask
 from kmesh_bpf.core.operations import AddSa, Attach, Operation
-from kmesh_bpf.core.planner import Options, Plan, Problem, ProblemKind, make_plan
+from kmesh_bpf.core.planner import Options, Plan, make_plan
+from kmesh_bpf.core.problems import Problem, ProblemKind
 from kmesh_bpf.core.state import Direction, KernelState, Observation, SaId, SaUsage
 from kmesh_bpf.core.view import Address, Key, Network, Node, Peer, Pod, View
 from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError

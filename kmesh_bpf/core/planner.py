@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from ipaddress import ip_network
 from itertools import product
 
 from kmesh_bpf import contract
 from kmesh_bpf.core import devices, keys, marks
+from kmesh_bpf.core.devices import Devices
 from kmesh_bpf.core.keys import Retirement
+from kmesh_bpf.core.problems import Problem, ProblemKind
 from kmesh_bpf.core.state import (
     Direction,
     KernelState,
@@ -52,26 +53,6 @@ class Options:
     retirement: Retirement = field(default_factory=Retirement)
 
 
-class ProblemKind(Enum):
-    """What is wrong."""
-
-    UPLINK = "an uplink is missing"
-    QUARANTINE = "a peer claims the address of another one and gets no packet"
-    CONFLICT = "a peer claims the pods of another one and misses those"
-    KEY = "there is no key"
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Something for the operator to mend."""
-
-    kind: ProblemKind
-    sentence: str
-
-    def __str__(self) -> str:
-        return self.sentence
-
-
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The outcome: the state to reach, and what follows from it for the world outside the kernel.
@@ -104,13 +85,11 @@ def make_plan(view: View, observed: Observation, options: Options, now: float) -
     peers: dict[Address, PeerEntry] = {}
     ready: set[str] = set()
     lost: list[SaId] = []
-    problems += [
-        Problem(ProblemKind.UPLINK, f"uplink {name}: there is no such device, so nothing guards or decrypts there")
-        for name in devices.missing_uplinks(observed.links, options.uplinks)
-    ]
+    on_devices = _devices(view, observed, options)
+    problems += on_devices.problems
     waiting = False
     if not view.keys and observed.state.sas:
-        return _kept(view, observed, options, fingerprints, problems)
+        return _kept(view, observed, fingerprints, on_devices, problems)
     for peer in accepted:
         tunnels = _tunnels(view.node, peer.node)
         version = keys.outbound_version(view.keys, peer.spi)
@@ -147,8 +126,10 @@ def make_plan(view: View, observed: Observation, options: Options, now: float) -
             pods=_pods(view, ready),
             peers=peers,
             services=frozenset(view.services),
-            attachments=devices.attachments(observed.links, view.node.addresses, options.uplinks),
+            attachments=on_devices.attachments,
             nat_exemption=True,
+            sources=on_devices.sources,
+            pod_devices=on_devices.pod_devices,
         ),
         frozenset(ready),
         waiting,
@@ -157,8 +138,13 @@ def make_plan(view: View, observed: Observation, options: Options, now: float) -
     )
 
 
+def _devices(view: View, observed: Observation, options: Options) -> Devices:
+    local = (address for pod in view.pods if pod.node == view.node.name for address in pod.addresses)
+    return devices.decide(observed.links, view.node.addresses, options.uplinks, local, observed.state.sources)
+
+
 def _kept(
-    view: View, observed: Observation, options: Options, fingerprints: Mapping[str, int], problems: list[Problem]
+    view: View, observed: Observation, fingerprints: Mapping[str, int], on_devices: Devices, problems: list[Problem]
 ) -> Plan:
     """Plan what can be planned without any key: SAs and policies stay, for a daemon that started with a broken Secret.
 
@@ -172,8 +158,10 @@ def _kept(
         pods=_pods(view, ready),
         peers=observed.state.peers,
         services=frozenset(view.services),
-        attachments=devices.attachments(observed.links, view.node.addresses, options.uplinks),
+        attachments=on_devices.attachments,
         nat_exemption=True,
+        sources=on_devices.sources,
+        pod_devices=on_devices.pod_devices,
     )
     problems.append(Problem(ProblemKind.KEY, "no key is known; SAs and policies stay as they are until there is one"))
     return Plan(state, ready, transition=False, lost=(), problems=tuple(dict.fromkeys(problems)))
