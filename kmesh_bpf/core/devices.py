@@ -52,7 +52,7 @@ def decide(
     sources, claims = _sources((by_index[index] for index in sorted(pods)), frozenset(local_pod_addresses), bound)
     problems = (
         *_missing(links, addresses, uplinks),
-        *_bridged(links, by_index, pods),
+        *_bridged(links, pods),
         *_without_xfrm(links, pods),
         *claims,
     )
@@ -141,13 +141,13 @@ def _missing(links: tuple[Link, ...], node_addresses: frozenset[Address], uplink
             yield Problem(
                 ProblemKind.UPLINK, f"uplink {name}: there is no such device; name one that is there, or none"
             )
-    if node_addresses and all(node_addresses.isdisjoint(link.addresses) for link in links):
+    if links and node_addresses and all(node_addresses.isdisjoint(link.addresses) for link in links):
         told = ", ".join(map(str, sorted(node_addresses, key=lambda one: (one.version, one))))
         sentence = f"no device carries an address of this node ({told}): ESP from and to it goes nowhere;"
         yield Problem(ProblemKind.UPLINK, f"{sentence} mend the Node's InternalIP, or the device's addresses")
 
 
-def _bridged(links: tuple[Link, ...], by_index: Mapping[int, Link], pods: Collection[int]) -> Iterator[Problem]:
+def _bridged(links: tuple[Link, ...], pods: Collection[int]) -> Iterator[Problem]:
     """Name each bridge that pods share with a port that leads out. A port that has just come may turn out a pod's."""
     for bridge in (link for link in links if link.kind in SWITCHES - {"vrf"}):
         ports = [link for link in links if link.master == bridge.ifindex]

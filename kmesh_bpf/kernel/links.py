@@ -234,6 +234,10 @@ class Links:
         self._list_routes(now)
         if self.watcher.devices_changed or self._found is None or now - self._listed_at > LONGEST_LISTED:
             self._list_devices(now)
+        self._ask_far_ends()
+        if self.watcher.devices_changed:
+            self._list_devices(now)
+            self._ask_far_ends()
         return tuple(self._whole(link, far, now) for link, far in self._found or ())
 
     def _list_routes(self, now: float) -> None:
@@ -254,10 +258,21 @@ class Links:
         self._far = {} if slow else {end: addresses for end, addresses in self._far.items() if end in ends}
         self._found, self._listed_at, self.watcher.devices_changed = found, now, False
 
+    def _ask_far_ends(self) -> None:
+        """Ask those that are not known to have an address.
+
+        One that does not answer for the first time may have moved on to a third namespace: nobody tells that either.
+        """
+        for link, far in self._found or ():
+            if far is None or self._far.get((link.ifindex, far)):
+                continue
+            addresses = far_addresses(self._socket, far)
+            if addresses is None and self._far.get((link.ifindex, far), ()) is not None:
+                self.watcher.devices_changed = True
+            self._far[link.ifindex, far] = addresses
+
     def _whole(self, link: Link, far: FarEnd | None, now: float) -> Link:
         if far is None:
             return link
         known = self._far.get((link.ifindex, far))
-        if not known:
-            known = self._far[link.ifindex, far] = far_addresses(self._socket, far)
         return _with_far_end(link, known, fresh=not known and now - self._came[link.ifindex] < FRESH)

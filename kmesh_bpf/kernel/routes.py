@@ -1,4 +1,4 @@
-"""Which devices routes lead out by: listed cheaply, for a node of an overlay has a route for each of thousands of nodes."""
+"""Which devices routes lead out by: read cheaply, for a node of an overlay has a route to each of thousands."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _attributes(body: bytes) -> Iterator[tuple[int, bytes]]:
     halves, offset = memoryview(body).cast("H"), HEADER
     while offset < len(body):
         length = halves[offset // 2]
-        if length < 4:  # noqa: PLR2004 # its own header
+        if length < 4:  # its own header
             return
         yield halves[offset // 2 + 1], body[offset + 4 : offset + length]
         offset += align(length)
@@ -70,8 +70,8 @@ def _stays(destination: bytes, family: int) -> bool:
         return False
     first, second = destination[0], destination[1]
     if family == socket.AF_INET6:
-        return first == 0xFF or (first, second & 0xC0) == (0xFE, 0x80)  # noqa: PLR2004 # ff00::/8, fe80::/10
-    return first & 0xF0 == 0xE0 or (first, second) == (169, 254)  # noqa: PLR2004 # 224/4
+        return first == 0xFF or (first, second & 0xC0) == (0xFE, 0x80)  # ff00::/8, fe80::/10
+    return first & 0xF0 == 0xE0 or (first, second) == (169, 254)  # 224/4
 
 
 def _nexthops(payload: bytes) -> Iterator[int]:

@@ -11,10 +11,8 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyroute2 import IPRoute
-
 from kmesh_bpf.core.state import Attachment, Link, Program
-from kmesh_bpf.kernel.links import list_links
+from kmesh_bpf.kernel.links import list_links, open_socket
 from kmesh_bpf.kernel.programs import LoadedPrograms
 from kmesh_bpf.kernel.tc import AttachMode, TcAttacher
 from tests.kernel import tiny_bpf
@@ -25,8 +23,8 @@ PORT = 5000
 
 
 def links() -> tuple[Link, ...]:
-    with IPRoute() as ip:
-        return list_links(ip)
+    with open_socket() as sock:
+        return list_links(sock)
 
 
 @dataclass

@@ -18,15 +18,16 @@ from kmesh.cluster.source import ClusterSource
 from kmesh.cluster.status import NodeStatus
 from kmesh.errors import ClusterError
 from kmesh.launcher.config import Config
+from kmesh.launcher.looks import Looks
 from kmesh.launcher.record import KeyRecord
 from kmesh.launcher.recorder import Recorder
 from kmesh_bpf import (
     AddSa,
+    Address,
     Attach,
     ConfigError,
     Key,
     KmeshBpfError,
-    LinkWatcher,
     LinuxKernel,
     Node,
     Report,
@@ -52,7 +53,8 @@ FIRST_RETRY, LAST_RETRY = 0.5, 30.0
 class Memory:
     """What the daemon knows beyond the cluster and the kernel: the keys it has seen and what it has announced.
 
-    ``unseen``: the incarnation that it has chosen and not announced yet; ``uid``: of our KmeshNodeInfo when last seen.
+    ``unseen``: the incarnation that it has chosen and not announced yet; ``uid``: of our KmeshNodeInfo when last seen;
+    ``addresses``: this node's, of the last pass.
     """
 
     keyring: Keyring | None = None
@@ -66,6 +68,7 @@ class Memory:
     generation: int = 0
     unseen: str = ""
     uid: str = ""
+    addresses: tuple[Address, ...] = ()
     status: NodeStatus | None = None
     ready: bool = False
 
@@ -99,10 +102,9 @@ class Daemon:
     def run(self, wake: socket.socket) -> None:
         """Loop until :meth:`stop`; whatever becomes readable on ``wake`` ends a sleep."""
         retry = FIRST_RETRY
-        with LinkWatcher() as links, selectors.DefaultSelector() as selector:
+        with selectors.DefaultSelector() as selector:
             for descriptor in self.kernel.subscribe():
                 selector.register(descriptor, selectors.EVENT_READ)
-            selector.register(links, selectors.EVENT_READ)
             selector.register(wake, selectors.EVENT_READ)
             if self.source.wake is not None:
                 selector.register(self.source.wake, selectors.EVENT_READ)
@@ -115,20 +117,38 @@ class Daemon:
                     wait, retry = retry, min(retry * 2, LAST_RETRY)
                 else:
                     retry = FIRST_RETRY
-                self._sleep(selector, links, wait)
+                self._sleep(selector, wait)
 
-    def _sleep(self, selector: selectors.BaseSelector, links: LinkWatcher, wait: float) -> None:
+    def _sleep(self, selector: selectors.BaseSelector, wait: float) -> None:
         """Return when something happened or ``wait`` seconds are over; a burst counts as one event."""
         until = time.monotonic() + wait  # whoever sets the clock back must not stop the passes
+        look = Looks(self.kernel, time.monotonic)
         while not self.stopping and (left := until - time.monotonic()) > 0:
-            selector.select(min(self.source.poll_interval, left))
-            kernel_changed, links_changed = self.kernel.changed(), links.drain()
-            if kernel_changed or links_changed or self.source.changed():
-                owed = self.took - (time.monotonic() - self.ended)
-                time.sleep(min(max(SETTLE, owed), LONGEST_SETTLE))
-                self.kernel.changed()
-                links.drain()
+            selector.select(min(self.source.poll_interval, left, look.left()))
+            if self.kernel.changed():
+                self._guard()
+            elif not self.source.changed():
+                if look.left() > 0 or not look.finds_anything():
+                    continue
                 return
+            owed = self.took - (time.monotonic() - self.ended)
+            time.sleep(min(max(SETTLE, owed), LONGEST_SETTLE))
+            if self.kernel.changed():
+                self._guard()
+            return
+
+    def _guard(self) -> None:
+        """Give a device that has just come its programs, before anything else; a pass does the rest, and tells of failures."""
+        addresses = self.memory.addresses
+        if not addresses:
+            return  # before the first pass there is nothing to go by, and it comes at once
+        try:
+            attached, _ = self.kernel.attach_missing(addresses, self.config.options.uplinks)
+        except KmeshBpfError as error:
+            log.debug("%s; a pass will tell", error)
+            return
+        for attachment in attached:
+            log.info("%s", self.kernel.render(Attach(attachment)))
 
     def step(self) -> float:
         """Do one pass; give the seconds until the next one is due without any event."""
@@ -145,6 +165,7 @@ class Daemon:
             forgotten=self._forgotten(ours, view.node, kept),
         )
         self.memory.uid = ours.uid if ours is not None else ""
+        self.memory.addresses = view.node.addresses
         if report.incarnation != kept:
             self.memory.unseen = report.incarnation
         self._tell(report)

@@ -40,6 +40,8 @@ def test_what_receives_is_made_before_what_sends_and_pods_are_marked_when_all_is
         "AddSa in",
         "SetPeer",
         "SetPolicy in",
+        "SetSource",
+        "AddPodDevice",
         "Attach guard",
         "InstallNatExemption",
         "AddSa out",
@@ -52,6 +54,8 @@ def test_what_receives_is_made_before_what_sends_and_pods_are_marked_when_all_is
 
 def test_pods_go_before_policies_before_sas_before_peers_and_what_sends_before_what_receives():
     assert steps(EMPTY, planned()) == [
+        "DeletePodDevice",
+        "DeleteSource",
         "DeletePod",
         "DeleteService",
         "Detach",
@@ -72,3 +76,8 @@ def test_of_a_new_key_everything_is_in_place_before_anything_of_the_old_one_goes
         "DeleteSa out",
         "DeleteSa in",
     ]
+
+
+def test_programs_come_to_devices_that_lead_out_first_and_to_lo_last():
+    found = [op.attachment.device for op in diff(planned(), EMPTY) if isinstance(op, ops.Attach)]
+    assert [name for name, _ in groupby(found)] == ["eth0", "lo", "pod0"]
