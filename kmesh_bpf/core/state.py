@@ -198,8 +198,8 @@ class Link:
     that it is a port of, 0: none. ``far_addresses``: addresses of global scope of the other end, None: they could not
     be asked. ``leads_out``: a route by it has a gateway, or is wider than one host (link-local and multicast aside).
     ``xfrm_disabled``: it leads out, and the sysctl disable_xfrm takes it away from XFRM (IPv4). ``lower``: ifindex of
-    the device below it in this namespace (of a vlan, a macvlan), 0: none. ``fresh``: it has come lately, and its other end
-    may yet get its address.
+    the device below it in this namespace (of a vlan, a macvlan), 0: none. ``fresh``: it has come lately; its other end may
+    yet get its address.
     """
 
     ifindex: int

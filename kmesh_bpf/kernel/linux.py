@@ -100,7 +100,7 @@ class LinuxKernel:
         return descriptors if tables is None else (*descriptors, tables)
 
     def changed(self) -> bool:
-        """Take the notifications waiting; tell whether somebody else changed an SA, a policy, a device, or our tables."""
+        """Take the notifications waiting; tell whether somebody else changed SAs, policies, devices, or our tables."""
         own, tables, devices = self._socket.port_id, self._nat.changed(), self._links.watcher.drain()
         others = self._events is not None and any(port != own for _, port in self._events.drain())
         return tables or devices or others

@@ -35,7 +35,7 @@ class Pins:
         self._maps = maps
         self._attacher = attacher
         self._programs = {program: bpf.open_pinned(build.path(program)) for program in Program}
-        self._claimed = (pin_root / programs.RUNNING).is_dir()
+        self._claimed = _number(pin_root / programs.RUNNING)
         self._claim: int | None = None
 
     def close(self) -> None:
@@ -59,7 +59,7 @@ class Pins:
 
         """
         gone = [program for program in Program if not self._build.path(program).exists()]
-        unclaimed = self._claimed and not (self._pin_root / programs.RUNNING).is_dir()
+        unclaimed = self._claimed is not None and self._claimed != _number(self._pin_root / programs.RUNNING)
         if not gone and not unclaimed and self._maps.complete():
             return False
         programs.need_bpffs(self._pin_root)
@@ -78,3 +78,12 @@ class Pins:
             os.close(self._claim)
             self._claim = None
         self._claim = programs.claim_again(self._pin_root)
+        self._claimed = _number(self._pin_root / programs.RUNNING)
+
+
+def _number(folder: Path) -> int | None:
+    """Give what tells a folder from another one that is made in its place; None: there is none."""
+    try:
+        return folder.stat().st_ino
+    except FileNotFoundError:
+        return None

@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from kmesh_bpf.core.state import Attachment, Link, Program
@@ -35,15 +35,21 @@ class Device:
     ifindex: int
     there: str
     pin_root: Path
+    attachers: list[TcAttacher] = field(default_factory=list)
 
     def attachment(self, program: Program, current: bool = True) -> Attachment:
         return Attachment(self.ifindex, self.name, program, current)
 
     def attacher(self, mode: AttachMode) -> TcAttacher:
-        return TcAttacher(self.pin_root, mode)
+        """Give a new one, as a daemon that starts has; the last one's process has ended."""
+        for former in self.attachers:
+            former.close()
+        self.attachers.append(TcAttacher(self.pin_root, mode))
+        return self.attachers[-1]
 
     def attached(self, mode: AttachMode, build: LoadedPrograms | None = None) -> frozenset[Attachment]:
-        return self.attacher(mode).attached(links(), build)
+        with closing(TcAttacher(self.pin_root, mode)) as another:
+            return another.attached(links(), build)
 
     def build(self, digit: int) -> LoadedPrograms:
         """Pin three programs that append this digit."""

@@ -22,8 +22,8 @@ from kmesh.launcher.looks import Looks
 from kmesh.launcher.record import KeyRecord
 from kmesh.launcher.recorder import Recorder
 from kmesh_bpf import (
-    AddSa,
     Address,
+    AddSa,
     Attach,
     ConfigError,
     Key,
@@ -138,7 +138,7 @@ class Daemon:
             return
 
     def _guard(self) -> None:
-        """Give a device that has just come its programs, before anything else; a pass does the rest, and tells of failures."""
+        """Give a device that has just come its programs before anything else; a pass does the rest, and tells."""
         addresses = self.memory.addresses
         if not addresses:
             return  # before the first pass there is nothing to go by, and it comes at once

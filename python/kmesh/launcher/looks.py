@@ -12,7 +12,7 @@ log = logging.getLogger("kmesh")
 LOOK = 1.0
 """Seconds between two looks."""
 DEAREST = 50
-"""How many times as long as a look took is between two of them, at least: it must never cost more than 2 % of a processor."""
+"""How many times as long as one took is between two looks, at least: they never cost more than 2 % of a processor."""
 
 
 class Looks:
