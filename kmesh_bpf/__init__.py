@@ -13,9 +13,10 @@ from kmesh_bpf.core.marks import check_mask as check_node_mark_mask
 from kmesh_bpf.core.operations import AddSa, Attach, Operation
 from kmesh_bpf.core.planner import Options, Plan, make_plan
 from kmesh_bpf.core.problems import Problem, ProblemKind
-from kmesh_bpf.core.state import Direction, KernelState, Observation, SaId, SaUsage
+from kmesh_bpf.core.state import Direction, KernelState, Observation, SaId, SaUsage, remote_pods
 from kmesh_bpf.core.view import Address, Key, Network, Node, Peer, Pod, View
 from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError
+from kmesh_bpf.kernel import boot_guard
 from kmesh_bpf.kernel.fake import FakeKernel
 from kmesh_bpf.kernel.interface import AttachMode
 from kmesh_bpf.kernel.maps import Maps, open_maps
@@ -66,12 +67,14 @@ __all__ = [
     "Stop",
     "Trace",
     "View",
+    "boot_guard",
     "check_node_mark_mask",
     "claim",
     "make_plan",
     "open_maps",
     "preview",
     "reconcile",
+    "remote_pods",
     "trace",
 ]
 

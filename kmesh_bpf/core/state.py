@@ -189,6 +189,11 @@ class KernelState:
     policy_hash: bool = False
 
 
+def remote_pods(state: KernelState) -> frozenset[Address]:
+    """Give the addresses of the managed pods of other nodes."""
+    return frozenset(address for address, flags in state.pods.items() if flags & PodFlags.REMOTE)
+
+
 @dataclass(frozen=True, slots=True)
 class Link:
     """A network device of the node's namespace.
@@ -198,8 +203,8 @@ class Link:
     that it is a port of, 0: none. ``far_addresses``: addresses of global scope of the other end, None: they could not
     be asked. ``leads_out``: a route by it has a gateway, or is wider than one host (link-local and multicast aside).
     ``xfrm_disabled``: it leads out, and the sysctl disable_xfrm takes it away from XFRM (IPv4). ``lower``: ifindex of
-    the device below it in this namespace (of a vlan, a macvlan), 0: none. ``fresh``: it has come lately; its other end may
-    yet get its address.
+    the device below it in this namespace (of a vlan, a macvlan), 0: none. ``fresh``: it has come lately, and its other
+    end may yet get its address.
     """
 
     ifindex: int

@@ -17,6 +17,7 @@ from kmesh.cluster.snapshot import build_view, kmesh_node_info, local_node
 from kmesh.cluster.source import ClusterSource
 from kmesh.cluster.status import NodeStatus
 from kmesh.errors import ClusterError
+from kmesh.launcher.boot import BootGuard
 from kmesh.launcher.config import Config
 from kmesh.launcher.looks import Looks
 from kmesh.launcher.record import KeyRecord
@@ -76,7 +77,8 @@ class Memory:
 class Daemon:
     """One node's daemon over one cluster source and one kernel.
 
-    ``recorder`` takes in what each pass did; its clock, seconds since the epoch, is the daemon's.
+    ``recorder`` takes in what each pass did; its clock, seconds since the epoch, is the daemon's. ``boot`` guards the
+    node's next boot.
     """
 
     def __init__(
@@ -85,11 +87,13 @@ class Daemon:
         source: ClusterSource,
         kernel: LinuxKernel,
         recorder: Recorder,
+        boot: BootGuard | None = None,
     ) -> None:
         self.config = config
         self.source = source
         self.kernel = kernel
         self.recorder = recorder
+        self.boot = boot
         self.clock = recorder.clock
         self.memory = Memory()
         self.stopping = False
@@ -173,6 +177,8 @@ class Daemon:
         self._record(view, report, objects, began)
         self.ended = time.monotonic()
         self.took = self.ended - started
+        if self.boot is not None:
+            self.boot.passed(report)
         if report.converged:
             self.kernel.remove_stale()
         elif not report.failures:
