@@ -8,7 +8,7 @@ from ipaddress import ip_network
 from itertools import product
 
 from kmesh_bpf import contract
-from kmesh_bpf.core import devices, keys, marks
+from kmesh_bpf.core import devices, interference, keys, marks
 from kmesh_bpf.core.devices import Devices
 from kmesh_bpf.core.keys import Retirement
 from kmesh_bpf.core.problems import Problem, ProblemKind
@@ -87,6 +87,7 @@ def make_plan(view: View, observed: Observation, options: Options, now: float) -
     lost: list[SaId] = []
     on_devices = _devices(view, observed, options)
     problems += on_devices.problems
+    problems += interference.judge(observed.suspects, observed.links, view.node.addresses, options.mark_mask)
     waiting = False
     if not view.keys and observed.state.sas:
         return _kept(view, observed, fingerprints, on_devices, problems)

@@ -221,13 +221,28 @@ class Link:
 
 
 @dataclass(frozen=True, slots=True)
+class Suspect:
+    """A rule of somebody else that may be in our way: where it is, what it says, the IP versions that it looks at.
+
+    ``lost``: the bits of our marks that it changes; 0 for a reverse path filter.
+    """
+
+    where: str
+    words: str
+    versions: frozenset[int]
+    lost: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """What was found in the kernel: our objects, how our SAs are used, the links, and what must be remembered.
 
     ``incarnation`` is the text kept in the pinned identity map, None where there is none yet.
+    ``suspects``: rules of others that may be in our way.
     """
 
     state: KernelState
     usage: Mapping[SaId, SaUsage] = field(default_factory=lambda: MappingProxyType({}))
     links: tuple[Link, ...] = ()
     incarnation: str | None = None
+    suspects: tuple[Suspect, ...] = ()

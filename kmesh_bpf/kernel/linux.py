@@ -22,6 +22,7 @@ from kmesh_bpf.kernel.maps import Maps, find_maps
 from kmesh_bpf.kernel.netlink import NetlinkSocket
 from kmesh_bpf.kernel.pins import Pins, allow_descriptors
 from kmesh_bpf.kernel.programs import LoadedPrograms, Settings
+from kmesh_bpf.kernel.rules import Rules
 from kmesh_bpf.kernel.tc import TcAttacher
 from kmesh_bpf.kernel.xfrm import Xfrm, XfrmOperation
 
@@ -67,6 +68,7 @@ class LinuxKernel:
         self._links = Links()
         self._tc = TcAttacher(pin_root, attach_mode)
         self._nat = nat.Tables()
+        self._rules = Rules()
         self._pins = Pins(pin_root, self._loaded, self._maps, self._tc) if self._loaded and self._maps else None
         self._seen: _Seen | None = None
         allow_descriptors()
@@ -160,7 +162,8 @@ class LinuxKernel:
             pod_devices=self._maps.pod_devices() if self._maps else frozenset(),
             formers=self._maps.formers() if self._maps else {},
         )
-        return Observation(state, {one.id: one.usage for one in found}, devices, self.incarnation())
+        usage = {one.id: one.usage for one in found}
+        return Observation(state, usage, devices, self.incarnation(), self._rules.suspects())
 
     def incarnation(self) -> str | None:
         """Give the incarnation kept in the identity map."""
