@@ -57,7 +57,7 @@ def _way_out(lost: int, mark_mask: int) -> str:
     needed = contract.MARK_ENCRYPT ^ contract.MARK_DECRYPTED
     if lost & needed:
         return f"have it leave them alone (mask {WHOLE ^ mark_mask:#x})"
-    return f"start all daemons with --mark-mask={mark_mask & ~lost:#x}, or have it leave them alone"
+    return f"start the daemon with --mark-mask={mark_mask & ~lost:#x}, or have it leave them alone"
 
 
 def suspects_of_nft(listing: Json, versions: Collection[int] = (4, 6)) -> list[Suspect]:
