@@ -47,7 +47,7 @@ install_wheels() { # OUT
 	/kmesh/.venv/bin/python -I "$pip" --isolated -q install --no-index --root-user-action=ignore --find-links "$out" kmesh-ipsec
 	cp "$out/start_kmesh.sh" "$out/dump_maps" /kmesh/
 	ln -sf /kmesh/.venv/bin/kmesh-daemon /kmesh/.venv/bin/kmeshctl /usr/local/bin/
-	mkdir -p /kmesh/kmesh-ipsec
+	mkdir -p /kmesh/kmesh-ipsec /var/lib/kmesh-ipsec
 }
 
 debian() { # apt's own sources for the release, as this machine has them

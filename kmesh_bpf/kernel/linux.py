@@ -135,7 +135,7 @@ class LinuxKernel:
 
         """
         if self._seen is None or self._maps is None:
-            return True
+            return False  # there is nothing yet to compare with
         restored = self._pins is not None and self._pins.restore()
         devices = self._links.list()
         now = _Seen(devices, self._attached(devices), self._maps.fingerprint())

@@ -118,13 +118,17 @@ class Daemon:
                 except KmeshBpfError as error:
                     log.error("%s; trying again in %.1f s", error, retry)
                     self.recorder.failed(str(error))
-                    wait, retry = retry, min(retry * 2, LAST_RETRY)
+                    self._sleep(selector, retry, heed=False)
+                    retry = min(retry * 2, LAST_RETRY)
                 else:
+                    self._sleep(selector, wait)
                     retry = FIRST_RETRY
-                self._sleep(selector, wait)
 
-    def _sleep(self, selector: selectors.BaseSelector, wait: float) -> None:
-        """Return when something happened or ``wait`` seconds are over; a burst counts as one event."""
+    def _sleep(self, selector: selectors.BaseSelector, wait: float, *, heed: bool = True) -> None:
+        """Return when something happened or ``wait`` seconds are over; a burst counts as one event.
+
+        ``heed``: what a look finds is something; not after a pass that was given up, for the next one would be too.
+        """
         until = time.monotonic() + wait  # whoever sets the clock back must not stop the passes
         look = Looks(self.kernel, time.monotonic)
         while not self.stopping and (left := until - time.monotonic()) > 0:
@@ -132,7 +136,7 @@ class Daemon:
             if self.kernel.changed():
                 self._guard()
             elif not self.source.changed():
-                if look.left() > 0 or not look.finds_anything():
+                if look.left() > 0 or not (look.finds_anything() and heed):
                     continue
                 return
             owed = self.took - (time.monotonic() - self.ended)

@@ -336,6 +336,17 @@ def test_a_look_that_finds_something_ends_the_wait_at_once(tmp_path, monkeypatch
     assert waiting.sleep(30.0) == pytest.approx(3 * LOOK, abs=0.7)
 
 
+def test_after_a_pass_that_was_given_up_the_daemon_looks_and_keeps_its_distance(tmp_path, monkeypatch):
+    node = Node(tmp_path)
+    node.steps(1)
+    waiting = Waiting(node, monkeypatch)
+    waiting.found_after = 0
+    began = waiting.now
+    node.daemon._sleep(SimpleNamespace(select=waiting.select), 10.0, heed=False)
+    assert waiting.now - began == pytest.approx(10.0)
+    assert len(waiting.looked) >= 8
+
+
 def test_a_device_that_comes_has_its_programs_before_the_daemon_waits_for_more_and_makes_a_pass(tmp_path, monkeypatch):
     node = Node(tmp_path)
     node.steps(1)
