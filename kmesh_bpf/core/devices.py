@@ -52,7 +52,7 @@ def decide(
     sources, claims = _sources((by_index[index] for index in sorted(pods)), frozenset(local_pod_addresses), bound)
     problems = (
         *_missing(links, addresses, uplinks),
-        *_bridged(links, pods),
+        *_bridged(links, pods, frozenset(sources.values())),
         *_without_xfrm(links, pods),
         *claims,
     )
@@ -147,8 +147,11 @@ def _missing(links: tuple[Link, ...], node_addresses: frozenset[Address], uplink
         yield Problem(ProblemKind.UPLINK, f"{sentence} mend the Node's InternalIP, or the device's addresses")
 
 
-def _bridged(links: tuple[Link, ...], pods: Collection[int]) -> Iterator[Problem]:
-    """Name each bridge that pods share with a port that leads out. A port that has just come may turn out a pod's."""
+def _bridged(links: tuple[Link, ...], pods: Collection[int], managed: Collection[int]) -> Iterator[Problem]:
+    """Name each bridge that managed pods share with a port that leads out.
+
+    A port that has just come may turn out a pod's.
+    """
     for bridge in (link for link in links if link.kind in SWITCHES - {"vrf"}):
         ports = [link for link in links if link.master == bridge.ifindex]
         out = [
@@ -156,10 +159,10 @@ def _bridged(links: tuple[Link, ...], pods: Collection[int]) -> Iterator[Problem
             for port in ports
             if port.ifindex not in pods and not (port.kind in PAIRS and (port.fresh or not port.peer_elsewhere))
         ]
-        if out and any(port.ifindex in pods for port in ports):
+        if out and any(port.ifindex in managed for port in ports):
             yield Problem(
                 ProblemKind.BRIDGED,
-                f"bridge {bridge.name}: pods' devices and {', '.join(sorted(out))} are ports of it; what is bridged "
+                f"bridge {bridge.name}: devices of managed pods and {', '.join(sorted(out))} are its ports; what is bridged "
                 "between managed pods of different nodes cannot be encrypted and is dropped: it must be routed",
             )
 

@@ -166,7 +166,13 @@ def _parser() -> argparse.ArgumentParser:
         action="store_false",
         help="towards managed pods of nodes that are not ready, traffic passes in clear, counted",
     )
-    add("--uplink", action="append", default=[], metavar="DEV", help="a device that is no pod's (several; none is needed)")
+    add(
+        "--uplink",
+        action="append",
+        default=[],
+        metavar="DEV",
+        help="a device that is no pod's (several; none is needed)",
+    )
     add("--pin-root", type=Path, default=DEFAULT_PIN_ROOT, metavar="DIR", help="bpffs folder (default: %(default)s)")
     add(
         "--state-dir",
