@@ -162,8 +162,8 @@ def _bridged(links: tuple[Link, ...], pods: Collection[int], managed: Collection
         if out and any(port.ifindex in managed for port in ports):
             yield Problem(
                 ProblemKind.BRIDGED,
-                f"bridge {bridge.name}: devices of managed pods and {', '.join(sorted(out))} are its ports; what is bridged "
-                "between managed pods of different nodes cannot be encrypted and is dropped: it must be routed",
+                f"bridge {bridge.name}: devices of managed pods and {', '.join(sorted(out))} are its ports; what is "
+                "bridged between managed pods of different nodes cannot be encrypted and is dropped: it must be routed",
             )
 
 
