@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+from kmesh_bpf import boot_guard
 from kmesh_bpf.kernel import bpf
 from kmesh_bpf.kernel.maps import open_maps
 from tests.lab.cluster import LABEL, Daemon, node_manifest, pod_manifest, wait_for
@@ -110,3 +111,29 @@ def test_a_pod_that_gets_its_address_after_its_device_came_is_found_without_any_
     took = seconds_until("it is no pod's", lambda: pins(links) >= {f"{index}-tc_mark_encrypt"})
     assert took < 2.5
     wait_for("it has the guard still", lambda: not (links / f"{index}-tc_leak_guard").exists(), 5)
+
+
+def test_the_guard_of_a_boot_is_lifted_when_all_is_in_place_and_the_next_one_is_kept_until_uninstall(
+    daemon: Daemon, tmp_path: Path
+) -> None:
+    """The fixture's daemon has made its first pass; another start plays the next boot."""
+    state = tmp_path / f"state-{daemon.node}"
+    assert not state.exists(), "nothing is managed elsewhere"
+    pod = pod_manifest(Pod("p2", "elsewhere", (ip_address("10.244.2.7"),), ""))
+    node = node_manifest(Node(2))
+    node["metadata"]["name"] = "elsewhere"
+    for name, manifest in (("node2", node), ("pod2", pod)):
+        (tmp_path / "cluster" / f"{name}.yaml").write_text(yaml.safe_dump(manifest))
+    wait_for("nothing is kept", state.exists, 15)
+    assert "10.244.2.7" in (state / "boot-guard.nft").read_text()
+    assert daemon.stop() == 0
+    assert boot_guard.install(state)
+    assert "kmesh_boot_guard" in run("nft list tables")
+    daemon.start("--health-address=")
+    daemon.wait_ready(60)
+    wait_for("the guard is still there", lambda: "kmesh_boot_guard" not in run("nft list tables"), 5)
+    assert daemon.stop() == 0
+    assert daemon.uninstall().returncode == 0
+    assert not state.exists()
+    daemon.start("--health-address=")
+    daemon.wait_ready(60)

@@ -21,30 +21,33 @@ class BootGuard:
         self._folder = folder
         self._strict = strict
         self._clock = clock
+        self._wanted: frozenset[Address] | None = None
         self._kept: frozenset[Address] | None = None
         self._written_at = -REWRITE
         self._lifted = False
 
     def passed(self, report: Report) -> None:
         """Take in a pass: keep what it knew, and lift the guard of this boot once all is in place."""
-        try:
-            if report.converged and not self._lifted:
+        self._wanted = remote_pods(report.plan.state) if self._strict else frozenset()
+        if report.converged and not self._lifted:
+            try:
                 boot_guard.remove()
                 self._lifted = True
-            self._keep(report)
-        except KmeshBpfError as error:
-            log.warning("%s", error)
+            except KmeshBpfError as error:
+                log.warning("%s", error)
+        self.catch_up()
 
-    def _keep(self, report: Report) -> None:
+    def catch_up(self) -> None:
+        """Write what is not written yet, unless the last time was a moment ago."""
         now = self._clock()
-        if now - self._written_at < REWRITE:
+        if self._wanted == self._kept or self._wanted is None or now - self._written_at < REWRITE:
             return
         self._written_at = now
-        remote = remote_pods(report.plan.state) if self._strict else frozenset()
-        if remote == self._kept:
-            return
-        if remote:
-            boot_guard.keep(self._folder, remote)
-        else:
-            boot_guard.forget(self._folder)
-        self._kept = remote
+        try:
+            if self._wanted:
+                boot_guard.keep(self._folder, self._wanted)
+            else:
+                boot_guard.forget(self._folder)
+            self._kept = self._wanted
+        except KmeshBpfError as error:
+            log.warning("%s", error)

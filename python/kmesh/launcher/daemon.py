@@ -133,6 +133,8 @@ class Daemon:
         look = Looks(self.kernel, time.monotonic)
         while not self.stopping and (left := until - time.monotonic()) > 0:
             selector.select(min(self.source.poll_interval, left, look.left()))
+            if self.boot is not None:
+                self.boot.catch_up()
             if self.kernel.changed():
                 self._guard()
             elif not self.source.changed():
