@@ -16,8 +16,8 @@ from kmesh_bpf.core.state import Suspect
 from kmesh_bpf.errors import KmeshBpfError
 from kmesh_bpf.kernel import nat, nft
 
-RARELY = 300.0
-"""Seconds between two readings, at least."""
+RARELY, SOON = 300.0, 10.0
+"""Seconds between two readings, at least; the second as long as a rule is in the way, which somebody may be mending."""
 MOST_CHAINS = 64
 """Chains that are read, of all tables together: each takes a process."""
 OURS = frozenset({masquerade.TABLE, boot_guard.TABLE})
@@ -38,7 +38,7 @@ class Rules:
     def suspects(self) -> tuple[Suspect, ...]:
         """Give the rules that may be in our way; none where they cannot be read: it is only advice."""
         now = self._clock()
-        if self._read_at is not None and now - self._read_at < RARELY:
+        if self._read_at is not None and now - self._read_at < (SOON if self._found else RARELY):
             return self._found
         self._read_at = now
         with suppress(KmeshBpfError, ValueError, KeyError, IndexError, OSError, subprocess.TimeoutExpired):

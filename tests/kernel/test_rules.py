@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kmesh_bpf.kernel import rules
-from kmesh_bpf.kernel.rules import RARELY, Rules
+from kmesh_bpf.kernel.rules import RARELY, SOON, Rules
 from tests.lab.network import run
 
 FILTER = "chain pre { type filter hook prerouting priority -300; fib saddr . mark . iif oif missing drop; }"
@@ -43,6 +43,9 @@ def test_they_are_read_again_rarely_and_only_if_something_changed(netns: str, mo
     now[0] += RARELY
     assert len(one.suspects()) == 1
     assert read == [0.0, RARELY]
+    run("nft delete table inet fw")
+    now[0] += SOON
+    assert one.suspects() == (), "what is in the way is looked at more often"
 
 
 def test_ten_thousand_rules_of_a_proxy_cost_nothing_worth_noticing(netns: str, tmp_path: Path) -> None:
