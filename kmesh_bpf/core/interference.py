@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from fnmatch import fnmatchcase
 from typing import Any
 
 from kmesh_bpf import contract
@@ -32,10 +33,10 @@ def judge(
     suspects: Iterable[Suspect], links: Iterable[Link], node_addresses: Iterable[Address], mark_mask: int
 ) -> Iterator[Problem]:
     """Name the rules that are in the way on this node. ``mark_mask``: the bits of marks that are ours."""
-    versions = {address.version for address in node_addresses}
+    links, versions = tuple(links), {address.version for address in node_addresses}
     overlays = sorted(link.name for link in links if link.kind in OVERLAYS and link.leads_out)
     for suspect in suspects:
-        if versions.isdisjoint(suspect.versions):
+        if versions.isdisjoint(suspect.versions) or not _looks_at_any(suspect, links):
             continue
         lost = suspect.lost & mark_mask
         if not suspect.lost and overlays:
@@ -53,6 +54,12 @@ def judge(
         yield Problem(ProblemKind.INTERFERENCE, sentence)
 
 
+def _looks_at_any(suspect: Suspect, links: Iterable[Link]) -> bool:
+    """Tell whether packets of ours come by a device that a rule looks at: what was decrypted by one that leads out."""
+    names = (link.name for link in links if suspect.lost or (link.leads_out and link.kind not in OVERLAYS))
+    return not suspect.devices or any(fnmatchcase(name, one) for name in names for one in suspect.devices)
+
+
 def _way_out(lost: int, mark_mask: int) -> str:
     needed = contract.MARK_ENCRYPT ^ contract.MARK_DECRYPTED
     if lost & needed:
@@ -66,12 +73,13 @@ def suspects_of_nft(listing: Json, versions: Collection[int] = (4, 6)) -> list[S
     for rule in (item["rule"] for item in listing.get("nftables", ()) if "rule" in item):
         seen = frozenset(FAMILIES.get(rule["family"], {4, 6}) & _versions(rule["expr"]) & set(versions))
         where = f"nft table {rule['family']} {rule['table']}, chain {rule['chain']}, handle {rule['handle']}"
+        devices = _devices(rule["expr"])
         if _is_reverse_path_filter(rule["expr"]):
-            found.append(Suspect(where, "a reverse path filter (fib saddr . iif oif missing drop)", seen))
+            words = "a reverse path filter (fib saddr . iif oif missing drop)"
+            found.append(Suspect(where, words, seen, devices=devices))
         elif lost := _lost(rule["expr"]):
-            found.append(
-                Suspect(where, "setting the packet's mark from the connection's (meta mark set ct mark)", seen, lost)
-            )
+            words = "setting the packet's mark from the connection's (meta mark set ct mark)"
+            found.append(Suspect(where, words, seen, lost, devices))
     return found
 
 
@@ -110,10 +118,12 @@ def suspects_of_iptables(text: str, family: str, table: str) -> list[Suspect]:
                 waiting.append(target)
             where, said = f"iptables ({family}) table {table}, chain {chain}", " ".join(words)
             seen = frozenset(FAMILIES[family])
+            device = _after(words, "-i") if "! -i" not in said else None
+            devices = (device.replace("+", "*"),) if device else ()
             if "rpfilter" in words and "--loose" not in words and "--invert" in words and target == "DROP":
-                found.append(Suspect(where, said, seen))
+                found.append(Suspect(where, said, seen, devices=devices))
             elif target == "CONNMARK" and "--restore-mark" in words and (lost := _lost_to_iptables(words)):
-                found.append(Suspect(where, said, seen, lost))
+                found.append(Suspect(where, said, seen, lost, devices))
     return found
 
 
@@ -152,6 +162,16 @@ def _versions(expressions: Iterable[Json]) -> set[int]:
         if match.get("left") == {"meta": {"key": "nfproto"}} and match.get("op") == "==":
             return VERSIONS.get(str(match["right"]), {4, 6})
     return {4, 6}
+
+
+def _devices(expressions: Iterable[Json]) -> tuple[str, ...]:
+    for expression in expressions:
+        match = expression.get("match", {})
+        if match.get("left") in ({"meta": {"key": "iifname"}}, {"meta": {"key": "iif"}}) and match.get("op") == "==":
+            right = match["right"]
+            names = right.get("set", ()) if isinstance(right, dict) else (right,)
+            return tuple(name for name in names if isinstance(name, str))
+    return ()
 
 
 def _is_reverse_path_filter(expressions: Iterable[Json]) -> bool:

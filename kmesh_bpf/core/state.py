@@ -224,13 +224,15 @@ class Link:
 class Suspect:
     """A rule of somebody else that may be in our way: where it is, what it says, the IP versions that it looks at.
 
-    ``lost``: the bits of our marks that it changes; 0 for a reverse path filter.
+    ``lost``: the bits of our marks that it changes; 0 for a reverse path filter. ``devices``: names of the devices that
+    packets come by which it looks at, ``*`` at the end for any ending; none: all devices.
     """
 
     where: str
     words: str
     versions: frozenset[int]
     lost: int = 0
+    devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,8 @@ def test_which_bits_a_rule_of_iptables_takes_away(line, lost):
 
 def test_the_rule_of_aws_is_told_as_it_was_written_with_its_way_out():
     (suspect,) = suspects_of_iptables(SAVED.format(AWS), "ip", "mangle")
-    (problem,) = judge([suspect], (ETH0,), NODE, 0xFF)
+    assert list(judge([suspect], (ETH0,), NODE, 0xFF)) == [], "no device is called so"
+    (problem,) = judge([suspect], (ETH0, Link(7, "eni5f3", "veth", True, ())), NODE, 0xFF)
     assert problem.kind is ProblemKind.INTERFERENCE
     assert "iptables (ip) table mangle, chain PREROUTING: -i eni+" in str(problem)
     assert "--mark-mask=0x7f" in str(problem)
@@ -162,3 +163,15 @@ def test_a_chain_tells_where_it_leads_on_to_and_whether_nft_understands_it():
     assert not holds_xt(chain)
     assert holds_xt(listing({"xt": {"type": "target", "name": "CONNMARK"}}))
     assert jumps({"nftables": []}) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("device", "found"),
+    [("eth0", 1), ("eth*", 1), ({"set": ["docker0", "eth0"]}, 1), ("docker0", 0), ("flannel.1", 0)],
+    ids=str,
+)
+def test_a_filter_of_other_devices_than_those_that_esp_comes_by_is_none(device, found):
+    suspects = suspects_of_nft(listing(match({"meta": {"key": "iifname"}}, device), fib("saddr", "iif"), DROP))
+    assert len(told(suspects)) == found
+    but = suspects_of_nft(listing(match({"meta": {"key": "iifname"}}, "docker0", "!="), fib("saddr", "iif"), DROP))
+    assert len(told(but)) == 1
