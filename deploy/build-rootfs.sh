@@ -11,8 +11,9 @@ here=$(dirname "$(readlink -f "$0")")
 say() { printf 'build-rootfs: %s\n' "$*" >&2; }
 
 release=bookworm
-# BCC compiles against the UAPI headers. Nothing loads modules or mounts here: that is the node's.
-packages="python3 python3-bpfcc nftables linux-libc-dev"
+# BCC compiles against the UAPI headers; iptables is for reading the rules of others. Nothing loads modules or mounts
+# here: that is the node's.
+packages="python3 python3-bpfcc nftables iptables linux-libc-dev"
 # What the image is made from, below the root of the checkout.
 sources="pyproject.toml setup.py MANIFEST.in README.md bpf kmesh_bpf python"
 scripts="scripts/start_kmesh.sh scripts/dump_maps"
@@ -46,7 +47,7 @@ install_wheels() { # OUT
 	/kmesh/.venv/bin/python -I "$pip" --isolated -q install --no-index --root-user-action=ignore --find-links "$out" kmesh-ipsec
 	cp "$out/start_kmesh.sh" "$out/dump_maps" /kmesh/
 	ln -sf /kmesh/.venv/bin/kmesh-daemon /kmesh/.venv/bin/kmeshctl /usr/local/bin/
-	mkdir -p /kmesh/kmesh-ipsec
+	mkdir -p /kmesh/kmesh-ipsec /var/lib/kmesh-ipsec
 }
 
 debian() { # apt's own sources for the release, as this machine has them

@@ -4,9 +4,6 @@ Describe what is known as a :class:`View`; :func:`reconcile` brings a kernel to 
 knows the kernel, nothing of Kubernetes, and reads no environment variable.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING
-
 from kmesh_bpf.contract import VERSION as CONTRACT_VERSION
 from kmesh_bpf.core.claims import Evidence, evidence
 from kmesh_bpf.core.explain import Fate, Stop, Trace, trace
@@ -17,23 +14,19 @@ from kmesh_bpf.core.operations import AddSa, Attach, Operation
 from kmesh_bpf.core.options import Options
 from kmesh_bpf.core.planner import Plan, make_plan
 from kmesh_bpf.core.problems import Problem, ProblemKind
-from kmesh_bpf.core.state import Direction, KernelState, Observation, SaId, SaUsage
+from kmesh_bpf.core.state import Direction, KernelState, Observation, SaId, SaUsage, remote_pods
 from kmesh_bpf.core.view import Address, Key, Network, Node, Peer, Pod, View
 from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError
+from kmesh_bpf.kernel import boot_guard
 from kmesh_bpf.kernel.fake import FakeKernel
 from kmesh_bpf.kernel.interface import AttachMode
+from kmesh_bpf.kernel.links import LinkWatcher
+from kmesh_bpf.kernel.linux import LinuxKernel
 from kmesh_bpf.kernel.maps import Maps, open_maps
 from kmesh_bpf.kernel.programs import DEFAULT_PIN_ROOT, Settings, claim
 from kmesh_bpf.reconcile import Report, preview, reconcile
 
-if TYPE_CHECKING:
-    from kmesh_bpf.kernel.links import LinkWatcher
-    from kmesh_bpf.kernel.linux import LinuxKernel
-
 __version__ = "0.1.0"
-
-# Imported when first asked for: they bring pyroute2, two thirds of the time that the rest takes to import.
-_LATE = {"LinkWatcher": "kmesh_bpf.kernel.links", "LinuxKernel": "kmesh_bpf.kernel.linux"}
 
 __all__ = [
     "CONTRACT_VERSION",
@@ -75,6 +68,7 @@ __all__ = [
     "Stop",
     "Trace",
     "View",
+    "boot_guard",
     "check_mark_mask",
     "check_node_mark_mask",
     "claim",
@@ -83,11 +77,6 @@ __all__ = [
     "open_maps",
     "preview",
     "reconcile",
+    "remote_pods",
     "trace",
 ]
-
-
-def __getattr__(name: str) -> object:
-    if name in _LATE:
-        return getattr(import_module(_LATE[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -20,10 +20,13 @@ typedef uint16_t __be16; typedef uint32_t __be32; typedef uint64_t __be64;
 """
 
 SOURCE = """
+#include <linux/if_addr.h>
 #include <linux/if_ether.h>
+#include <linux/if_link.h>
 #include <linux/netfilter/nf_tables.h>
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netlink.h>
+#include <linux/nexthop.h>
 #include <linux/pkt_cls.h>
 #include <linux/pkt_sched.h>
 #include <linux/rtnetlink.h>

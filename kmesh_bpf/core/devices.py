@@ -1,45 +1,177 @@
-"""Which programs belong on which devices of the node's network namespace."""
+"""Which programs belong on which devices of the node's network namespace, and whose packets come from which.
+
+A device is a pod's, or it is guarded: what is not surely the one is the other, for a pod's device that is taken for
+an uplink costs packets, counted, and an uplink that is taken for a pod's costs the secret.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
 
+from kmesh_bpf.core.problems import Problem, ProblemKind
 from kmesh_bpf.core.state import Attachment, Link, Program
 from kmesh_bpf.core.view import Address
 
-OVERLAY_KINDS = frozenset({"vxlan", "geneve", "gretap", "ipip", "ip6tnl"})
-"""Devices (IFLA_INFO_KIND) that carry pod traffic to other nodes inside packets between nodes.
+LOOPBACK = 1
+"""The ifindex of lo, in every namespace."""
+PAIRS = frozenset({"veth", "netkit"})
+"""Kinds (IFLA_INFO_KIND) of devices that come in twos, one end of which may be a pod's."""
+SWITCHES = frozenset({"bridge", "openvswitch", "vrf"})
+"""Kinds that hand on to their ports what is sent to them, to those of pods too: the ports that lead out are guarded."""
+STACKED = frozenset({"vlan", "macvlan", "macvtap", "ipvlan"})
+"""Kinds that hand on to the device below what is sent to them, no otherwise than if it had been sent to that one."""
 
-Flannel, Calico, Cilium: vxlan, geneve, ipip; Antrea may use gretap, kube-router ip6tnl for IPv6.
-"""
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """What is decided about the devices. ``sources`` and ``pod_devices``: as in KernelState."""
+
+    attachments: frozenset[Attachment] = frozenset()
+    sources: Mapping[Address, int] = field(default_factory=lambda: MappingProxyType({}))
+    pod_devices: frozenset[int] = frozenset()
+    problems: tuple[Problem, ...] = ()
 
 
-def attachments(
-    links: Iterable[Link], node_addresses: Iterable[Address], uplinks: Collection[str]
-) -> frozenset[Attachment]:
-    """Give the attachments for these links.
+def decide(
+    links: Iterable[Link],
+    node_addresses: Iterable[Address],
+    uplinks: Collection[str],
+    local_pod_addresses: Iterable[Address],
+    bound: Mapping[Address, int] = MappingProxyType({}),
+) -> Devices:
+    """Decide about all devices of the node.
 
-    Uplinks are the devices that carry one of the node's addresses and the overlay devices; ``uplinks``, if any are
-    named, replace that choice. A veth whose other end lives elsewhere is a pod's, unless it is an uplink.
+    ``uplinks``: names of devices that are no pod's whatever they look like. ``local_pod_addresses``: of the managed
+    pods of this node; ``bound``: the devices that they are bound to already, which stay theirs whoever claims them too.
     """
-    addresses = frozenset(node_addresses)
-    found = set()
-    for link in links:
-        if _is_uplink(link, addresses, uplinks):
-            found.add(Attachment(link.ifindex, link.name, Program.MARK_DECRYPT))
-            found.add(Attachment(link.ifindex, link.name, Program.LEAK_GUARD))
-        elif link.kind == "veth" and link.peer_elsewhere:
-            found.add(Attachment(link.ifindex, link.name, Program.MARK_ENCRYPT))
-    return frozenset(found)
+    links, addresses = tuple(links), frozenset(node_addresses)
+    by_index = {link.ifindex: link for link in links}
+    pods = {link.ifindex for link in links if _is_pods(link, by_index, addresses, uplinks)}
+    sources, claims = _sources((by_index[index] for index in sorted(pods)), frozenset(local_pod_addresses), bound)
+    problems = (
+        *_missing(links, addresses, uplinks),
+        *_bridged(links, pods, frozenset(sources.values())),
+        *_without_xfrm(links, pods),
+        *claims,
+    )
+    attached = (
+        Attachment(link.ifindex, link.name, program)
+        for link in links
+        for program in _programs(link, by_index, link.ifindex in pods, uplinks)
+    )
+    return Devices(frozenset(attached), sources, frozenset(sources.values()), problems)
 
 
-def missing_uplinks(links: Iterable[Link], uplinks: Iterable[str]) -> tuple[str, ...]:
-    """Give the names asked for that no device has, in the order asked."""
+def attach_order(attachments: Iterable[Attachment]) -> list[Attachment]:
+    """Put devices by which packets leave the node first, then those within it, lo last of all."""
+    wanted = tuple(attachments)
+    inner = {one.ifindex for one in wanted if one.program is Program.INNER_GUARD}
+    return sorted(
+        wanted, key=lambda one: (one.ifindex == LOOPBACK, one.ifindex in inner, one.ifindex, one.program.value)
+    )
+
+
+def _is_pods(
+    link: Link, by_index: Mapping[int, Link], node_addresses: frozenset[Address], uplinks: Collection[str]
+) -> bool:
+    if link.kind not in PAIRS or not link.peer_elsewhere or link.leads_out or link.name in uplinks:
+        return False
+    if not node_addresses.isdisjoint(link.addresses):
+        return False
+    if link.far_addresses is None:
+        return not _is_port(link, by_index)
+    return any(address not in node_addresses for address in link.far_addresses)
+
+
+def _is_port(link: Link, by_index: Mapping[int, Link]) -> bool:
+    master = by_index.get(link.master)
+    return link.master != 0 and (master is None or master.kind != "vrf")
+
+
+def _programs(link: Link, by_index: Mapping[int, Link], is_pods: bool, uplinks: Collection[str]) -> tuple[Program, ...]:
+    if is_pods:
+        return (Program.MARK_ENCRYPT,)
+    guard = Program.INNER_GUARD if _is_inner(link, by_index, uplinks) else Program.LEAK_GUARD
+    return (Program.MARK_DECRYPT, guard)
+
+
+def _is_inner(link: Link, by_index: Mapping[int, Link], uplinks: Collection[str]) -> bool:
+    """Tell whether what is sent to a device leaves the node by another one, if at all."""
+    if link.ifindex == LOOPBACK or link.kind in SWITCHES:
+        return True
+    if link.kind in PAIRS:
+        return not link.peer_elsewhere and link.name not in uplinks
+    below = by_index.get(link.lower) if link.kind in STACKED else None
+    return below is not None and below.kind in SWITCHES
+
+
+def _sources(
+    devices: Iterable[Link], local: frozenset[Address], bound: Mapping[Address, int]
+) -> tuple[dict[Address, int], list[Problem]]:
+    """Give the device of each managed pod's address: of several the one that it is bound to, else the first.
+
+    Whoever may set addresses inside a pod can claim any: who has been known longer keeps it.
+    """
+    claims: dict[Address, list[Link]] = {}
+    for device in devices:
+        for address in local.intersection(device.far_addresses or ()):
+            claims.setdefault(address, []).append(device)
+    sources, problems = {}, []
+    for address in sorted(claims, key=lambda one: (one.version, one)):
+        owner = next((one for one in claims[address] if one.ifindex == bound.get(address)), claims[address][0])
+        sources[address] = owner.ifindex
+        problems += [
+            Problem(
+                ProblemKind.SOURCE,
+                f"device {other.name}: its other end carries {address}, which is the managed pod's behind {owner.name};"
+                f" what it sends from there is dropped: take the address away from that pod",
+            )
+            for other in claims[address]
+            if other is not owner
+        ]
+    return sources, problems
+
+
+def _missing(links: tuple[Link, ...], node_addresses: frozenset[Address], uplinks: Iterable[str]) -> Iterator[Problem]:
     names = {link.name for link in links}
-    return tuple(name for name in uplinks if name not in names)
+    for name in uplinks:
+        if name not in names:
+            yield Problem(
+                ProblemKind.UPLINK, f"uplink {name}: there is no such device; name one that is there, or none"
+            )
+    if links and node_addresses and all(node_addresses.isdisjoint(link.addresses) for link in links):
+        told = ", ".join(map(str, sorted(node_addresses, key=lambda one: (one.version, one))))
+        sentence = f"no device carries an address of this node ({told}): ESP from and to it goes nowhere;"
+        yield Problem(ProblemKind.UPLINK, f"{sentence} mend the Node's InternalIP, or the device's addresses")
 
 
-def _is_uplink(link: Link, node_addresses: frozenset[Address], uplinks: Collection[str]) -> bool:
-    if uplinks:
-        return link.name in uplinks
-    return link.kind in OVERLAY_KINDS or not node_addresses.isdisjoint(link.addresses)
+def _bridged(links: tuple[Link, ...], pods: Collection[int], managed: Collection[int]) -> Iterator[Problem]:
+    """Name each bridge that managed pods share with a port that leads out.
+
+    A port that has just come may turn out a pod's.
+    """
+    for bridge in (link for link in links if link.kind in SWITCHES - {"vrf"}):
+        ports = [link for link in links if link.master == bridge.ifindex]
+        out = [
+            port.name
+            for port in ports
+            if port.ifindex not in pods and not (port.kind in PAIRS and (port.fresh or not port.peer_elsewhere))
+        ]
+        if out and any(port.ifindex in managed for port in ports):
+            yield Problem(
+                ProblemKind.BRIDGED,
+                f"bridge {bridge.name}: devices of managed pods and {', '.join(sorted(out))} are its ports; what is "
+                "bridged between managed pods of different nodes cannot be encrypted and is dropped: it must be routed",
+            )
+
+
+def _without_xfrm(links: tuple[Link, ...], pods: Collection[int]) -> Iterator[Problem]:
+    for link in links:
+        if link.xfrm_disabled and link.ifindex not in pods:
+            yield Problem(
+                ProblemKind.XFRM_DISABLED,
+                f"device {link.name}: disable_xfrm keeps what leaves by it from being encrypted, and it is dropped: "
+                f"sysctl -w net.ipv4.conf.all.disable_xfrm=0 net.ipv4.conf.{link.name}.disable_xfrm=0",
+            )

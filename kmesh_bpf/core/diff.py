@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from kmesh_bpf.core import operations as ops
+from kmesh_bpf.core.devices import attach_order
 from kmesh_bpf.core.operations import Operation
 from kmesh_bpf.core.state import Attachment, Direction, KernelState, Policy, Program, Sa
 
@@ -95,7 +96,7 @@ def _by_device(attachment: Attachment) -> tuple[int, str]:
 
 
 def _attach(desired: KernelState, observed: KernelState, *, guard: bool) -> Iterator[Operation]:
-    for attachment in sorted(desired.attachments - observed.attachments, key=_by_device):
+    for attachment in attach_order(desired.attachments - observed.attachments):
         if (attachment.program is not Program.MARK_ENCRYPT) is guard:
             yield ops.Attach(attachment)
 

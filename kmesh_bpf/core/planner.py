@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from types import MappingProxyType
 
-from kmesh_bpf.core import cidrs, claims, devices, formers, keys, marks, pods, sas
+from kmesh_bpf.core import cidrs, claims, devices, formers, interference, keys, marks, pods, sas
 from kmesh_bpf.core.incarnation import lost
 from kmesh_bpf.core.options import Options
 from kmesh_bpf.core.policies import Way, plan_policies
@@ -85,6 +85,9 @@ def make_plan(
     owner, conflicts = pods.owners(view, outer)
     limit = cidrs.bound(observed.state.policies.values(), options.max_exact)
     by_cidr = cidrs.by_cidr(view, owner, ways.keys(), limit)
+    local = (address for pod in view.pods if pod.node == view.node.name for address in pod.addresses)
+    on_devices = devices.decide(observed.links, view.node.addresses, options.uplinks, local, observed.state.sources)
+    hindered = interference.judge(observed.suspects, observed.links, view.node.addresses, options.mark_mask)
     return Plan(
         KernelState(
             sas={**planned, **leaving.sas},
@@ -92,15 +95,19 @@ def make_plan(
             pods=pods.flags(view, owner, outer, accepted, ways.keys()),
             peers={**peers, **leaving.peers},
             services=frozenset(view.services),
-            attachments=devices.attachments(observed.links, view.node.addresses, options.uplinks),
+            attachments=on_devices.attachments,
             nat_exemption=True,
             policy_hash=observed.can_hash,
             formers=leaving.formers,
+            sources=on_devices.sources,
+            pod_devices=on_devices.pod_devices,
         ),
         frozenset(ways),
         waiting or bool(leaving.departing),
         tuple(gone),
-        tuple(dict.fromkeys((*_problems(view, observed, options, settled, returned), *conflicts))),
+        tuple(
+            dict.fromkeys((*_problems(view, observed, settled, returned), *conflicts, *on_devices.problems, *hindered))
+        ),
         by_cidr,
         frozenset(returned),
         leaving.departing,
@@ -172,18 +179,12 @@ def _entry(observed: Observation, address: Address, fingerprint: int) -> PeerEnt
     return entry if entry and entry.incarnations == fingerprint else PeerEntry(0, 0, 0, fingerprint)
 
 
-def _problems(
-    view: View, observed: Observation, options: Options, settled: claims.Claims, returned: set[str]
-) -> list[Problem]:
+def _problems(view: View, observed: Observation, settled: claims.Claims, returned: set[str]) -> list[Problem]:
     found = [
         *(Problem(ProblemKind.QUARANTINE, sentence) for sentence in settled.quarantined),
         *(Problem(ProblemKind.QUARANTINE, formers.sentence(name)) for name in sorted(returned)),
         *(Problem(ProblemKind.CAPACITY, sentence) for sentence in settled.crowded),
         *(Problem(ProblemKind.CLAIM, sentence) for sentence in view.problems),
-    ]
-    found += [
-        Problem(ProblemKind.UPLINK, f"uplink {name}: there is no such device, so nothing guards or decrypts there")
-        for name in devices.missing_uplinks(observed.links, options.uplinks)
     ]
     if not view.keys and observed.state.sas:
         # A daemon that started with a broken Secret: no key can be derived to make them anew.

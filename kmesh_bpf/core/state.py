@@ -189,11 +189,9 @@ class KernelState:
     policy_hash: bool = False
 
 
-class LinkRole(Enum):
-    """What a network device is to us."""
-
-    POD = "pod"
-    UPLINK = "uplink"
+def remote_pods(state: KernelState) -> frozenset[Address]:
+    """Give the addresses of the managed pods of other nodes."""
+    return frozenset(address for address, flags in state.pods.items() if flags & PodFlags.REMOTE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,7 +202,9 @@ class Link:
     (IFLA_LINK_NETNSID). ``kind`` is IFLA_INFO_KIND, empty for hardware. ``master``: ifindex of the bridge, bond or VRF
     that it is a port of, 0: none. ``far_addresses``: addresses of global scope of the other end, None: they could not
     be asked. ``leads_out``: a route by it has a gateway, or is wider than one host (link-local and multicast aside).
-    ``xfrm_disabled``: the sysctl disable_xfrm takes it away from XFRM (IPv4).
+    ``xfrm_disabled``: it leads out, and the sysctl disable_xfrm takes it away from XFRM (IPv4). ``lower``: ifindex of
+    the device below it in this namespace (of a vlan, a macvlan), 0: none. ``fresh``: it has come lately, and its other
+    end may yet get its address.
     """
 
     ifindex: int
@@ -216,6 +216,23 @@ class Link:
     far_addresses: tuple[Address, ...] | None = None
     leads_out: bool = False
     xfrm_disabled: bool = False
+    lower: int = 0
+    fresh: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A rule of somebody else that may be in our way: where it is, what it says, the IP versions that it looks at.
+
+    ``lost``: the bits of our marks that it changes; 0 for a reverse path filter. ``devices``: names of the devices that
+    packets come by which it looks at, ``*`` at the end for any ending; none: all devices.
+    """
+
+    where: str
+    words: str
+    versions: frozenset[int]
+    lost: int = 0
+    devices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,10 +241,12 @@ class Observation:
 
     ``incarnation`` is the text kept in the pinned identity map, None where there is none yet. ``can_hash``: the kernel
     has policy hash thresholds (NEWSPDINFO, Linux 3.18), so that KernelState.policy_hash can be asked for.
+    ``suspects``: rules of others that may be in our way.
     """
 
     state: KernelState
     usage: Mapping[SaId, SaUsage] = field(default_factory=lambda: MappingProxyType({}))
     links: tuple[Link, ...] = ()
     incarnation: str | None = None
+    suspects: tuple[Suspect, ...] = ()
     can_hash: bool = True

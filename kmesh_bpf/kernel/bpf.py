@@ -85,7 +85,12 @@ def open_pinned(path: Path) -> int:
 def program_id(path: Path) -> int:
     """Give the kernel's number of a pinned program."""
     with opened(path) as fd:
-        return check(lib.kmesh_prog_id(fd), "ask about program", path)
+        return program_number(fd, path)
+
+
+def program_number(fd: int, target: object) -> int:
+    """Give the kernel's number of a program."""
+    return check(lib.kmesh_prog_id(fd), "ask about program", target)
 
 
 def is_bpffs(path: Path) -> bool:
@@ -145,11 +150,10 @@ def update_link(link: int, program: int, target: object) -> None:
     check(lib.kmesh_link_update(link, program), "update link", target)
 
 
-def link_info(path: Path) -> LinkInfo:
-    """Give what a pinned link is."""
+def link_info(fd: int, target: object) -> LinkInfo:
+    """Give what a link is."""
     found = ffi.new("struct kmesh_link_info *")
-    with opened(path) as fd:
-        check(lib.kmesh_link_info(fd, found), "ask about link", path)
+    check(lib.kmesh_link_info(fd, found), "ask about link", target)
     return LinkInfo(found.id, found.prog_id, found.ifindex, found.attach_type)
 
 

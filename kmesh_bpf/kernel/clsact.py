@@ -1,6 +1,6 @@
 """Programs on devices by a clsact qdisc and its filters: for kernels without TCX (before 6.6).
 
-On our own netlink transport, because pyroute2 does not decode which program a filter runs (TCA_BPF_ID).
+On our own netlink transport: it must be known which program a filter runs (TCA_BPF_ID).
 """
 
 from __future__ import annotations
@@ -66,6 +66,7 @@ class Clsact:
 
     def __init__(self, made: Path) -> None:
         self._made = made
+        self._ours: set[int] = set()  # what the folder said when it was last looked at, should somebody remove it
 
     def attach(self, attachment: Attachment, fd: int) -> None:
         """Run a program (a descriptor) on a device, in place of an older one of ours, without a gap.
@@ -105,14 +106,21 @@ class Clsact:
         with NetlinkSocket(lib.NETLINK_ROUTE) as sock:
             devices = {ifindex for ifindex, kind in _qdiscs(sock).items() if kind == "clsact"}
             for ifindex in devices:
-                for program in Program:
-                    for one in _filters(sock, ifindex, program):
-                        if one.is_ours and one.program_name == program.value:
-                            found[ifindex, program] = one.program_id
-        for mark in self._made.iterdir() if self._made.is_dir() else ():
-            if mark.name not in map(str, devices):
+                for direction in (Program.MARK_DECRYPT, Program.LEAK_GUARD):  # shows the filters of its whole direction
+                    for one in _filters(sock, ifindex, direction):
+                        if one.is_ours and Program(one.program_name).egress is direction.egress:
+                            found[ifindex, Program(one.program_name)] = one.program_id
+        marks = {mark for mark in self._made.iterdir() if mark.name.isdecimal()} if self._made.is_dir() else set()
+        self._ours = {int(mark.name) for mark in marks} & devices
+        for mark in marks:
+            if int(mark.name) not in devices:
                 mark.rmdir()
         return found
+
+    def restore(self) -> None:
+        """Make the folder again that says which qdiscs are of our making, after somebody has removed it."""
+        for ifindex in self._ours:
+            (self._made / str(ifindex)).mkdir(parents=True, exist_ok=True)
 
     def detach(self, attachment: Attachment) -> None:
         """Delete our filter, if it is there, and the qdisc if it is of our making and nobody else uses it.
@@ -138,7 +146,8 @@ class Clsact:
             # An ingress qdisc takes egress filters too, and runs them on ingress.
             raise ConflictError("attach", target, errno.EEXIST, f"the device has an {kind} qdisc, which is not ours")
         _do(sock, message(lib.RTM_NEWQDISC, lib.NLM_F_CREATE | lib.NLM_F_EXCL, _qdisc(ifindex)), "attach", target)
-        (self._made / str(ifindex)).mkdir(parents=True, exist_ok=True)
+        self._ours.add(ifindex)
+        self.restore()
 
     def _remove_qdisc_if_unused(self, sock: NetlinkSocket, ifindex: int) -> None:
         mark = self._made / str(ifindex)
@@ -147,6 +156,7 @@ class Clsact:
         if mark.is_dir() and not left:
             _do(sock, message(lib.RTM_DELQDISC, 0, _qdisc(ifindex)), "remove clsact qdisc", f"of device {ifindex}")
             mark.rmdir()
+            self._ours.discard(ifindex)
 
 
 def _direction(program: Program) -> int:

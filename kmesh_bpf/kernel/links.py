@@ -1,70 +1,162 @@
-"""The network devices of the namespace, by pyroute2, and a socket that tells when they change."""
+"""The network devices of the namespace and what lies behind them, and a socket that tells when something changes."""
 
 from __future__ import annotations
 
+import socket
+import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
+from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
-from kmesh_bpf._abi import lib
+from kmesh_bpf._abi import ffi, lib
+from kmesh_bpf.core.devices import PAIRS, STACKED
 from kmesh_bpf.core.state import Link
 from kmesh_bpf.core.view import Address
 from kmesh_bpf.errors import KernelError
-from kmesh_bpf.kernel.netlink import NetlinkSocket
+from kmesh_bpf.kernel import routes
+from kmesh_bpf.kernel.netlink import NetlinkSocket, attribute, attributes, message, messages
 
-GROUPS: int = lib.RTMGRP_LINK | lib.RTMGRP_IPV4_IFADDR | lib.RTMGRP_IPV6_IFADDR | lib.RTMGRP_TC
+ROUTES: int = lib.RTMGRP_IPV4_ROUTE | lib.RTMGRP_IPV6_ROUTE | 1 << (lib.RTNLGRP_NEXTHOP - 1)
+GROUPS: int = lib.RTMGRP_LINK | lib.RTMGRP_IPV4_IFADDR | lib.RTMGRP_IPV6_IFADDR | lib.RTMGRP_TC | ROUTES
 MADE: tuple[int, ...] = (lib.RTM_NEWQDISC, lib.RTM_NEWCHAIN, lib.RTM_NEWTFILTER)
 """Nothing of ours is missing when these come, and we make them ourselves."""
-RT_SCOPE_UNIVERSE = 0  # linux/rtnetlink.h
 LONGEST_LISTED = 25.0
 """Seconds that a list serves without any notification: less than a daemon waits when nothing happens."""
+ROUTES_LISTED = 10.0
+"""Seconds, at least, between two lists of routes when some have gone: a device that none leads out by any more is in no
+hurry, and routes to other nodes come and go all the time in a large cluster."""
+FRESH = 5.0
+"""Seconds that the other end of a new device has time to get its address."""
+LINK, ADDRESS = ffi.sizeof("struct ifinfomsg"), ffi.sizeof("struct ifaddrmsg")
+SYSCTLS = Path("/proc/sys/net/ipv4/conf")
 
 
-def list_links(ip: IPRoute) -> tuple[Link, ...]:
-    """Give all devices with their addresses of global scope.
+@dataclass(frozen=True, slots=True)
+class FarEnd:
+    """Where the other end of a pair is: the namespace's number in ours, and the ifindex there."""
+
+    namespace: int
+    ifindex: int
+
+
+def open_socket() -> NetlinkSocket:
+    """Open a socket for lists. Strict checking (4.20) is what lets another namespace be asked."""
+    sock = NetlinkSocket(lib.NETLINK_ROUTE)
+    sock.be_strict()
+    return sock
+
+
+def list_links(sock: NetlinkSocket) -> tuple[Link, ...]:
+    """Give all devices with all that is known of them; none is fresh.
 
     Raises:
-        KernelError: the kernel did not answer, or the dump was interrupted.
+        DecodeError, KernelError: the kernel did not answer, or not as a whole.
 
     """
-    try:
-        links, addresses = list(ip.get_links()), list(ip.get_addr())
-    except NetlinkError as error:
-        raise KernelError("list", "network devices", error.code or 0, str(error)) from error
-    by_index: dict[int, list[Address]] = {}
-    for found in addresses:
-        if found["scope"] != RT_SCOPE_UNIVERSE:
-            continue
-        text = found.get_attr("IFA_LOCAL") or found.get_attr("IFA_ADDRESS")
-        if text:
-            by_index.setdefault(found["index"], []).append(ip_address(text))
-    return tuple(_link(found, tuple(by_index.get(found["index"], ()))) for found in links)
-
-
-def _link(found: Any, addresses: tuple[Address, ...]) -> Link:
-    info = found.get_attr("IFLA_LINKINFO")
-    kind = (info.get_attr("IFLA_INFO_KIND") if info else None) or ""
-    return Link(
-        ifindex=found["index"],
-        name=found.get_attr("IFLA_IFNAME"),
-        kind=kind,
-        # The kernel names the namespace of a veth's other end only where it is another one. Vlans and tunnels have the
-        # attribute too, for the namespace of the device below.
-        peer_elsewhere=kind == "veth" and found.get_attr("IFLA_LINK_NETNSID") is not None,
-        addresses=addresses,
+    return tuple(
+        _with_far_end(link, far_addresses(sock, far) if far else None)
+        for link, far in _devices(sock, routes.leading_out(sock))
     )
 
 
+def far_addresses(sock: NetlinkSocket, far: FarEnd) -> tuple[Address, ...] | None:
+    """Give the addresses of global scope of a device in another namespace; None: the kernel does not tell us."""
+    header = ffi.new("struct ifaddrmsg *")
+    header.ifa_index = far.ifindex
+    body = bytes(ffi.buffer(header)) + attribute(lib.IFA_TARGET_NETNSID, _s32(far.namespace))
+    try:
+        found = _addresses(sock, body)
+    except KernelError:  # not ours to ask (EACCES), no such feature (EINVAL), gone meanwhile (ENODEV)
+        return None
+    return found.get(far.ifindex, ())
+
+
+def _s32(number: int) -> bytes:
+    return bytes(ffi.buffer(ffi.new("__s32 *", number)))
+
+
+def _number(payload: bytes, *, signed: bool = False) -> int:
+    return int.from_bytes(payload, sys.byteorder, signed=signed)
+
+
+def _addresses(sock: NetlinkSocket, body: bytes) -> dict[int, tuple[Address, ...]]:
+    """Give the addresses of global scope by ifindex, of the devices that a request asks for."""
+    by_index: dict[int, tuple[Address, ...]] = {}
+    for _, answer in sock.dump(message(lib.RTM_GETADDR, 0, body)):
+        header = ffi.from_buffer("struct ifaddrmsg *", answer[:ADDRESS])
+        if header.ifa_scope != lib.RT_SCOPE_UNIVERSE or header.ifa_family not in (socket.AF_INET, socket.AF_INET6):
+            continue
+        found = dict(attributes(answer[ADDRESS:]))
+        packed = found.get(lib.IFA_LOCAL) or found.get(lib.IFA_ADDRESS)
+        if packed:
+            index = int(header.ifa_index)
+            by_index[index] = (*by_index.get(index, ()), ip_address(packed))
+    return by_index
+
+
+def _devices(sock: NetlinkSocket, leading: frozenset[int]) -> list[tuple[Link, FarEnd | None]]:
+    """Give all devices, and of those whose other end is elsewhere where that is; what is there is not asked."""
+    request = bytes(LINK) + attribute(lib.IFLA_EXT_MASK, _s32(lib.RTEXT_FILTER_SKIP_STATS))
+    answers = sock.dump(message(lib.RTM_GETLINK, 0, request))
+    addresses = _addresses(sock, bytes(ADDRESS))
+    kept_from_all = _disables_xfrm("all")
+    return [_device(answer, addresses, leading, kept_from_all) for _, answer in answers]
+
+
+def _device(
+    answer: bytes, addresses: dict[int, tuple[Address, ...]], leading: frozenset[int], kept_from_all: bool
+) -> tuple[Link, FarEnd | None]:
+    index = int(ffi.from_buffer("struct ifinfomsg *", answer[:LINK]).ifi_index)
+    found = dict(attributes(answer[LINK:]))
+    name = found[lib.IFLA_IFNAME].rstrip(b"\0").decode(errors="surrogateescape")
+    info = dict(attributes(found.get(lib.IFLA_LINKINFO, b"")))
+    kind = info.get(lib.IFLA_INFO_KIND, b"").rstrip(b"\0").decode(errors="replace")
+    namespace = found.get(lib.IFLA_LINK_NETNSID)
+    below = _number(found.get(lib.IFLA_LINK, b""))
+    # The kernel names the namespace of a pair's other end only where it is another one. Vlans and tunnels have the
+    # attribute too, for the namespace of the device below.
+    elsewhere = kind in PAIRS and namespace is not None
+    far = FarEnd(_number(namespace, signed=True), below) if elsewhere and namespace is not None else None
+    leads_out = index in leading
+    link = Link(
+        ifindex=index,
+        name=name,
+        kind=kind,
+        peer_elsewhere=elsewhere,
+        addresses=addresses.get(index, ()),
+        master=_number(found.get(lib.IFLA_MASTER, b"")),
+        leads_out=leads_out,
+        xfrm_disabled=leads_out and (kept_from_all or _disables_xfrm(name)),
+        lower=below if kind in STACKED and namespace is None else 0,
+    )
+    return link, far
+
+
+def _with_far_end(link: Link, addresses: tuple[Address, ...] | None, *, fresh: bool = False) -> Link:
+    return replace(link, far_addresses=addresses, fresh=fresh) if link.peer_elsewhere else link
+
+
+def _disables_xfrm(name: str) -> bool:
+    """Tell whether the sysctl disable_xfrm is set; the kernel ORs that of a device with that of all (IN_DEV_ORCONF)."""
+    try:
+        return (SYSCTLS / name / "disable_xfrm").read_text().strip() != "0"
+    except OSError:  # gone meanwhile, or a namespace without IPv4
+        return False
+
+
 class LinkWatcher:
-    """Tells that a device or address has come, gone or changed in the caller's namespace, or a qdisc or filter gone."""
+    """Tells that a device or address has come, gone or changed in the caller's namespace, or a qdisc or filter gone.
+
+    Of routes only what may change which devices they lead out by: ``leading`` says by which they do.
+    """
 
     def __init__(self) -> None:
         self._socket = NetlinkSocket(lib.NETLINK_ROUTE, GROUPS)
+        self.leading: frozenset[int] = frozenset()
+        self.devices_changed = self.routes_changed = self.routes_gone = False
 
     def __enter__(self) -> LinkWatcher:
         return self
@@ -81,38 +173,106 @@ class LinkWatcher:
         return self._socket.fileno()
 
     def drain(self) -> bool:
-        """Take what is waiting; tell whether there was anything to look into."""
-        return any(number not in MADE for number, _ in self._socket.drain())
+        """Take what is waiting; tell whether there was anything to look into at once.
+
+        The attributes, which the reader takes back, keep what was said: ``routes_gone`` is in no hurry.
+        """
+        changed = False
+        for data in self._socket.waiting():
+            if data is None:
+                self.devices_changed = self.routes_changed = changed = True
+                continue
+            for header, body in messages(data):
+                changed = self._take(int(header.nlmsg_type), body) or changed
+        return changed
+
+    def _take(self, number: int, body: bytes) -> bool:
+        if number == lib.RTM_NEWROUTE:
+            new = not self.leading.issuperset(routes.devices_out(body))
+            self.routes_changed = self.routes_changed or new
+            return new
+        if number == lib.RTM_DELROUTE or number in (lib.RTM_NEWNEXTHOP, lib.RTM_DELNEXTHOP):
+            self.routes_gone = self.routes_gone or number != lib.RTM_DELROUTE or bool(routes.devices_out(body))
+            return False
+        if number in (lib.RTM_NEWLINK, lib.RTM_DELLINK, lib.RTM_NEWADDR, lib.RTM_DELADDR):
+            self.devices_changed = True
+            return True
+        return number not in MADE
 
 
 class Links:
     """The devices, listed again only when something about them has changed, or after some time.
 
-    Listing them is more than half of the work of an observation in which all else is as it was.
+    Routes are listed apart from devices, for there may be many. An end in another namespace tells nobody when it
+    changes: one without an address is asked each time, the others with each list that comes of its own accord.
     ``clock`` gives seconds that only grow.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._watcher = LinkWatcher()  # before the first list: what changes after it is told
-        self._ip = IPRoute()
-        self._listed: tuple[Link, ...] | None = None
-        self._listed_at = 0.0
+        self.watcher = LinkWatcher()  # before the first list: what changes after it is told
+        self._socket = open_socket()
+        self._found: list[tuple[Link, FarEnd | None]] | None = None
+        self._far: dict[tuple[int, FarEnd], tuple[Address, ...] | None] = {}
+        self._came: dict[int, float] = {}
+        self._listed_at = self._routes_at = -LONGEST_LISTED
 
     def close(self) -> None:
         """Close both sockets."""
-        self._watcher.close()
-        self._ip.close()
+        self.watcher.close()
+        self._socket.close()
 
     def list(self) -> tuple[Link, ...]:
-        """Give the same as :func:`list_links`.
+        """Give the same as :func:`list_links`, and which devices are fresh.
 
         Raises:
-            KernelError: as there.
+            DecodeError, KernelError: as there.
 
         """
-        changed, now = self._watcher.drain(), self._clock()
-        if changed or self._listed is None or now - self._listed_at > LONGEST_LISTED:
-            self._listed, self._listed_at = None, now  # None: if it fails now, it is tried again
-            self._listed = list_links(self._ip)
-        return self._listed
+        self.watcher.drain()
+        now = self._clock()
+        self._list_routes(now)
+        if self.watcher.devices_changed or self._found is None or now - self._listed_at > LONGEST_LISTED:
+            self._list_devices(now)
+        self._ask_far_ends()
+        if self.watcher.devices_changed:
+            self._list_devices(now)
+            self._ask_far_ends()
+        return tuple(self._whole(link, far, now) for link, far in self._found or ())
+
+    def _list_routes(self, now: float) -> None:
+        watcher, waited = self.watcher, now - self._routes_at
+        if watcher.routes_changed or (watcher.routes_gone and waited > ROUTES_LISTED) or waited > LONGEST_LISTED:
+            leading = routes.leading_out(self._socket)
+            self._routes_at, watcher.routes_changed, watcher.routes_gone = now, False, False
+            if leading != watcher.leading:
+                watcher.leading, watcher.devices_changed = leading, True
+
+    def _list_devices(self, now: float) -> None:
+        first, slow = self._found is None and not self._came, now - self._listed_at > LONGEST_LISTED
+        self._found = None  # if it fails now, it is tried again
+        found = _devices(self._socket, self.watcher.leading)
+        there = {link.ifindex for link, _ in found}
+        self._came = {index: self._came.get(index, now - FRESH if first else now) for index in there}
+        ends = {(link.ifindex, far) for link, far in found if far}
+        self._far = {} if slow else {end: addresses for end, addresses in self._far.items() if end in ends}
+        self._found, self._listed_at, self.watcher.devices_changed = found, now, False
+
+    def _ask_far_ends(self) -> None:
+        """Ask those that are not known to have an address.
+
+        One that does not answer for the first time may have moved on to a third namespace: nobody tells that either.
+        """
+        for link, far in self._found or ():
+            if far is None or self._far.get((link.ifindex, far)):
+                continue
+            addresses = far_addresses(self._socket, far)
+            if addresses is None and self._far.get((link.ifindex, far), ()) is not None:
+                self.watcher.devices_changed = True
+            self._far[link.ifindex, far] = addresses
+
+    def _whole(self, link: Link, far: FarEnd | None, now: float) -> Link:
+        if far is None:
+            return link
+        known = self._far.get((link.ifindex, far))
+        return _with_far_end(link, known, fresh=not known and now - self._came[link.ifindex] < FRESH)

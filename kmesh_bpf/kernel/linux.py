@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 from kmesh_bpf.core import operations as ops
+from kmesh_bpf.core.devices import attach_order, decide
 from kmesh_bpf.core.diff import diff
 from kmesh_bpf.core.operations import Operation
 from kmesh_bpf.core.render import render
-from kmesh_bpf.core.state import KernelState, Observation
+from kmesh_bpf.core.state import Attachment, KernelState, Link, Observation
+from kmesh_bpf.core.view import Address
 from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError, UnsupportedError
 from kmesh_bpf.kernel import nat, programs, xfrm, xfrm_stat
 from kmesh_bpf.kernel.interface import AttachMode, Failure
 from kmesh_bpf.kernel.links import Links
 from kmesh_bpf.kernel.maps import Maps, Thresholds, find_maps
 from kmesh_bpf.kernel.netlink import NetlinkSocket
+from kmesh_bpf.kernel.pins import Pins, allow_descriptors
 from kmesh_bpf.kernel.programs import LoadedPrograms, Settings
+from kmesh_bpf.kernel.rules import Rules
 from kmesh_bpf.kernel.tc import TcAttacher
 from kmesh_bpf.kernel.thresholds import HashThresholds, lowered
 from kmesh_bpf.kernel.xfrm import Xfrm, XfrmOperation
@@ -26,6 +31,15 @@ from kmesh_bpf.kernel.xfrm import Xfrm, XfrmOperation
 def _batch(operation: Operation) -> object:
     """Give what an operation may go out together with."""
     return XfrmOperation if isinstance(operation, XfrmOperation) else type(operation)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What the last observation found of what nobody notifies of changes."""
+
+    devices: tuple[Link, ...]
+    attachments: frozenset[Attachment]
+    maps: tuple[object, ...]
 
 
 class LinuxKernel:
@@ -56,6 +70,10 @@ class LinuxKernel:
         self._links = Links()
         self._tc = TcAttacher(pin_root, attach_mode)
         self._nat = nat.Tables(settings.mark_mask)
+        self._rules = Rules()
+        self._pins = Pins(pin_root, self._loaded, self._maps, self._tc) if self._loaded and self._maps else None
+        self._seen: _Seen | None = None
+        allow_descriptors()
 
     @property
     def compiled(self) -> bool:
@@ -69,27 +87,71 @@ class LinuxKernel:
             self._events.close()
         self._links.close()
         self._nat.close()
+        self._tc.close()
+        if self._pins:
+            self._pins.close()
         if self._maps:
             self._maps.close()
 
     def subscribe(self) -> tuple[int, ...]:
-        """Start to listen to changes of SAs, policies and nft tables of ours; give the descriptors to wait for.
+        """Start to listen to changes of SAs, policies, devices and tables of ours; give the descriptors to wait for.
 
         When one of them becomes readable, ask :meth:`changed`.
         """
         self._events = NetlinkSocket(groups=xfrm.GROUPS)
+        descriptors = (self._events.fileno(), self._links.watcher.fileno())
         tables = self._nat.subscribe()
-        return (self._events.fileno(),) if tables is None else (self._events.fileno(), tables)
+        return descriptors if tables is None else (*descriptors, tables)
 
     def changed(self) -> bool:
-        """Take the notifications waiting; tell whether somebody else changed an SA, a policy, or a table of ours."""
-        own, tables = self._socket.port_id, self._nat.changed()
-        return tables or (self._events is not None and any(port != own for _, port in self._events.drain()))
+        """Take the notifications waiting; tell whether somebody else changed SAs, policies, devices, or our tables."""
+        own, tables, devices = self._socket.port_id, self._nat.changed(), self._links.watcher.drain()
+        others = self._events is not None and any(port != own for _, port in self._events.drain())
+        return tables or devices or others
+
+    def attach_missing(
+        self, node_addresses: Iterable[Address], uplinks: Collection[str]
+    ) -> tuple[tuple[Attachment, ...], tuple[Failure, ...]]:
+        """Attach at once what devices lack, and nothing else; give what was attached, and what was refused.
+
+        For devices that have just come: a pass of everything takes its time.
+
+        Raises:
+            DecodeError, KernelError: it could not be found out.
+
+        """
+        devices = self._links.list()
+        wanted = decide(devices, node_addresses, uplinks, ()).attachments
+        missing = attach_order(wanted - self._attached(devices))
+        failures = self._apply_each([ops.Attach(attachment) for attachment in missing])
+        refused = {failure.operation for failure in failures}
+        return tuple(one for one in missing if ops.Attach(one) not in refused), tuple(failures)
+
+    def look(self) -> bool:
+        """Tell, cheaply, whether anything of ours that no notification tells of is other than last observed.
+
+        Pins that somebody removed are made again on the way.
+
+        Raises:
+            KmeshBpfError: it could not be found out.
+
+        """
+        if self._seen is None or self._maps is None:
+            return False  # there is nothing yet to compare with
+        restored = self._pins is not None and self._pins.restore()
+        devices = self._links.list()
+        now = _Seen(devices, self._attached(devices), self._maps.fingerprint())
+        return restored or now != self._seen
 
     def observe(self) -> Observation:
         """See :class:`kmesh_bpf.kernel.interface.Kernel`."""
+        if self._pins:
+            self._pins.restore()
         found = [one for one in self._xfrm.dump_sas() if one.sa]
         devices = self._links.list()
+        attachments = self._tc.attached(devices, self._loaded)
+        # Before the maps are read: what somebody changes meanwhile shows in what is read, or at the next look.
+        self._seen = _Seen(devices, attachments, self._maps.fingerprint() if self._maps else ())
         thresholds = self._thresholds.found()
         state = KernelState(
             sas={one.id: one.sa for one in found if one.sa},
@@ -97,7 +159,7 @@ class LinuxKernel:
             pods=self._maps.pods() if self._maps else {},
             peers=self._maps.peers() if self._maps else {},
             services=self._maps.services() if self._maps else frozenset(),
-            attachments=self._tc.attached(devices, self._loaded),
+            attachments=attachments,
             nat_exemption=self._nat.installed(),
             sources=self._maps.sources() if self._maps else {},
             pod_devices=self._maps.pod_devices() if self._maps else frozenset(),
@@ -105,7 +167,8 @@ class LinuxKernel:
             policy_hash=self._lowered(thresholds),
         )
         usage = {one.id: one.usage for one in found}
-        return Observation(state, usage, devices, self.incarnation(), can_hash=thresholds is not None)
+        suspects = self._rules.suspects()
+        return Observation(state, usage, devices, self.incarnation(), suspects, can_hash=thresholds is not None)
 
     def _lowered(self, found: Thresholds | None) -> bool:
         """Tell whether the thresholds are ours: lowered, and those before kept."""
@@ -154,6 +217,10 @@ class LinuxKernel:
         """Give an operation as a command line."""
         build = self._loaded or programs.expected(self.pin_root, self.settings)
         return render(operation, str(build.programs), str(build.maps), self.settings.mark_mask)
+
+    def _attached(self, devices: tuple[Link, ...]) -> frozenset[Attachment]:
+        held = self._tc.attached_links(devices, self._loaded)
+        return held if held is not None else self._tc.attached(devices, self._loaded)
 
     def _set_pods(self, operations: Sequence[Operation]) -> bool:
         """Write pods with few system calls; False: not all of them, and one by one will tell which."""

@@ -17,6 +17,7 @@ from kmesh_bpf._abi import ffi, lib
 from kmesh_bpf.core.state import PeerEntry, PodFlags
 from kmesh_bpf.core.view import Address, Network
 from kmesh_bpf.errors import KernelError, LayoutError, UnsupportedError
+from kmesh_bpf.kernel import bpf
 from kmesh_bpf.kernel.pinned_map import PinnedMap
 
 TYPES = {
@@ -134,6 +135,32 @@ class Maps:
         for one in self._maps.values():
             os.close(one.fd)
         self._maps.clear()
+
+    def fingerprint(self) -> tuple[object, ...]:
+        """Give what is another one once an entry of ours has come, gone or changed; counters aside.
+
+        Raises:
+            KernelError: a dump broke off.
+
+        """
+        hashes = (one.fingerprint() for name, one in self._maps.items() if TYPES[name] == lib.BPF_MAP_TYPE_HASH)
+        return *hashes, self.services(), self.identity()
+
+    def complete(self) -> bool:
+        """Tell whether all are still pinned."""
+        return is_complete(self.folder)
+
+    def restore(self) -> None:
+        """Pin again what somebody has unpinned.
+
+        Raises:
+            KernelError: the kernel refused.
+
+        """
+        for one in self._maps.values():
+            if not one.path.exists():
+                one.path.parent.mkdir(parents=True, exist_ok=True)
+                bpf.pin(one.fd, one.path)
 
     def pods(self) -> dict[Address, PodFlags]:
         """Give who is managed."""

@@ -4,24 +4,15 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import socket
-import subprocess
 
 from kmesh_bpf import contract
 from kmesh_bpf._abi import ffi, lib
 from kmesh_bpf.core import masquerade
 from kmesh_bpf.core.masquerade import FAMILIES, TABLE, Json
 from kmesh_bpf.errors import DecodeError, KernelError, UnsupportedError
+from kmesh_bpf.kernel import nft
 from kmesh_bpf.kernel.netlink import NetlinkSocket, attributes, message
-
-TIMEOUT = 60
-UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.ENOENT})
-"""What a kernel without nf_tables, its NAT chains or its route expression answers.
-
-ENOENT among them: the transaction makes the table itself, so what can be missing is a module only.
-"""
-ERRNO_BY_TEXT = {os.strerror(number): number for number in errno.errorcode}
 
 
 def install(mark_mask: int = contract.MARK_MASK) -> None:
@@ -35,7 +26,7 @@ def install(mark_mask: int = contract.MARK_MASK) -> None:
     try:
         _transact("install", masquerade.installation(mark_mask))
     except KernelError as error:
-        if error.errno in UNSUPPORTED:
+        if error.errno in nft.UNSUPPORTED:
             remedy = "it needs nf_tables, nft_chain_nat, nft_nat and nft_rt: masquerade rules would undo encryption"
             raise UnsupportedError(f"NAT by nftables ({error.detail})", remedy) from error
         raise
@@ -160,7 +151,7 @@ def _listed(family: str) -> list[Json] | None:
     try:
         text = _nft("list", ["list", "table", family, TABLE])
     except KernelError as error:
-        if error.errno in UNSUPPORTED:
+        if error.errno in nft.UNSUPPORTED:
             return None
         raise
     try:
@@ -185,22 +176,4 @@ def _transact(operation: str, transaction: str) -> None:
 
 
 def _nft(operation: str, arguments: list[str], script: str = "") -> str:
-    try:
-        done = subprocess.run(
-            ["nft", "-j", *arguments],
-            input=script,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=TIMEOUT,
-        )
-    except FileNotFoundError as error:
-        raise UnsupportedError("nft", "install Debian's nftables: masquerade rules would undo encryption") from error
-    except subprocess.TimeoutExpired as error:
-        raise KernelError(operation, _target(), errno.ETIMEDOUT, f"nft took more than {TIMEOUT} s") from error
-    if done.returncode:
-        message = next((line for line in done.stderr.splitlines() if "rror" in line), done.stderr.strip())
-        # nft gives the kernel's errno as text only, at the end of the line.
-        number = ERRNO_BY_TEXT.get(message.rpartition(": ")[2].strip(), errno.EIO)
-        raise KernelError(operation, _target(), number, message)
-    return done.stdout
+    return nft.run(operation, _target(), ["-j", *arguments], script)

@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -145,6 +146,11 @@ class NetlinkSocket:
     def fileno(self) -> int:
         """Give the descriptor, for ``selectors``."""
         return self._socket.fileno()
+
+    def be_strict(self) -> None:
+        """Have the kernel check, and heed, what requests for dumps ask for; before 4.20 it cannot."""
+        with suppress(OSError):
+            self._socket.setsockopt(lib.SOL_NETLINK, lib.NETLINK_GET_STRICT_CHK, 1)
 
     def execute(self, requests: Sequence[bytes]) -> list[Ack]:
         """Send requests, a batch a send; give their acknowledgements in order.

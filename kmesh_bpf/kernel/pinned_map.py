@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from kmesh_bpf._abi import ffi
 from kmesh_bpf.errors import KernelError, MapFullError
@@ -108,6 +109,34 @@ class PinnedMap:
             KernelError: the dump broke off; what came is not the whole.
 
         """
+        size = self.info.key_size
+        for keys, values, count in self._batches():
+            if keys is None:
+                yield from ((key, self.get(key)) for key in self.each_key())
+                return
+            raw = bytes(ffi.buffer(keys, count * size))
+            for index in range(count):
+                yield raw[index * size : index * size + size], values[index]
+
+    def fingerprint(self) -> int:
+        """Give a number that is another one, all but surely, once an entry has come, gone or changed; 0: not to be had.
+
+        The order of a hash's entries stays as long as nobody writes into it.
+
+        Raises:
+            KernelError: the dump broke off.
+
+        """
+        found = 0
+        for keys, values, count in self._batches():
+            if keys is None:
+                return 0
+            found = crc32(ffi.buffer(keys, count * self.info.key_size), found)
+            found = crc32(ffi.buffer(values, count * self.info.value_size), found)
+        return found
+
+    def _batches(self) -> Iterator[tuple[Any, Any, int]]:
+        """Give arrays of keys and values, and how many they hold; keys None, once: the kernel has no such operation."""
         room, size = min(self.info.max_entries, BATCH_ENTRIES), self.info.key_size
         keys = ffi.new(ffi.getctype(self._key, "[]"), room)
         values = ffi.new(ffi.getctype(self._value, "[]"), room)
@@ -115,14 +144,12 @@ class PinnedMap:
         while not last:
             answer, count = bpf.map_lookup_batch(self.fd, place, following, keys, values, room)
             if place == ffi.NULL and -answer in NO_BATCH:
-                yield from ((key, self.get(key)) for key in self.each_key())
+                yield None, None, 0
                 return
             last = answer == -errno.ENOENT
             if not last:
                 bpf.check(answer, "dump", self.path)
-            raw = bytes(ffi.buffer(keys, count * size))
-            for index in range(count):
-                yield raw[index * size : index * size + size], values[index]
+            yield keys, values, count
             place = following
 
     def _check_room(self, answer: int, operation: str) -> None:

@@ -84,7 +84,7 @@ def claim(pin_root: Path) -> Iterator[None]:
         UnsupportedError: there is no bpffs.
 
     """
-    _need_bpffs(pin_root)
+    need_bpffs(pin_root)
     (pin_root / RUNNING).mkdir(exist_ok=True)
     with ExitStack() as held:
         try:
@@ -93,6 +93,24 @@ def claim(pin_root: Path) -> Iterator[None]:
             remedy = "a daemon keeps it; stop that one first"
             raise ConflictError("claim", str(pin_root), errno.EBUSY, remedy) from error
         yield
+
+
+def claim_again(pin_root: Path) -> int:
+    """Claim a pin root that was removed under the one who had claimed it; give the descriptor to hold.
+
+    Raises:
+        ConflictError: another process was faster (EBUSY).
+
+    """
+    folder = pin_root / RUNNING
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise ConflictError("claim", str(pin_root), errno.EBUSY, "a second daemon keeps it: stop one") from error
+    return descriptor
 
 
 def expected(pin_root: Path, settings: Settings, sources: Path | None = None) -> LoadedPrograms:
@@ -117,7 +135,7 @@ def ensure_loaded(pin_root: Path, settings: Settings, sources: Path | None = Non
 
     """
     sources = sources or source_folder()
-    _need_bpffs(pin_root)
+    need_bpffs(pin_root)
     wanted = expected(pin_root, settings, sources)
     programs, folder = wanted.programs, wanted.maps
     with _locked(pin_root):
@@ -175,7 +193,13 @@ def _is_complete(programs: Path) -> bool:
     return all((programs / name).exists() for name in PROGRAM_NAMES)
 
 
-def _need_bpffs(pin_root: Path) -> None:
+def need_bpffs(pin_root: Path) -> None:
+    """Make a folder in bpffs.
+
+    Raises:
+        UnsupportedError: there is no bpffs, or it may not be written into.
+
+    """
     try:
         pin_root.mkdir(parents=True, exist_ok=True)
     except OSError as error:

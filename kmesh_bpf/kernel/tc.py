@@ -4,7 +4,8 @@ TCX links go to the head of the chain. A program of another CNI that ends the ch
 round encryption or the guard; ours answer TC_ACT_UNSPEC, so all behind them still run. Whoever attaches at the head
 later stands before us again: the order among two that both want to be first is the order of their coming.
 
-A link lives as long as its pin, ``links/<ifindex>-<program>`` below the pin root. A pin root belongs to one network
+A link lives as long as its pin, ``links/<ifindex>-<program>`` below the pin root, or a descriptor of it: one is held
+for each, so that whoever removes a pin detaches nothing, and the pin is made again. A pin root belongs to one network
 namespace: the kernel tells a link's ifindex, not the namespace that it counts in.
 """
 
@@ -26,6 +27,9 @@ PROGRAMS = {program.value: program for program in Program}
 NO_DEVICE = 0x7FFFFFFF
 """An ifindex that no device has: the kernel counts up from 1."""
 
+Place = tuple[int, Program]
+"""Where a program sits: ifindex, and which of ours it is."""
+
 
 class TcAttacher:
     """Attaches, finds and detaches the programs of one pin root in the caller's network namespace."""
@@ -34,6 +38,14 @@ class TcAttacher:
         self._links = pin_root / "links"
         self._clsact = Clsact(pin_root / "clsact")
         self._mode = mode
+        self._held: dict[Place, int] = {}  # descriptors
+        self._filters = True  # whether any program of ours may be a filter of clsact
+
+    def close(self) -> None:
+        """Let go of the links; what is pinned goes on working."""
+        for fd in self._held.values():
+            os.close(fd)
+        self._held.clear()
 
     def attach(self, attachment: Attachment, program: Path) -> None:
         """Attach a pinned program, or put it in the place of an older one of ours without a gap.
@@ -48,10 +60,12 @@ class TcAttacher:
         """
         with bpf.opened(program) as fd:
             if self._mode != "clsact" and self._attach_tcx(attachment, fd):
-                self._clsact.detach(attachment)
+                if self._filters:
+                    self._clsact.detach(attachment)
             else:
                 self._clsact.attach(attachment, fd)
-                self._pin(attachment).unlink(missing_ok=True)
+                self._filters = True
+                self._let_go((attachment.ifindex, attachment.program))
 
     def attached(self, links: tuple[Link, ...], build: LoadedPrograms | None) -> frozenset[Attachment]:
         """Give what of ours runs on these devices.
@@ -63,56 +77,111 @@ class TcAttacher:
             DecodeError, KernelError: it could not be found out.
 
         """
-        names = {link.ifindex: link.name for link in links}
-        wanted = {program: bpf.program_id(build.path(program)) for program in Program} if build else {}
-        pinned, filters = dict(self._pinned()), self._clsact.attached()
-        found = set()
-        for place, program_id in {**filters, **pinned}.items():
-            ifindex, program = place
-            if ifindex in names:
-                twice = place in pinned and place in filters
-                current = not twice and wanted.get(program, program_id) == program_id
-                found.add(Attachment(ifindex, names[ifindex], program, current))
-        return frozenset(found)
+        self._hold_pinned()
+        filters = self._clsact.attached()
+        self._filters = bool(filters)
+        return self._attachments(links, build, filters)
+
+    def attached_links(self, links: tuple[Link, ...], build: LoadedPrograms | None) -> frozenset[Attachment] | None:
+        """Give the same, cheaply, by the links that are held; None: not all of ours are links.
+
+        Raises:
+            KernelError: it could not be found out.
+
+        """
+        return None if self._filters else self._attachments(links, build, {})
 
     def detach(self, attachment: Attachment) -> None:
         """Take a program of ours off a device, if it is there; whatever is not ours stays.
 
-        The kernel lets go of a link without a pin in a work queue: some milliseconds later.
+        The kernel lets go of a link in a work queue: some milliseconds later.
 
         Raises:
             KernelError: the kernel refused.
 
         """
-        self._pin(attachment).unlink(missing_ok=True)
+        self._let_go((attachment.ifindex, attachment.program))
         self._clsact.detach(attachment)
 
-    def _pin(self, attachment: Attachment) -> Path:
-        return self._links / f"{attachment.ifindex}-{attachment.program.value}"
+    def restore(self) -> None:
+        """Make again what should be below a pin root that was removed.
 
-    def _pinned(self) -> Iterator[tuple[tuple[int, Program], int]]:
-        """Give ((ifindex, program), the kernel's number of the program that runs) of links that are still attached."""
+        Raises:
+            KernelError: the kernel refused.
+
+        """
+        for place, fd in self._held.items():
+            self._pin_again(place, fd)
+        self._clsact.restore()
+
+    def _attachments(
+        self, links: tuple[Link, ...], build: LoadedPrograms | None, filters: dict[Place, int]
+    ) -> frozenset[Attachment]:
+        names = {link.ifindex: link.name for link in links}
+        wanted = {program: bpf.program_id(build.path(program)) for program in Program} if build else {}
+        linked = dict(self._linked())
+        found = set()
+        for place, program_id in {**filters, **linked}.items():
+            ifindex, program = place
+            if ifindex in names:
+                twice = place in linked and place in filters
+                current = not twice and wanted.get(program, program_id) == program_id
+                found.add(Attachment(ifindex, names[ifindex], program, current))
+        return frozenset(found)
+
+    def _pin(self, place: Place) -> Path:
+        return self._links / f"{place[0]}-{place[1].value}"
+
+    def _linked(self) -> Iterator[tuple[Place, int]]:
+        """Give (place, the kernel's number of the program that runs) of links still attached; let go of the others.
+
+        Whoever has the right may detach a link by force; then it is of no device, as if that were gone.
+        """
+        for place, fd in list(self._held.items()):
+            info = bpf.link_info(fd, self._pin(place))
+            if info.ifindex == place[0]:
+                self._pin_again(place, fd)
+                yield place, info.program_id
+            else:
+                self._let_go(place)
+
+    def _pin_again(self, place: Place, fd: int) -> None:
+        path = self._pin(place)
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            bpf.pin(fd, path)
+
+    def _hold_pinned(self) -> None:
+        """Take hold of what a former process has pinned."""
         for path in self._links.iterdir() if self._links.is_dir() else ():
             ifindex, _, name = path.name.partition("-")
-            if name not in PROGRAMS:
-                continue
-            info = bpf.link_info(path)
-            if info.ifindex == 0:
-                path.unlink()
-            elif str(info.ifindex) == ifindex:
-                yield (info.ifindex, PROGRAMS[name]), info.program_id
+            if name in PROGRAMS and ifindex.isdecimal():
+                self._hold((int(ifindex), PROGRAMS[name]))
+
+    def _hold(self, place: Place) -> int | None:
+        """Give the descriptor of the link in a place; None: there is none."""
+        if place not in self._held and self._pin(place).exists():
+            self._held[place] = bpf.open_pinned(self._pin(place))
+        return self._held.get(place)
+
+    def _let_go(self, place: Place) -> None:
+        self._pin(place).unlink(missing_ok=True)
+        fd = self._held.pop(place, None)
+        if fd is not None:
+            os.close(fd)
 
     def _attach_tcx(self, attachment: Attachment, program: int) -> bool:
         """Give False if this kernel has no TCX, and another way may be taken."""
-        path = self._pin(attachment)
+        place = (attachment.ifindex, attachment.program)
         attach_type = bpf.TCX_EGRESS if attachment.program.egress else bpf.TCX_INGRESS
-        if path.exists():
-            info = bpf.link_info(path)
+        held = self._hold(place)
+        if held is not None:
+            info = bpf.link_info(held, self._pin(place))
             if (info.ifindex, info.attach_type) == (attachment.ifindex, attach_type):
-                with bpf.opened(path) as link:
-                    bpf.update_link(link, program, path)
+                bpf.update_link(held, program, self._pin(place))
+                self._pin_again(place, held)
                 return True
-            path.unlink()  # its device is gone, and the number was given to another
+            self._let_go(place)  # its device is gone, and the number was given to another
         link = bpf.create_link(program, attachment.ifindex, attach_type)
         # An attach type that is not known and much else are EINVAL; of a device that is not there only TCX complains.
         if link == -errno.EINVAL and bpf.create_link(program, NO_DEVICE, attach_type) != -errno.ENODEV:
@@ -121,9 +190,6 @@ class TcAttacher:
             return False
         if link < 0:
             raise KernelError("attach", f"{attachment.program.value} to {attachment.device} (TCX)", -link)
-        try:
-            path.parent.mkdir(exist_ok=True)
-            bpf.pin(link, path)
-        finally:
-            os.close(link)
+        self._held[place] = link
+        self._pin_again(place, link)
         return True

@@ -124,6 +124,8 @@ def _kind(volume: dict[str, Any]) -> str:
     match volume:
         case {"hostPath": {"path": "/sys/fs/bpf"}}:
             return "bpffs"
+        case {"hostPath": {"path": "/var/lib/kmesh-ipsec", "type": "DirectoryOrCreate"}}:
+            return "state"
         case {"emptyDir": settings} if not settings:
             return "emptyDir"
     raise ValueError(f"the test knows no volume like {volume}")

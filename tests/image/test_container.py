@@ -15,7 +15,7 @@ def pod():
 def test_it_knows_all_that_stands_in_the_daemonset_and_takes_it_from_there(pod):
     spec = Spec.of_pod(pod)
     assert spec.command == ["./start_kmesh.sh", *pod["containers"][0]["args"]]
-    assert spec.mounts == {"/sys/fs/bpf": "bpffs", "/tmp": "emptyDir"}
+    assert spec.mounts == {"/sys/fs/bpf": "bpffs", "/var/lib/kmesh-ipsec": "state", "/tmp": "emptyDir"}
     assert spec.grace == pod["terminationGracePeriodSeconds"]
 
 

@@ -55,6 +55,7 @@ def node():
         f"ip link add eth0 netns {name} type veth peer name far netns {name}p;"
         f"ip link add pod0 netns {name} type veth peer name eth0 netns {name}p;"
         f"ip -n {name} addr add 10.10.0.1/24 dev eth0; ip -n {name} addr add fd00:10::1/64 dev eth0 nodad;"
+        f"ip -n {name}p addr add 10.244.1.10/32 dev eth0;"
         f"for device in lo eth0 pod0; do ip -n {name} link set $device up; done"
     )
     cluster = Cluster(work / "cluster", SimpleNamespace(nodes=[LabNode(1)]))
@@ -120,6 +121,7 @@ def test_with_the_daemonset_s_args_and_capabilities_it_becomes_ready(root, node,
         "tc_mark_encrypt",
         "tc_mark_decrypt",
         "tc_leak_guard",
+        "tc_inner_guard",
     }
     assert "kmesh_ipsec" in run(f"nsenter --net=/run/netns/{node.network} nft list tables")
     shown = json.loads(kmeshctl.run("./dump_maps", "--json").stdout)
@@ -167,7 +169,7 @@ def test_without_perfmon_the_kernel_hardens_the_programs_against_speculation(dae
         sizes.append({path.name: translated_bytes(path) for path in node.bpffs.glob("kmesh-ipsec/programs/*/*")})
         run(f"rm -r {node.bpffs}/kmesh-ipsec")
     print(f"bytes with and without PERFMON: {sizes}")
-    assert len(sizes[0]) == 3
+    assert len(sizes[0]) == 4
     assert all(sizes[1][name] > size for name, size in sizes[0].items())
 
 

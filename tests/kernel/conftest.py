@@ -55,7 +55,7 @@ def pin_root() -> Iterator[Path]:
 
 
 @pytest.fixture
-def device(netns: str, new_netns: Callable[[], str], pin_root: Path) -> Device:
+def device(netns: str, new_netns: Callable[[], str], pin_root: Path) -> Iterator[Device]:
     there = new_netns()
     run(f"ip link add dev0 type veth peer name eth0 netns {there}")
     run(f"ip addr add 10.0.0.1/24 dev dev0; ip -n {there} addr add 10.0.0.2/24 dev eth0")
@@ -63,7 +63,10 @@ def device(netns: str, new_netns: Callable[[], str], pin_root: Path) -> Device:
     run(f"ip link set dev0 address 02:00:00:00:00:01 up; ip -n {there} link set eth0 address 02:00:00:00:00:02 up")
     run("ip neigh replace 10.0.0.2 lladdr 02:00:00:00:00:02 dev dev0")
     run(f"ip -n {there} neigh replace 10.0.0.1 lladdr 02:00:00:00:00:01 dev eth0")
-    return Device("dev0", socket.if_nametoindex("dev0"), there, pin_root)
+    made = Device("dev0", socket.if_nametoindex("dev0"), there, pin_root)
+    yield made
+    for attacher in made.attachers:
+        attacher.close()
 
 
 @pytest.fixture

@@ -8,13 +8,11 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from pyroute2 import IPRoute
-
 from kmesh_bpf.core.state import Attachment, Link, Program
-from kmesh_bpf.kernel.links import list_links
+from kmesh_bpf.kernel.links import list_links, open_socket
 from kmesh_bpf.kernel.programs import LoadedPrograms
 from kmesh_bpf.kernel.tc import AttachMode, TcAttacher
 from tests.kernel import tiny_bpf
@@ -25,8 +23,8 @@ PORT = 5000
 
 
 def links() -> tuple[Link, ...]:
-    with IPRoute() as ip:
-        return list_links(ip)
+    with open_socket() as sock:
+        return list_links(sock)
 
 
 @dataclass
@@ -37,15 +35,21 @@ class Device:
     ifindex: int
     there: str
     pin_root: Path
+    attachers: list[TcAttacher] = field(default_factory=list)
 
     def attachment(self, program: Program, current: bool = True) -> Attachment:
         return Attachment(self.ifindex, self.name, program, current)
 
     def attacher(self, mode: AttachMode) -> TcAttacher:
-        return TcAttacher(self.pin_root, mode)
+        """Give a new one, as a daemon that starts has; the last one's process has ended."""
+        for former in self.attachers:
+            former.close()
+        self.attachers.append(TcAttacher(self.pin_root, mode))
+        return self.attachers[-1]
 
     def attached(self, mode: AttachMode, build: LoadedPrograms | None = None) -> frozenset[Attachment]:
-        return self.attacher(mode).attached(links(), build)
+        with closing(TcAttacher(self.pin_root, mode)) as another:
+            return another.attached(links(), build)
 
     def build(self, digit: int) -> LoadedPrograms:
         """Pin three programs that append this digit."""

@@ -1,19 +1,29 @@
 """Devices, addresses and their changes, in namespaces of the test's own."""
 
 import select
+import socket
 import time
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
-from pyroute2 import IPRoute
 
 from kmesh_bpf.core import devices
 from kmesh_bpf.core.state import Link, Program
 from kmesh_bpf.errors import KernelError
 from kmesh_bpf.kernel import links as module
-from kmesh_bpf.kernel.links import LONGEST_LISTED, Links, LinkWatcher
+from kmesh_bpf.kernel.links import (
+    FRESH,
+    LONGEST_LISTED,
+    ROUTES_LISTED,
+    FarEnd,
+    Links,
+    LinkWatcher,
+    far_addresses,
+    open_socket,
+)
 from tests.kernel.device import links
 from tests.lab.network import inside, run
 
@@ -74,15 +84,21 @@ def test_two_hundred_devices_are_listed_whole(netns: str) -> None:
 
 
 def test_what_is_listed_leads_to_attachments_for_pod_and_uplink(netns: str, new_netns: Callable[[], str]) -> None:
-    for name in ("eth0", "pod0"):
-        run(f"ip link add {name} type veth peer name there netns {new_netns()}")
+    there = {name: new_netns() for name in ("eth0", "pod0")}
+    for name, other in there.items():
+        run(f"ip link add {name} type veth peer name there netns {other}")
     run("ip addr add 10.10.0.1/24 dev eth0")
-    wanted = devices.attachments(links(), [ip_address("10.10.0.1")], ())
-    assert {(one.device, one.program) for one in wanted} == {
+    run(f"ip -n {there['pod0']} addr add 10.244.1.7/24 dev there")
+    wanted = devices.decide(links(), [ip_address("10.10.0.1")], (), [ip_address("10.244.1.7")])
+    assert {(one.device, one.program) for one in wanted.attachments} == {
+        ("lo", Program.MARK_DECRYPT),
+        ("lo", Program.INNER_GUARD),
         ("eth0", Program.MARK_DECRYPT),
         ("eth0", Program.LEAK_GUARD),
         ("pod0", Program.MARK_ENCRYPT),
     }
+    assert wanted.sources == {ip_address("10.244.1.7"): socket.if_nametoindex("pod0")}
+    assert wanted.problems == ()
 
 
 @pytest.mark.parametrize(
@@ -139,22 +155,27 @@ def test_an_overrun_counts_as_a_change(netns: str) -> None:
         assert not watcher.drain()
 
 
+def settled(cached: Links) -> tuple[Link, ...]:
+    """What is listed, as if no device were fresh."""
+    return tuple(replace(link, fresh=False) for link in cached.list())
+
+
 @pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[IPRoute]:
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """An entry for each time that the kernel was asked for its devices."""
-    made: list[IPRoute] = []
-    real = module.list_links
+    made: list[object] = []
+    real = Links._list_devices
 
-    def count(ip: IPRoute) -> tuple[Link, ...]:
-        made.append(ip)
-        return real(ip)
+    def count(self: Links, now: float) -> None:
+        made.append(now)
+        real(self, now)
 
-    monkeypatch.setattr(module, "list_links", count)
+    monkeypatch.setattr(Links, "_list_devices", count)
     return made
 
 
 def test_devices_are_listed_again_after_whatever_changes_them_and_not_otherwise(
-    netns: str, new_netns: Callable[[], str], counted: list[IPRoute]
+    netns: str, new_netns: Callable[[], str], counted: list[object]
 ) -> None:
     one, other = new_netns(), new_netns()
     changes = [
@@ -173,17 +194,15 @@ def test_devices_are_listed_again_after_whatever_changes_them_and_not_otherwise(
     with closing(Links()) as cached:
         for change in changes:
             run(change)
-            assert cached.list() == links(), change
+            assert settled(cached) == links(), change
             time.sleep(0.1)  # a carrier that comes up, and what IPv6 does about it, is told a little later
             cached.list()
             before = len(counted)
-            assert cached.list() == links(), change
+            assert settled(cached) == links(), change
             assert len(counted) == before, f"listed again though nothing had changed since: {change}"
 
 
-def test_devices_are_listed_again_after_some_time_whatever_notifications_say(
-    netns: str, counted: list[IPRoute]
-) -> None:
+def test_devices_are_listed_again_after_some_time_whatever_notifications_say(netns: str, counted: list[object]) -> None:
     now = 100.0
     with closing(Links(lambda: now)) as cached:
         for passed, times in ((0.0, 1), (LONGEST_LISTED, 1), (0.1, 2), (LONGEST_LISTED, 2), (1.0, 3)):
@@ -193,16 +212,138 @@ def test_devices_are_listed_again_after_some_time_whatever_notifications_say(
 
 
 def test_a_list_that_failed_is_not_served(netns: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(ip: object) -> None:
+    def refuse(*_: object) -> None:
         raise KernelError("list", "network devices", 5, "no")
 
     with closing(Links()) as cached:
         before = cached.list()
         run("ip link add br0 type bridge")
         with monkeypatch.context() as patched:
-            patched.setattr(module, "list_links", refuse)
+            patched.setattr(module, "_devices", refuse)
             with pytest.raises(KernelError):
                 cached.list()
             with pytest.raises(KernelError):
                 cached.list()
         assert {link.name for link in cached.list()} == {link.name for link in before} | {"br0"}
+
+
+def test_addresses_of_the_other_end_are_asked_for_in_its_namespace(netns: str, new_netns: Callable[[], str]) -> None:
+    there = new_netns()
+    run(
+        f"ip link add pod0 type veth peer name eth0 netns {there}; ip link add pod1 type veth peer name eth1 netns {there}"
+    )
+    assert by_name()["pod0"].far_addresses == ()
+    run(f"ip -n {there} addr add 10.244.1.7/24 dev eth0; ip -n {there} addr add fd00:244::7/64 dev eth0 nodad")
+    run(f"ip -n {there} addr add 169.254.1.1/32 dev eth0 scope link; ip -n {there} link set eth0 up")
+    found = by_name()
+    assert set(found["pod0"].far_addresses or ()) == {ip_address("10.244.1.7"), ip_address("fd00:244::7")}
+    assert (found["pod1"].far_addresses, found["lo"].far_addresses) == ((), None)
+
+
+def test_an_address_that_the_other_end_gets_later_is_found_though_nobody_tells(
+    netns: str, new_netns: Callable[[], str], counted: list[object]
+) -> None:
+    there, now = new_netns(), 100.0
+    with closing(Links(lambda: now)) as cached:
+        cached.list()
+        run(f"ip link add pod0 type veth peer name eth0 netns {there}")
+        (pod,) = (one for one in cached.list() if one.name == "pod0")
+        assert (pod.far_addresses, pod.fresh) == ((), True)
+        time.sleep(0.1)
+        cached.list()
+        before = len(counted)
+        now += FRESH
+        (pod,) = (one for one in cached.list() if one.name == "pod0")
+        assert (pod.far_addresses, pod.fresh) == ((), False)
+        run(f"ip -n {there} addr add 10.244.1.7/24 dev eth0")
+        (pod,) = (one for one in cached.list() if one.name == "pod0")
+        assert pod.far_addresses == (ip_address("10.244.1.7"),)
+        assert len(counted) == before
+        run(f"ip -n {there} addr add 10.244.1.8/24 dev eth0")
+        (pod,) = (one for one in cached.list() if one.name == "pod0")
+        assert pod.far_addresses == (ip_address("10.244.1.7"),), "one that has an address is asked rarely"
+        now += LONGEST_LISTED
+        (pod,) = (one for one in cached.list() if one.name == "pod0")
+        assert len(pod.far_addresses or ()) == 2
+
+
+def test_the_other_end_of_a_namespace_that_is_not_ours_to_ask_is_unknown(netns: str) -> None:
+    with open_socket() as sock:
+        assert far_addresses(sock, FarEnd(4711, 2)) is None
+
+
+@pytest.mark.parametrize(
+    ("route", "leads"),
+    [
+        ("10.244.1.7 dev d0", False),
+        ("10.244.1.0/24 dev d0", True),
+        ("default dev d0", True),
+        ("10.244.1.7 via 10.9.0.2 dev d0", True),
+        ("10.244.1.7 via inet6 fe80::1 dev d0", True),
+        ("10.244.1.7 dev d0 table 77", False),
+        ("default via 10.9.0.2 dev d0 table 77", True),
+        ("10.77.0.0/16 nexthop via 10.9.0.2 dev d0 nexthop dev d2", True),
+        ("169.254.0.0/16 dev d0", False),
+        ("224.0.0.0/4 dev d0", False),
+        ("fd77::7 dev d0", False),
+        ("fd77::/64 dev d0", True),
+        ("fd77::7 via fe80::1 dev d0", True),
+        ("blackhole 10.66.0.0/16", False),
+    ],
+)
+def test_which_routes_lead_out(netns: str, route: str, leads: bool) -> None:
+    run("ip link add d0 type veth peer name d1; ip link add d2 type veth peer name d3")
+    run("for d in d0 d1 d2 d3; do ip link set $d up; done; ip addr add 10.9.0.1 peer 10.9.0.2/32 dev d0")
+    assert not by_name()["d0"].leads_out
+    run(f"ip {'-6 ' if route.startswith('fd') else ''}route add {route}")
+    assert by_name()["d0"].leads_out is leads
+
+
+@pytest.mark.parametrize("compat", [0, 1])
+def test_a_route_by_a_nexthop_object_leads_out(netns: str, compat: int) -> None:
+    run("ip link add d0 type veth peer name d1; ip link set d0 up; ip link set d1 up; ip addr add 10.9.0.1/32 dev d0")
+    run(f"sysctl -qw net.ipv4.nexthop_compat_mode={compat}")
+    run("ip nexthop add id 5 via 10.9.0.2 dev d0 onlink; ip route add 10.77.0.0/16 nhid 5")
+    assert by_name()["d0"].leads_out
+
+
+def test_routes_are_told_only_if_they_change_which_devices_lead_out(netns: str) -> None:
+    now = 100.0
+    run(
+        "for d in a b; do ip link add ${d}0 type veth peer name ${d}1; ip link set ${d}0 up; ip link set ${d}1 up; done"
+    )
+    run("ip route add 10.1.0.0/16 dev a0")
+
+    def leading(cached: Links) -> set[str]:
+        return {link.name for link in cached.list() if link.leads_out}
+
+    with closing(Links(lambda: now)) as cached:
+        time.sleep(0.1)
+        assert leading(cached) == {"a0"}
+        run("ip route add 10.2.0.0/16 dev a0; ip route add 10.244.0.7 dev b0; ip route del 10.2.0.0/16 dev a0")
+        assert not cached.watcher.drain()
+        run("ip route add 10.3.0.0/16 dev b0")
+        assert cached.watcher.drain()
+        assert leading(cached) == {"a0", "b0"}
+        run("ip route del 10.3.0.0/16 dev b0")
+        assert not cached.watcher.drain()
+        assert leading(cached) == {"a0", "b0"}, "it is in no hurry"
+        now += ROUTES_LISTED + 1
+        assert leading(cached) == {"a0"}
+
+
+def test_a_device_kept_from_xfrm_is_found_by_its_own_sysctl_or_that_of_all(netns: str) -> None:
+    run("ip link add d0 type veth peer name d1; ip link set d0 up; ip link set d1 up; ip route add default dev d0")
+    assert not by_name()["d0"].xfrm_disabled
+    for name in ("d0", "all"):
+        run(f"sysctl -qw net.ipv4.conf.{name}.disable_xfrm=1")
+        found = by_name()
+        assert found["d0"].xfrm_disabled
+        assert not found["d1"].xfrm_disabled, "nothing leaves by it"
+        run(f"sysctl -qw net.ipv4.conf.{name}.disable_xfrm=0")
+
+
+def test_a_bridge_s_ports_name_it(netns: str) -> None:
+    run("ip link add br0 type bridge; ip link add d0 type veth peer name d1; ip link set d0 master br0")
+    found = by_name()
+    assert (found["d0"].master, found["d1"].master) == (found["br0"].ifindex, 0)

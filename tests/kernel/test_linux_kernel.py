@@ -61,6 +61,8 @@ def node():
         f"ip -n {name} link add cni0 type bridge; ip -n {name} link set pod1 master cni0;"
         f"ip -n {name} link add in0 type veth peer name in1;"
         f"ip -n {name} addr add 10.10.0.1/24 dev eth0; ip -n {name} addr add fd00:10::1/64 dev eth0 nodad;"
+        f"ip -n {name}p addr add 10.244.1.10/32 dev eth0; ip -n {name}p addr add fd00:244:1::a/128 dev eth0 nodad;"
+        f"ip -n {name}p addr add 10.244.1.11/24 dev eth1;"
         f"for d in eth0 pod0 pod1 cni0; do ip -n {name} link set $d up; done;"
         f"for d in far eth0 eth1; do ip -n {name}p link set $d up; done"
     )
@@ -99,12 +101,16 @@ def test_what_was_planned_is_what_is_observed_and_a_second_pass_does_nothing(ker
     found = kernel.observe().state
     assert found == wanted
     assert diff(wanted, found) == ()
+    inner = [(device, Program.INNER_GUARD) for device in ("lo", "cni0", "in0", "in1")]
     assert {(one.device, one.program) for one in found.attachments} == {
-        ("eth0", Program.MARK_DECRYPT),
+        *((device, Program.MARK_DECRYPT) for device in ("lo", "cni0", "in0", "in1", "eth0")),
+        *inner,
         ("eth0", Program.LEAK_GUARD),
         ("pod0", Program.MARK_ENCRYPT),
         ("pod1", Program.MARK_ENCRYPT),
     }
+    pod = socket.if_nametoindex("pod0")
+    assert (found.sources, found.pod_devices) == (dict.fromkeys(mesh.pod(1).addresses, pod), {pod})
 
 
 @pytest.mark.parametrize("kernel", ["tcx", "clsact"], indirect=True)
@@ -169,10 +175,10 @@ def test_another_build_takes_the_place_of_the_old_one_on_every_device(node, pins
     reach(second)
     assert all(one.current for one in second.observe().state.attachments)
     second.remove_stale()
+    first.close()
     assert second.observe().state.attachments
     assert second.remove_everything() == ()
     assert not root.exists()
-    first.close()
     second.close()
 
 

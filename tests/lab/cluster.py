@@ -150,6 +150,7 @@ class Daemon:
     def _command(self, *arguments: str) -> list[str]:
         script = str(ROOT / "scripts/start_kmesh.sh")
         where = ["--manifests", str(self._cluster.folder), "--pin-root", str(self.pin_root)]
+        where += ["--state-dir", str(self.log.parent / f"state-{self.node}")]
         # Not `ip netns exec`: that remounts /sys, and with it bpffs disappears.
         return ["nsenter", f"--net=/run/netns/{self.node}", script, *arguments, *where]
 

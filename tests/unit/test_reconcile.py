@@ -302,7 +302,12 @@ def test_a_device_that_is_no_pod_s_any_more_loses_its_program():
     world = World()
     world.run(mesh.view())
     world.kernel.links = tuple(link for link in mesh.LINKS if link.name != "pod0")
-    world.kernel.links += (Link(9, "pod9", "veth", True, ()),)
+    world.kernel.links += (Link(9, "pod9", "veth", True, (), far_addresses=mesh.pod(1, 11).addresses),)
     report = world.run(mesh.view())
-    assert [type(op) for op in report.applied] == [ops.Attach, ops.Detach]
+    assert [type(op) for op in report.applied] == [
+        ops.Attach,
+        ops.DeletePodDevice,
+        *[ops.DeleteSource] * 2,
+        ops.Detach,
+    ]
     assert contract.REQID

@@ -17,13 +17,14 @@ from typing import TextIO
 from kmesh.cluster.key_file import KeyFile
 from kmesh.cluster.manifests import FolderCluster
 from kmesh.cluster.source import ClusterSource
+from kmesh.launcher.boot import BootGuard
 from kmesh.launcher.config import MOUNTED_KEY, Config, parse
 from kmesh.launcher.daemon import PERIOD, Daemon, uninstall
 from kmesh.launcher.health import HealthServer
 from kmesh.launcher.outbox import Outbox
 from kmesh.launcher.readiness import Bounds
 from kmesh.launcher.recorder import Recorder
-from kmesh_bpf import ConfigError, KmeshBpfError, LinuxKernel, claim
+from kmesh_bpf import ConfigError, KmeshBpfError, LinuxKernel, boot_guard, claim
 
 EXIT_FAILED, EXIT_REFUSED = 1, 2
 GC_THRESHOLDS = 50_000, 20, 20
@@ -95,8 +96,10 @@ def _source(config: Config, environment: Mapping[str, str]) -> ClusterSource:
 def _run(config: Config, environment: Mapping[str, str]) -> int:
     if config.command == "uninstall":
         return _uninstall(config, environment)
+    if config.command == "boot-guard":
+        return _guard_boot(config)
     if not config.enable_ipsec:
-        return _idle()
+        return _idle(config)
     with closing(_source(config, environment)) as source, closing(Outbox(source)) as outbox:
         bounds = Bounds(silence=3 * PERIOD, view_age=config.max_view_age)
         recorder = Recorder(config.node, source.age, outbox, bounds)
@@ -118,10 +121,27 @@ def _uninstall(config: Config, environment: Mapping[str, str]) -> int:
     # A daemon that runs would put everything back. Where nothing is pinned there is nothing to claim.
     claimed = claim(config.pin_root) if config.pin_root.is_dir() else nullcontext()
     with closing(source) if source is not None else nullcontext(), claimed:
-        left = uninstall(kernel, source, config.node, config.pin_root)
+        left = (*uninstall(kernel, source, config.node, config.pin_root), *_forget_boot(config))
     for sentence in left:
         log.error("%s", sentence)
     return EXIT_FAILED if left else 0
+
+
+def _forget_boot(config: Config) -> tuple[str, ...]:
+    try:
+        boot_guard.forget(config.state_dir)
+        boot_guard.remove()
+    except KmeshBpfError as error:
+        return (str(error),)
+    return ()
+
+
+def _guard_boot(config: Config) -> int:
+    if boot_guard.install(config.state_dir):
+        log.info("what is forwarded to or from managed pods of other nodes is dropped until the daemon's first pass")
+    else:
+        log.info("nothing is kept in %s: this node was not managed, or is permissive", config.state_dir)
+    return 0
 
 
 def _encrypt(config: Config, source: ClusterSource, recorder: Recorder) -> int:
@@ -131,7 +151,8 @@ def _encrypt(config: Config, source: ClusterSource, recorder: Recorder) -> int:
     kernel = LinuxKernel(config.pin_root, config.settings, attach_mode=config.attach_mode)
     how = "compiled" if kernel.compiled else "found pinned, nothing compiled"
     log.info("programs %s (%.1f s)", how, time.monotonic() - started)
-    daemon = Daemon(config, source, kernel, recorder)
+    boot = BootGuard(config.state_dir, strict=config.settings.strict, clock=time.monotonic)
+    daemon = Daemon(config, source, kernel, recorder, boot)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: daemon.stop())
     # A signal must end a select() that is under way: the interpreter retries it otherwise (PEP 475).
@@ -154,9 +175,11 @@ def _dry_run(config: Config, source: ClusterSource, recorder: Recorder) -> int:
     return 0
 
 
-def _idle() -> int:
+def _idle(config: Config) -> int:
     waited_for = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, waited_for)  # else their default action ends the process
+    for sentence in _forget_boot(config):  # else what is not encrypted any more would be dropped after each boot
+        log.warning("%s", sentence)
     log.info("encryption is off: start with --enable-ipsec=true to encrypt; nothing is loaded or changed")
     signal.sigwait(waited_for)
     return 0

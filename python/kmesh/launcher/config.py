@@ -24,6 +24,7 @@ from kmesh_bpf import (
 
 MOUNTED_KEY = Path("/kmesh/kmesh-ipsec/ipSec")
 """Where the DaemonSet may mount the Secret's data key ipSec."""
+DEFAULT_STATE_DIR = Path("/var/lib/kmesh-ipsec")
 LARGEST_PORT = 65535
 
 HELP_EPILOG = """\
@@ -33,6 +34,7 @@ examples:
   kmesh-daemon --enable-ipsec=true --manifests ./cluster               # a folder instead of an API server
   kmesh-daemon --enable-ipsec=true --manifests ./cluster --dry-run     # print what it would do
   kmesh-daemon uninstall --manifests ./cluster                         # remove every kernel object of ours
+  kmesh-daemon boot-guard                                              # at boot: drop what could leave in clear
 
 exit status: 0 stopped as asked, 1 failed, 2 refused (a flag or value that cannot be used)
 """
@@ -54,10 +56,11 @@ class HostPort:
 class Config:
     """The daemon's settings.
 
-    ``command`` is ``run`` or ``uninstall``; ``manifests`` the folder that is the cluster, None: an API server, which
-    ``kubeconfig`` and ``context`` name, else it is found; ``key_file`` None: the key comes from the Secret; ``node``
-    is this node's name. ``health``: where health and metrics are served, None: nowhere. ``max_view_age``: seconds that
-    the cluster may be out of sight before the node counts as not ready.
+    ``command`` is ``run``, ``uninstall`` or ``boot-guard``; ``manifests`` the folder that is the cluster, None: an API
+    server, which ``kubeconfig`` and ``context`` name, else it is found; ``key_file`` None: the key comes from the
+    Secret; ``node`` is this node's name; ``state_dir``: what guards its next boot is kept there. ``health``: where
+    health and metrics are served, None: nowhere. ``max_view_age``: seconds that the cluster may be out of sight before
+    the node counts as not ready.
     """
 
     command: str
@@ -68,6 +71,7 @@ class Config:
     key_file: Path | None
     node: str
     pin_root: Path
+    state_dir: Path
     settings: Settings
     options: Options
     services: tuple[Network, ...]
@@ -132,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("command", nargs="?", choices=("run", "uninstall"), default="run", help="default: run")
+    add("command", nargs="?", choices=("run", "uninstall", "boot-guard"), default="run", help="default: run")
     add("--mode", default="dual-engine", help="dual-engine, the only mode of this project (default)")
     add("--enable-bypass", type=_boolean, default=False, metavar="BOOL", help="only false is provided (default)")
     add("--enable-ipsec", type=_boolean, default=False, metavar="BOOL", help="encrypt between nodes (default: false)")
@@ -163,8 +167,21 @@ def _parser() -> argparse.ArgumentParser:
         action="store_false",
         help="towards managed pods of nodes that are not ready, traffic passes in clear, counted",
     )
-    add("--uplink", action="append", default=[], metavar="DEV", help="device to other nodes (several; default: found)")
+    add(
+        "--uplink",
+        action="append",
+        default=[],
+        metavar="DEV",
+        help="a device that is no pod's (several; none is needed)",
+    )
     add("--pin-root", type=Path, default=DEFAULT_PIN_ROOT, metavar="DIR", help="bpffs folder (default: %(default)s)")
+    add(
+        "--state-dir",
+        type=Path,
+        default=DEFAULT_STATE_DIR,
+        metavar="DIR",
+        help="what guards the node's next boot is kept there (default: %(default)s)",
+    )
     add("--service-cidr", action="append", default=[], metavar="CIDR", help="the cluster's Service CIDR (several)")
     add(
         "--node-mark-mask",
@@ -243,6 +260,7 @@ def parse(argv: Sequence[str], node_name: str | None, hostname: str) -> Config:
         key_file=flags.key_file,
         node=node_name or hostname,
         pin_root=flags.pin_root,
+        state_dir=flags.state_dir,
         settings=Settings(strict=flags.strict, node_mark_mask=node_mark_mask, mark_mask=mark_mask),
         options=Options(
             node_mark_mask=node_mark_mask,

@@ -17,10 +17,13 @@ from kmesh.cluster.snapshot import build_view, kmesh_node_info, local_node, pod_
 from kmesh.cluster.source import ClusterSource
 from kmesh.cluster.status import NodeStatus
 from kmesh.errors import ClusterError
+from kmesh.launcher.boot import BootGuard
 from kmesh.launcher.config import Config
+from kmesh.launcher.looks import Looks
 from kmesh.launcher.record import KeyRecord
 from kmesh.launcher.recorder import Recorder
 from kmesh_bpf import (
+    Address,
     AddSa,
     Announcement,
     Attach,
@@ -28,7 +31,6 @@ from kmesh_bpf import (
     Evidence,
     Key,
     KmeshBpfError,
-    LinkWatcher,
     LinuxKernel,
     Operation,
     Pod,
@@ -59,7 +61,7 @@ class Memory:
     """What the daemon knows beyond the cluster and the kernel: the keys it has seen and what it has announced.
 
     ``used``: digests of keys that were in force before. ``passes``: what one pass leaves for the next. ``evidence``:
-    what the last pass left in the kernel that claims are measured by.
+    what the last pass left in the kernel that claims are measured by. ``addresses``: this node's, of the last pass.
     """
 
     keyring: Keyring | None = None
@@ -74,6 +76,7 @@ class Memory:
     generation: int = 0
     passes: PassMemory = field(default_factory=PassMemory)
     evidence: Evidence | None = None
+    addresses: tuple[Address, ...] = ()
     status: NodeStatus | None = None
     ready: bool = False
 
@@ -81,7 +84,8 @@ class Memory:
 class Daemon:
     """One node's daemon over one cluster source and one kernel.
 
-    ``recorder`` takes in what each pass did; its clock, seconds since the epoch, is the daemon's.
+    ``recorder`` takes in what each pass did; its clock, seconds since the epoch, is the daemon's. ``boot`` guards the
+    node's next boot.
     """
 
     def __init__(
@@ -90,11 +94,13 @@ class Daemon:
         source: ClusterSource,
         kernel: LinuxKernel,
         recorder: Recorder,
+        boot: BootGuard | None = None,
     ) -> None:
         self.config = config
         self.source = source
         self.kernel = kernel
         self.recorder = recorder
+        self.boot = boot
         self.clock = recorder.clock
         self.memory = Memory()
         self.stopping = False
@@ -107,10 +113,9 @@ class Daemon:
     def run(self, wake: socket.socket) -> None:
         """Loop until :meth:`stop`; whatever becomes readable on ``wake`` ends a sleep."""
         retry = FIRST_RETRY
-        with LinkWatcher() as links, selectors.DefaultSelector() as selector:
+        with selectors.DefaultSelector() as selector:
             for descriptor in self.kernel.subscribe():
                 selector.register(descriptor, selectors.EVENT_READ)
-            selector.register(links, selectors.EVENT_READ)
             selector.register(wake, selectors.EVENT_READ)
             if self.source.wake is not None:
                 selector.register(self.source.wake, selectors.EVENT_READ)
@@ -120,23 +125,47 @@ class Daemon:
                 except KmeshBpfError as error:
                     log.error("%s; trying again in %.1f s", error, retry)
                     self.recorder.failed(str(error))
-                    wait, retry = retry, min(retry * 2, LAST_RETRY)
+                    self._sleep(selector, retry, heed=False)
+                    retry = min(retry * 2, LAST_RETRY)
                 else:
+                    self._sleep(selector, wait)
                     retry = FIRST_RETRY
-                self._sleep(selector, links, wait)
 
-    def _sleep(self, selector: selectors.BaseSelector, links: LinkWatcher, wait: float) -> None:
-        """Return when something happened or ``wait`` seconds are over; a burst counts as one event."""
+    def _sleep(self, selector: selectors.BaseSelector, wait: float, *, heed: bool = True) -> None:
+        """Return when something happened or ``wait`` seconds are over; a burst counts as one event.
+
+        ``heed``: what a look finds is something; not after a pass that was given up, for the next one would be too.
+        """
         until = time.monotonic() + wait  # whoever sets the clock back must not stop the passes
+        look = Looks(self.kernel, time.monotonic)
         while not self.stopping and (left := until - time.monotonic()) > 0:
-            selector.select(min(self.source.poll_interval, left))
-            kernel_changed, links_changed = self.kernel.changed(), links.drain()
-            if kernel_changed or links_changed or self.source.changed():
-                owed = self.took - (time.monotonic() - self.ended)
-                time.sleep(min(max(SETTLE, owed), LONGEST_SETTLE))
-                self.kernel.changed()
-                links.drain()
+            selector.select(min(self.source.poll_interval, left, look.left()))
+            if self.boot is not None:
+                self.boot.catch_up()
+            if self.kernel.changed():
+                self._guard()
+            elif not self.source.changed():
+                if look.left() > 0 or not (look.finds_anything() and heed):
+                    continue
                 return
+            owed = self.took - (time.monotonic() - self.ended)
+            time.sleep(min(max(SETTLE, owed), LONGEST_SETTLE))
+            if self.kernel.changed():
+                self._guard()
+            return
+
+    def _guard(self) -> None:
+        """Give a device that has just come its programs before anything else; a pass does the rest, and tells."""
+        addresses = self.memory.addresses
+        if not addresses:
+            return  # before the first pass there is nothing to go by, and it comes at once
+        try:
+            attached, _ = self.kernel.attach_missing(addresses, self.config.options.uplinks)
+        except KmeshBpfError as error:
+            log.debug("%s; a pass will tell", error)
+            return
+        for attachment in attached:
+            log.info("%s", self.kernel.render(Attach(attachment)))
 
     def step(self) -> float:
         """Do one pass; give the seconds until the next one is due without any event."""
@@ -153,12 +182,15 @@ class Daemon:
             memory=self.memory.passes,
         )
         self.memory.passes = report.memory
+        self.memory.addresses = view.node.addresses
         self._tell(report)
         self._publish(report, objects)
         self._record(view, report, objects, began)
         claims_changed = self._look(report, view, objects)
         self.ended = time.monotonic()
         self.took = self.ended - started
+        if self.boot is not None:
+            self.boot.passed(report)
         if report.converged:
             self.kernel.remove_stale()
         elif not report.failures:

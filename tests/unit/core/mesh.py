@@ -47,6 +47,6 @@ def view(here: int = 1, nodes: int = 3, spi: int = 1, traffic: bool = False, **c
 
 LINKS = (
     Link(1, "lo", "", False, ()),
-    Link(2, "eth0", "veth", True, (ip_address("10.10.0.1"), ip_address("fd00:10::1"))),
-    Link(3, "pod0", "veth", True, ()),
+    Link(2, "eth0", "veth", True, (ip_address("10.10.0.1"), ip_address("fd00:10::1")), leads_out=True),
+    Link(3, "pod0", "veth", True, (), far_addresses=pod(1).addresses),
 )

@@ -5,103 +5,229 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmesh_bpf.core.devices import OVERLAY_KINDS, attachments, missing_uplinks
+from kmesh_bpf.core.devices import LOOPBACK, attach_order, decide
+from kmesh_bpf.core.problems import ProblemKind
 from kmesh_bpf.core.state import Attachment, Link, Program
 
 V4, V6, OTHER = ip_address("10.10.0.1"), ip_address("fd00:10::1"), ip_address("10.10.0.9")
-UPLINK_PROGRAMS = {Program.MARK_DECRYPT, Program.LEAK_GUARD}
+POD, POD6, POD2 = ip_address("10.244.1.7"), ip_address("fd00:244:1::7"), ip_address("10.244.1.8")
+ENCRYPT = {Program.MARK_ENCRYPT}
+UPLINK = {Program.MARK_DECRYPT, Program.LEAK_GUARD}
+INNER = {Program.MARK_DECRYPT, Program.INNER_GUARD}
+LO = Link(LOOPBACK, "lo", "", False, ())
+ETH0 = Link(2, "eth0", "", False, (V4, V6), leads_out=True)
+PODS = Link(7, "pod0", "veth", True, (), far_addresses=(POD, POD6))
+BRIDGE = Link(9, "cni0", "bridge", False, (ip_address("10.244.1.1"),), leads_out=True)
 
-NAMES = ("lo", "eth0", "eth1", "pod0", "pod1", "flannel.1")
+NAMES = ("lo", "eth0", "eth1", "pod0", "pod1", "flannel.1", "cni0")
+ADDRESSES = st.lists(st.sampled_from((V4, V6, OTHER, POD, POD6, POD2)), unique=True).map(tuple)
 LINKS = st.lists(
     st.builds(
         Link,
-        ifindex=st.integers(1, 1 << 31),
+        ifindex=st.integers(1, 9),
         name=st.sampled_from(NAMES),
-        kind=st.sampled_from(("", "veth", "bridge", "dummy", "bond", *sorted(OVERLAY_KINDS))),
+        kind=st.sampled_from(("", "veth", "netkit", "bridge", "dummy", "bond", "vxlan", "vlan", "openvswitch", "vrf")),
         peer_elsewhere=st.booleans(),
-        addresses=st.lists(st.sampled_from((V4, V6, OTHER)), unique=True).map(tuple),
+        addresses=ADDRESSES,
+        master=st.integers(0, 9),
+        far_addresses=st.none() | ADDRESSES,
+        leads_out=st.booleans(),
+        xfrm_disabled=st.booleans(),
+        lower=st.integers(0, 9),
+        fresh=st.booleans(),
     ),
     unique_by=(lambda link: link.ifindex, lambda link: link.name),
 ).map(tuple)
 NODE_ADDRESSES = st.lists(st.sampled_from((V4, V6)), unique=True)
 UPLINKS = st.sets(st.sampled_from((*NAMES, "absent")))
+LOCAL = st.frozensets(st.sampled_from((POD, POD6, POD2)))
+BOUND = st.dictionaries(st.sampled_from((POD, POD6, POD2)), st.integers(1, 9))
 
 
-def link(name: str = "eth0", kind: str = "", elsewhere: bool = False, *addresses) -> Link:
-    return Link(7, name, kind, elsewhere, addresses)
+def programs(*links, of=None, uplinks=()) -> set[Program]:
+    """Give the programs of one device, the last of those given if none is named."""
+    found = decide(links, [V4, V6], uplinks, ()).attachments
+    return {one.program for one in found if one.device == (of or links[-1].name)}
 
 
-def programs(found: frozenset[Attachment]) -> set[Program]:
-    return {attachment.program for attachment in found}
+def kinds(*links, uplinks=()) -> list[ProblemKind]:
+    return [problem.kind for problem in decide((ETH0, *links), [V4, V6], uplinks, [POD]).problems]
 
 
-@pytest.mark.parametrize("address", [V4, V6])
-def test_the_device_with_a_node_address_is_an_uplink(address):
-    assert programs(attachments([link("eth0", "", False, OTHER, address)], [V4, V6], ())) == UPLINK_PROGRAMS
+@pytest.mark.parametrize("kind", ["veth", "netkit"])
+def test_a_pair_with_an_end_elsewhere_that_has_an_address_is_a_pods(kind):
+    assert programs(replace(PODS, kind=kind)) == ENCRYPT
 
 
-@pytest.mark.parametrize("kind", sorted(OVERLAY_KINDS))
-def test_an_overlay_device_is_an_uplink_whatever_its_addresses(kind):
-    assert programs(attachments([link("over0", kind)], [V4], ())) == UPLINK_PROGRAMS
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"peer_elsewhere": False, "far_addresses": None},
+        {"addresses": (V6,)},
+        {"leads_out": True},
+        {"far_addresses": ()},
+        {"far_addresses": (V4,)},
+        {"kind": "macvlan"},
+        {"kind": ""},
+    ],
+    ids=str,
+)
+def test_what_is_not_surely_a_pods_is_guarded(changed):
+    assert ENCRYPT.isdisjoint(programs(replace(PODS, **changed)))
 
 
-def test_a_veth_into_another_namespace_is_a_pods():
-    assert programs(attachments([link("veth1", "veth", True)], [V4], ())) == {Program.MARK_ENCRYPT}
+def test_a_pair_named_as_uplink_is_no_pods_and_naming_one_takes_nothing_from_the_others():
+    assert programs(PODS, uplinks=["pod0"]) == UPLINK
+    assert programs(PODS, ETH0, uplinks=["pod0"]) == UPLINK
+    assert programs(ETH0, PODS, uplinks=["eth0"]) == ENCRYPT
 
 
-def test_a_veth_with_both_ends_at_home_is_nothing():
-    assert attachments([link("veth1", "veth", False)], [V4], ()) == frozenset()
+@pytest.mark.parametrize("kind", ["", "dummy", "bond", "vxlan", "geneve", "ipip", "wireguard", "tun", "nobody knows"])
+def test_every_other_device_is_guarded_whatever_it_is(kind):
+    assert programs(Link(5, "any0", kind, False, ())) == UPLINK
 
 
-def test_a_veth_with_a_node_address_is_an_uplink_and_no_pods():
-    assert programs(attachments([link("eth0", "veth", True, V4)], [V4], ())) == UPLINK_PROGRAMS
+@pytest.mark.parametrize(
+    ("link", "wanted"),
+    [
+        (LO, INNER),
+        (BRIDGE, INNER),
+        (replace(BRIDGE, kind="openvswitch"), INNER),
+        (replace(BRIDGE, kind="vrf"), INNER),
+        (Link(5, "home0", "veth", False, ()), INNER),
+        (Link(5, "cni0.7", "vlan", False, (), lower=9), INNER),
+        (Link(5, "eth0.7", "vlan", False, (), lower=2), UPLINK),
+        (Link(5, "vxlan0", "vxlan", False, (), lower=9), UPLINK),
+    ],
+    ids=lambda one: getattr(one, "name", ""),
+)
+def test_devices_that_packets_do_not_leave_the_node_by_have_the_guard_that_lets_decrypted_ones_pass(link, wanted):
+    assert programs(ETH0, BRIDGE, link, of=link.name) == wanted
 
 
-def test_a_veth_named_as_uplink_is_no_pods():
-    assert programs(attachments([link("eth0", "veth", True)], [V4], ["eth0"])) == UPLINK_PROGRAMS
+def test_an_end_that_cannot_be_asked_is_a_pods_unless_the_device_is_a_bridge_s_port():
+    unknown = replace(PODS, far_addresses=None)
+    assert programs(unknown) == ENCRYPT
+    assert programs(BRIDGE, replace(unknown, master=9)) == UPLINK
+    assert programs(replace(unknown, master=9)) == UPLINK, "whatever the master is"
+    assert programs(replace(BRIDGE, kind="vrf"), replace(unknown, master=9)) == ENCRYPT
 
 
-def test_named_uplinks_replace_the_choice_by_address_and_kind():
-    found = attachments([link("eth0", "", False, V4), replace(link("over0", "vxlan"), ifindex=8)], [V4], ["eth9"])
-    assert found == frozenset()
+def test_a_bridge_port_is_a_pods_by_the_address_behind_it():
+    assert programs(BRIDGE, replace(PODS, master=9)) == ENCRYPT
+    assert programs(BRIDGE, replace(PODS, master=9, far_addresses=())) == UPLINK
 
 
-def test_named_uplinks_that_are_missing_are_told_in_the_order_asked():
-    assert missing_uplinks([link("eth0")], ["eth9", "eth0", "eth1"]) == ("eth9", "eth1")
-    assert missing_uplinks([link("eth0")], ["eth0"]) == ()
+@pytest.mark.parametrize(
+    ("port", "told"),
+    [
+        (replace(ETH0, ifindex=5, name="eth1", addresses=(), leads_out=False), True),
+        (Link(5, "vxlan0", "vxlan", False, ()), True),
+        (replace(PODS, ifindex=5, name="eth1", far_addresses=()), True),
+        (replace(PODS, ifindex=5, name="eth1", far_addresses=(), fresh=True), False),
+        (replace(PODS, ifindex=5, name="pod1", far_addresses=(POD2,)), False),
+        (Link(5, "home0", "veth", False, ()), False),
+    ],
+    ids=lambda one: getattr(one, "name", ""),
+)
+def test_pods_bridged_with_a_device_that_leads_out_are_told_by_both_names(port, told):
+    port = replace(port, master=BRIDGE.ifindex)
+    found = decide((ETH0, BRIDGE, replace(PODS, master=9), port), [V4, V6], (), [POD]).problems
+    assert [problem.kind for problem in found] == [ProblemKind.BRIDGED] * told
+    assert all(port.name in str(problem) and BRIDGE.name in str(problem) for problem in found)
+    assert kinds(BRIDGE, port, replace(PODS, master=9, far_addresses=(POD6,))) == [], "no pod there is managed"
 
 
-@given(LINKS, NODE_ADDRESSES, UPLINKS)
-def test_each_device_is_an_uplink_or_a_pods_or_nothing(links, addresses, uplinks):
-    found = attachments(links, addresses, uplinks)
+def test_a_device_kept_from_xfrm_is_told_with_the_way_out():
+    (problem,) = decide((replace(ETH0, xfrm_disabled=True),), [V4, V6], (), ()).problems
+    assert problem.kind is ProblemKind.XFRM_DISABLED
+    assert "net.ipv4.conf.eth0.disable_xfrm=0" in str(problem)
+
+
+def test_a_named_uplink_that_is_missing_is_told():
+    assert [str(one) for one in decide([ETH0], [V4], ["eth9", "eth0"], ()).problems] == [
+        "uplink eth9: there is no such device; name one that is there, or none"
+    ]
+
+
+def test_a_node_none_of_whose_addresses_is_on_a_device_is_told():
+    (problem,) = decide((LO, replace(ETH0, addresses=(OTHER,))), [V6, V4], (), ()).problems
+    assert problem.kind is ProblemKind.UPLINK
+    assert "10.10.0.1, fd00:10::1" in str(problem)
+    assert decide((LO, replace(ETH0, addresses=(V6,))), [V6, V4], (), ()).problems == ()
+
+
+def test_managed_addresses_are_bound_to_their_devices_and_other_pods_devices_to_none():
+    other = replace(PODS, ifindex=8, name="pod1", far_addresses=(POD2,))
+    found = decide((ETH0, PODS, other), [V4], (), [POD, POD6, ip_address("10.244.1.99")])
+    assert (found.sources, found.pod_devices) == ({POD: 7, POD6: 7}, {7})
+
+
+def test_of_two_that_claim_an_address_the_one_that_has_it_keeps_it_and_the_other_is_told():
+    thief = replace(PODS, ifindex=3, name="thief", far_addresses=(POD2, POD))
+    first = decide((ETH0, PODS, thief), [V4], (), [POD])
+    assert first.sources == {POD: 3}
+    assert [problem.kind for problem in first.problems] == [ProblemKind.SOURCE]
+    bound = decide((ETH0, PODS, thief), [V4], (), [POD], {POD: 7})
+    assert bound.sources == {POD: 7}
+    assert "thief" in str(bound.problems[0])
+    assert decide((ETH0, thief), [V4], (), [POD], {POD: 7}).sources == {POD: 3}, "it is gone"
+
+
+@given(LINKS, NODE_ADDRESSES, UPLINKS, LOCAL, BOUND)
+def test_each_device_is_a_pods_or_guarded_both_ways(links, addresses, uplinks, local, bound):
+    found = decide(links, addresses, uplinks, local, bound)
     for one in links:
-        own = {attachment.program for attachment in found if attachment.ifindex == one.ifindex}
-        assert own in (set(), {Program.MARK_ENCRYPT}, UPLINK_PROGRAMS)
-    assert {(one.ifindex, one.device) for one in found} <= {(one.ifindex, one.name) for one in links}
+        own = {attachment.program for attachment in found.attachments if attachment.ifindex == one.ifindex}
+        assert own in (ENCRYPT, UPLINK, INNER)
+    assert {(one.ifindex, one.device) for one in found.attachments} == {(one.ifindex, one.name) for one in links}
+
+
+@given(LINKS, NODE_ADDRESSES, UPLINKS, LOCAL, BOUND)
+def test_nothing_depends_on_the_order_of_devices(links, addresses, uplinks, local, bound):
+    one, other = (decide(each, addresses, uplinks, local, bound) for each in (links, links[::-1]))
+    assert (one.attachments, one.sources, one.pod_devices) == (other.attachments, other.sources, other.pod_devices)
+    assert set(one.problems) == set(other.problems)
 
 
 @given(LINKS, NODE_ADDRESSES, UPLINKS)
-def test_a_device_is_judged_by_itself(links, addresses, uplinks):
-    each = (attachments([one], addresses, uplinks) for one in links)
-    assert attachments(reversed(links), addresses, uplinks) == frozenset().union(*each)
+def test_naming_uplinks_only_ever_adds_guards(links, addresses, uplinks):
+    def marked(names):
+        found = decide(links, addresses, names, ()).attachments
+        return {one.ifindex for one in found if one.program is Program.MARK_ENCRYPT}
 
-
-@given(LINKS, NODE_ADDRESSES, UPLINKS.filter(bool))
-def test_named_uplinks_are_exactly_the_uplinks(links, addresses, uplinks):
-    found = attachments(links, addresses, uplinks)
-    guarded = {one.device for one in found if one.program is Program.LEAK_GUARD}
-    assert guarded | set(missing_uplinks(links, uplinks)) == uplinks
-
-
-@given(LINKS, NODE_ADDRESSES)
-def test_no_device_with_a_node_address_goes_unguarded(links, addresses):
-    guarded = {one.ifindex for one in attachments(links, addresses, ()) if one.program is Program.LEAK_GUARD}
-    assert {one.ifindex for one in links if set(addresses) & set(one.addresses)} <= guarded
+    assert marked(uplinks) <= marked(())
 
 
 @given(LINKS, NODE_ADDRESSES, UPLINKS)
-def test_no_pod_device_goes_unmarked(links, addresses, uplinks):
-    found = attachments(links, addresses, uplinks)
-    guarded = {one.ifindex for one in found if one.program is Program.LEAK_GUARD}
-    marked = {one.ifindex for one in found if one.program is Program.MARK_ENCRYPT}
-    assert marked == {one.ifindex for one in links if one.kind == "veth" and one.peer_elsewhere} - guarded
+def test_no_device_with_a_node_address_or_a_route_out_is_a_pods(links, addresses, uplinks):
+    found = decide(links, addresses, uplinks, ()).attachments
+    guarded = {one.ifindex for one in found if one.program is Program.MARK_DECRYPT}
+    assert {one.ifindex for one in links if one.leads_out or set(addresses) & set(one.addresses)} <= guarded
+    assert {one.ifindex for one in links if one.name in uplinks} <= guarded
+
+
+@given(LINKS, NODE_ADDRESSES, UPLINKS, LOCAL, BOUND)
+def test_only_pods_devices_are_bound_and_only_to_managed_addresses_behind_them(links, addresses, uplinks, local, bound):
+    found = decide(links, addresses, uplinks, local, bound)
+    marked = {one.ifindex for one in found.attachments if one.program is Program.MARK_ENCRYPT}
+    assert found.pod_devices == set(found.sources.values()) <= marked
+    behind = {one.ifindex: one.far_addresses or () for one in links}
+    assert all(address in local and address in behind[index] for address, index in found.sources.items())
+    reachable = {address for index in marked for address in behind[index]}
+    assert found.sources.keys() == local & reachable
+
+
+@given(LINKS, NODE_ADDRESSES, UPLINKS)
+def test_devices_that_lead_out_come_first_and_lo_last(links, addresses, uplinks):
+    found = decide(links, addresses, uplinks, ()).attachments
+    order = attach_order(found)
+    inner = {one.ifindex for one in found if one.program is Program.INNER_GUARD}
+    ranks = [2 if one.ifindex == LOOPBACK else int(one.ifindex in inner) for one in order]
+    assert ranks == sorted(ranks)
+    assert set(order) == found
+
+
+def test_a_guard_comes_before_what_decrypts_on_the_same_device():
+    found = [one.program for one in attach_order(Attachment(2, "eth0", program) for program in UPLINK)]
+    assert found == [Program.LEAK_GUARD, Program.MARK_DECRYPT]

@@ -49,6 +49,8 @@ def test_what_receives_is_made_before_what_sends_and_pods_are_marked_when_all_is
         "AddSa in",
         "SetPeer",
         "SetPolicy in",
+        "SetSource",
+        "AddPodDevice",
         "Attach guard",
         "InstallNatExemption",
         "AddSa out",
@@ -61,6 +63,8 @@ def test_what_receives_is_made_before_what_sends_and_pods_are_marked_when_all_is
 
 def test_pods_go_before_policies_before_sas_before_peers_and_what_sends_before_what_receives():
     assert steps(EMPTY, planned()) == [
+        "DeletePodDevice",
+        "DeleteSource",
         "DeletePod",
         "DeleteService",
         "Detach",
@@ -118,3 +122,8 @@ def test_towards_a_node_that_becomes_ready_nothing_but_the_block_is_replaced_and
         "DeleteSa in",
         "DeletePeer",
     ]
+
+
+def test_programs_come_to_devices_that_lead_out_first_and_to_lo_last():
+    found = [op.attachment.device for op in diff(planned(), EMPTY) if isinstance(op, ops.Attach)]
+    assert [name for name, _ in groupby(found)] == ["eth0", "lo", "pod0"]

@@ -91,13 +91,21 @@ def test_the_keys_of_a_pair_follow_both_boot_ids():
 
 
 @pytest.mark.parametrize("uplinks", [(), ("eth0",)])
-def test_programs_go_on_uplinks_and_pod_devices(uplinks):
+def test_programs_go_on_every_device(uplinks):
     found = plan(mesh.view(), options=Options(uplinks=uplinks)).state.attachments
     assert {(attachment.device, attachment.program.value) for attachment in found} == {
+        ("lo", "tc_mark_decrypt"),
+        ("lo", "tc_inner_guard"),
         ("eth0", "tc_mark_decrypt"),
         ("eth0", "tc_leak_guard"),
         ("pod0", "tc_mark_encrypt"),
     }
+
+
+def test_addresses_of_managed_pods_here_are_bound_to_their_devices():
+    state = plan(mesh.view()).state
+    assert state.sources == dict.fromkeys(mesh.pod(1).addresses, 3)
+    assert state.pod_devices == {3}
 
 
 def test_an_uplink_asked_for_that_is_not_there_is_reported():

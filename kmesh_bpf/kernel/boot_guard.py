@@ -1,0 +1,83 @@
+"""The guard of kmesh_bpf.core.boot_guard: kept in a file that outlives a boot, loaded, removed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from kmesh_bpf.core import boot_guard
+from kmesh_bpf.core.view import Address
+from kmesh_bpf.errors import ConfigError, KernelError, UnsupportedError
+from kmesh_bpf.kernel import nft
+
+FILE = "boot-guard.nft"
+TARGET = f"nft table inet {boot_guard.TABLE}"
+
+
+def keep(folder: Path, remote: Iterable[Address]) -> None:
+    """Write the file, whole or not at all.
+
+    Raises:
+        ConfigError: the folder cannot be written into.
+
+    """
+    path = folder / FILE
+    unfinished = path.with_suffix(".unfinished")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with unfinished.open("w") as file:
+            file.write(boot_guard.installation(remote))
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.rename(path)
+    except OSError as error:
+        raise ConfigError(
+            f"--state-dir={folder}: {error.strerror}; nothing guards the next boot of this node"
+        ) from error
+
+
+def forget(folder: Path) -> None:
+    """Remove the file, and the folder if nothing else is in it; whether they are there or not.
+
+    Raises:
+        ConfigError: they cannot be removed.
+
+    """
+    try:
+        (folder / FILE).unlink(missing_ok=True)
+        if folder.is_dir() and not any(folder.iterdir()) and not folder.is_mount():
+            folder.rmdir()
+    except OSError as error:
+        raise ConfigError(f"--state-dir={folder}: {error.strerror}; remove {FILE} there by hand") from error
+
+
+def install(folder: Path) -> bool:
+    """Load the file; False: there is none, for this node was never managed, or is permissive.
+
+    Raises:
+        UnsupportedError: there is no nft.
+        KernelError: it could not be loaded.
+
+    """
+    path = folder / FILE
+    if not path.exists():
+        return False
+    nft.run("install", TARGET, ["-f", str(path)])
+    return True
+
+
+def remove() -> None:
+    """Remove the guard, if there; where there is no nft, or no nf_tables, there is none.
+
+    Raises:
+        KernelError: the kernel refused.
+
+    """
+    try:
+        nft.run("remove", TARGET, ["-f", "-"], boot_guard.removal())
+    except UnsupportedError:
+        return
+    except KernelError as error:
+        if error.errno not in nft.UNSUPPORTED:
+            raise

@@ -1,0 +1,42 @@
+"""The program nft: runs, and its complaints as errors of ours."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from collections.abc import Sequence
+
+from kmesh_bpf.errors import KernelError, UnsupportedError
+
+TIMEOUT = 60
+UNSUPPORTED = frozenset({errno.EOPNOTSUPP, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.ENOENT})
+"""What a kernel without nf_tables, its NAT chains or its route expression answers.
+
+ENOENT among them: our transactions make the tables themselves, so what can be missing is a module only.
+"""
+ERRNO_BY_TEXT = {os.strerror(number): number for number in errno.errorcode}
+
+
+def run(operation: str, target: str, arguments: Sequence[str], script: str = "") -> str:
+    """Run it, with a script on its standard input; give what it prints.
+
+    Raises:
+        UnsupportedError: there is no nft.
+        KernelError: it took too long, or the kernel refused.
+
+    """
+    try:
+        done = subprocess.run(
+            ["nft", *arguments], input=script, capture_output=True, text=True, check=False, timeout=TIMEOUT
+        )
+    except FileNotFoundError as error:
+        raise UnsupportedError("nft", "install Debian's nftables: masquerade rules would undo encryption") from error
+    except subprocess.TimeoutExpired as error:
+        raise KernelError(operation, target, errno.ETIMEDOUT, f"nft took more than {TIMEOUT} s") from error
+    if done.returncode:
+        message = next((line for line in done.stderr.splitlines() if "rror" in line), done.stderr.strip())
+        # nft gives the kernel's errno as text only, at the end of the line.
+        number = ERRNO_BY_TEXT.get(message.rpartition(": ")[2].strip(), errno.EIO)
+        raise KernelError(operation, target, number, message)
+    return done.stdout

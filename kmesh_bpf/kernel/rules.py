@@ -1,0 +1,111 @@
+"""Reads rules of others that may be in our way, rarely and few: chains of prerouting, a proxy's thousands aside."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from kmesh_bpf.core import boot_guard, interference, masquerade
+from kmesh_bpf.core.interference import Json
+from kmesh_bpf.core.state import Suspect
+from kmesh_bpf.errors import KmeshBpfError
+from kmesh_bpf.kernel import nat, nft
+
+RARELY, SOON = 300.0, 10.0
+"""Seconds between two readings, at least; the second as long as a rule is in the way, which somebody may be mending."""
+MOST_CHAINS = 64
+"""Chains that are read, of all tables together: each takes a process."""
+OURS = frozenset({masquerade.TABLE, boot_guard.TABLE})
+TABLES = ("raw", "mangle")
+LEGACY = {"ip": Path("/proc/net/ip_tables_names"), "ip6": Path("/proc/net/ip6_tables_names")}
+"""The tables of iptables' old kernel part; its programs would make those that are missing."""
+
+
+class Rules:
+    """Suspects, read again only when the rule set has changed, and rarely. ``clock``: seconds that only grow."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._read_at: float | None = None
+        self._generation: int | None = None
+        self._found: tuple[Suspect, ...] = ()
+
+    def suspects(self) -> tuple[Suspect, ...]:
+        """Give the rules that may be in our way; none where they cannot be read: it is only advice."""
+        now = self._clock()
+        if self._read_at is not None and now - self._read_at < (SOON if self._found else RARELY):
+            return self._found
+        self._read_at = now
+        with suppress(KmeshBpfError, ValueError, KeyError, IndexError, OSError, subprocess.TimeoutExpired):
+            generation = nat.generation()
+            if generation is None or generation != self._generation or any(map(_legacy_tables, LEGACY)):
+                self._found = tuple(dict.fromkeys(_read()))
+                self._generation = generation
+        return self._found
+
+
+def _read() -> Iterator[Suspect]:
+    listings = list(_chains())
+    for _, listing in listings:
+        yield from interference.suspects_of_nft(listing)
+    unreadable = {place for place, listing in listings if interference.holds_xt(listing)}
+    for family in LEGACY:
+        legacy = set(_legacy_tables(family))
+        for table in TABLES:
+            if (family, table) in unreadable:
+                yield from interference.suspects_of_iptables(_saved(family, "nft", table), family, table)
+            if table in legacy:
+                yield from interference.suspects_of_iptables(_saved(family, "legacy", table), family, table)
+
+
+def _chains() -> Iterator[tuple[tuple[str, str], Json]]:
+    """Give ((family, table), listing) of each chain that packets of prerouting get to."""
+    everything = _listed("list", "chains")
+    chains = [item["chain"] for item in everything["nftables"] if "chain" in item]
+    waiting = [
+        (one["family"], one["table"], one["name"])
+        for one in chains
+        if one.get("hook") == "prerouting" and one.get("type") == "filter" and one["table"] not in OURS
+    ]
+    done: set[tuple[str, str, str]] = set()
+    while waiting and len(done) < MOST_CHAINS:
+        family, table, name = place = waiting.pop()
+        if place in done:
+            continue
+        done.add(place)
+        listing = _listed("list", "chain", family, table, name)
+        yield (family, table), listing
+        waiting += [(family, table, target) for target in interference.jumps(listing)]
+
+
+def _listed(*arguments: str) -> Json:
+    found: Json = json.loads(nft.run("list", "rules of others", ["-j", *arguments]))
+    return found
+
+
+def _legacy_tables(family: str) -> list[str]:
+    try:
+        return LEGACY[family].read_text().split()
+    except OSError:
+        return []
+
+
+def _saved(family: str, sort: str, table: str) -> str:
+    """Give iptables' own text of a table; nothing where it is not installed."""
+    program = shutil.which(f"{family}tables-{sort}-save")
+    if program is None:
+        return ""
+    done = subprocess.run(
+        [program, "-t", table],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=nft.TIMEOUT,
+        stdin=subprocess.DEVNULL,
+    )
+    return done.stdout

@@ -1,0 +1,110 @@
+"""What is kept for the next boot, and when the guard of this one is lifted."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from kmesh.launcher import boot
+from kmesh.launcher.boot import REWRITE, BootGuard
+
+from kmesh_bpf import ConfigError, FakeKernel, Options, reconcile
+from tests.unit.core import mesh
+
+FOLDER = Path("/state")
+
+
+@dataclass
+class Disk:
+    """What is done, in the place of a disk and of nft."""
+
+    done: list[object] = field(default_factory=list)
+
+    def keep(self, folder, remote):
+        assert folder == FOLDER
+        self.done.append(frozenset(remote))
+
+    def forget(self, folder):
+        self.done.append("forgotten")
+
+    def remove(self):
+        self.done.append("lifted")
+
+
+@pytest.fixture
+def disk(monkeypatch) -> Disk:
+    made = Disk()
+    monkeypatch.setattr(boot, "boot_guard", made)
+    return made
+
+
+def passed(*pods):
+    kernel = FakeKernel(mesh.LINKS)
+    return reconcile(kernel, mesh.view(pods=pods), Options(), lambda: 1000.0, lambda: "f" * 36)
+
+
+def guard(now, **settings):
+    return BootGuard(FOLDER, **{"strict": True, "clock": lambda: now[0]} | settings)
+
+
+def test_the_managed_addresses_of_other_nodes_are_kept_and_the_guard_is_lifted_once(disk):
+    now = [0.0]
+    one = guard(now)
+    for _ in range(3):
+        one.passed(passed(mesh.pod(1), mesh.pod(2)))
+        now[0] += REWRITE
+    assert disk.done == ["lifted", frozenset(mesh.pod(2).addresses)]
+
+
+def test_it_is_written_again_when_it_changes_and_then_not_at_once(disk):
+    now = [0.0]
+    one = guard(now)
+    for pods in ((mesh.pod(2),), (mesh.pod(2), mesh.pod(3)), (mesh.pod(3),)):
+        one.passed(passed(*pods))
+    assert len(disk.done) == 2
+    one.catch_up()
+    assert len(disk.done) == 2
+    now[0] += REWRITE
+    one.catch_up()
+    assert disk.done[2:] == [frozenset(mesh.pod(3).addresses)]
+    now[0] += REWRITE
+    one.catch_up()
+    assert len(disk.done) == 3
+
+
+def test_without_managed_pods_elsewhere_nothing_is_kept(disk):
+    one = guard([0.0])
+    one.passed(passed(mesh.pod(1)))
+    assert disk.done == ["lifted", "forgotten"]
+
+
+def test_a_permissive_node_keeps_nothing_and_removes_what_was_kept(disk):
+    one = guard([0.0], strict=False)
+    one.passed(passed(mesh.pod(2)))
+    assert disk.done == ["lifted", "forgotten"]
+
+
+def test_as_long_as_not_everything_is_in_place_the_guard_stays(disk):
+    report = passed(mesh.pod(2))
+    one = guard([0.0])
+    one.passed(SimpleNamespace(converged=False, plan=report.plan))
+    assert "lifted" not in disk.done
+    one.passed(report)
+    assert "lifted" in disk.done
+
+
+def test_a_disk_that_is_full_is_told_and_tried_again(disk, monkeypatch, caplog):
+    now = [0.0]
+    one = guard(now)
+
+    def full(folder, remote):
+        raise ConfigError("--state-dir=/state: No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(disk, "keep", full)
+        with caplog.at_level("WARNING", "kmesh"):
+            one.passed(passed(mesh.pod(2)))
+    assert "No space left" in caplog.text
+    now[0] += REWRITE
+    one.passed(passed(mesh.pod(2)))
+    assert disk.done[-1] == frozenset(mesh.pod(2).addresses)
