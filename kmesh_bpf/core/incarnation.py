@@ -168,8 +168,8 @@ def lost(
     """Give the SAs made for these incarnations that are gone, or differ from the plan.
 
     That they were made tells the peer map, by the version sent with: what receives with a version that we announced
-    was there before. Without an entry (somebody removed it) others of its SAs tell, or one that has the same key under
-    another mark (``keys``: all that are in use).
+    was there before. Without such an entry (somebody removed it, or a daemon was killed before it wrote it) others of
+    its SAs tell, or one that has the same key under another mark (``keys``: all that are in use).
     """
     before = observed.state.peers.get(remote)
     gone = [sa for sa in planned if observed.state.sas.get(sa.id) != sa]
@@ -177,7 +177,7 @@ def lost(
         known = len(gone) < len(planned)
         return [sa.id for sa in gone if sa.key in keys or (known and sa.mark is not None and sa.spi <= announced)]
     if not before.spi or before.incarnations != fingerprint:
-        return []
+        return [sa.id for sa in gone if sa.key in keys]
     return [sa.id for sa in gone if sa.spi <= before.spi or (sa.mark is not None and sa.spi <= announced)]
 
 

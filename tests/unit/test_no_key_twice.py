@@ -1,12 +1,13 @@
 """No sequence starts anew under a key that was in use, and no recorded packet is accepted later, whatever happens."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kmesh_bpf.core.incarnation import RENEWAL_SECONDS
 from tests.unit.wire import EVENTS, World
 
+STOP_SENDING, STOP_TAKING = "outbound_states_are_deleted1", "oldest_inbound_states_are_deleted2"
 SECONDS = st.sampled_from((0.3, 3.0, 45.0, 700.0))
 OF_THE_OTHER = [name for name in sorted(EVENTS) if name.startswith("other_")]
 
@@ -23,6 +24,7 @@ def live(history) -> World:
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(sorted(EVENTS)), SECONDS), max_size=10))
+@example([("other_goes", 0.3), ("killed_after_more_operations1", 0.3), (STOP_SENDING, 0.3), (STOP_TAKING, 0.3)])
 def test_in_any_history_no_number_is_used_twice_and_no_packet_is_accepted_twice(history):
     live(history)
 
