@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,20 @@ class Lab:
         assert done.returncode == 0, done.stderr
         self.cluster.delete_node(node.name)
         self.network.delete_node(node)
+
+    @contextmanager
+    def silent_node(self):
+        """Have a node n4 with a managed pod p4a that answers, and no daemon; give the pod."""
+        node = self.network.add_node()
+        self.cluster.node(node)
+        pod = self.add_pod("p4a", node.index, 10)
+        self.wait_managed(pod.address(4))
+        try:
+            yield pod
+        finally:
+            self.delete_pod("p4a")
+            self.cluster.delete_node(node.name)
+            self.network.delete_node(node)
 
     def add_pod(self, name, node, number, bridge=None, labels=None):
         pod = self.network.add_pod(name, self.network.nodes[node - 1], number, bridge)

@@ -37,25 +37,6 @@ def second_nic(node, address):
         run(f"ip -n {WIRE} link del {port}")
 
 
-@contextmanager
-def silent_node(lab):
-    """Have a node n4 with a managed pod p4a and no daemon."""
-    node = lab.network.add_node()
-    lab.cluster.node(node)
-    pod = lab.network.add_pod("p4a", node, 10)
-    lab.cluster.pod(pod)
-    echo = Echo(pod)
-    lab.wait_managed(pod.address(4))
-    try:
-        yield pod
-    finally:
-        echo.close()
-        lab.cluster.delete_pod("p4a")
-        lab.network.delete_pod("p4a")
-        lab.cluster.delete_node(node.name)
-        lab.network.delete_node(node)
-
-
 def reasons(lab, node):
     """Give what a node's daemon reports against itself."""
     done = lab.cluster.kmeshctl("status", "-o", "json")
@@ -82,7 +63,7 @@ def wait_ready(lab, node):
 def test_a_second_nic_that_pods_routes_lead_over_is_guarded_from_its_first_packet_on(enrolled):
     lab = enrolled
     node = lab.network.nodes[0]
-    with silent_node(lab) as pod, Flow(lab.pod("p1a"), pod.address(4), 100) as count:
+    with lab.silent_node() as pod, Flow(lab.pod("p1a"), pod.address(4), 100) as count:
         with second_nic(node, "192.168.77.1/24") as port:
             with Capture(lab.network, (port,)) as seen:
                 run("ip -n n1 route replace 10.244.4.0/24 dev eth1 via 192.168.77.4 onlink")

@@ -198,26 +198,14 @@ def ip(text):
 @pytest.mark.parametrize("masquerade", [False, True], ids=["plain", "masquerade"])
 def test_towards_a_node_without_a_daemon_nothing_leaves_in_clear(enrolled, masquerade):
     lab = enrolled
-    node = lab.network.add_node()
-    lab.cluster.node(node)
-    pod = lab.network.add_pod("p4a", node, 10)
-    lab.cluster.pod(pod)
-    echo = Echo(pod)
-    try:
-        lab.wait_managed(pod.address(4))
+    with lab.silent_node() as pod:
         wait_for("n1 has a policy", lambda: "10.244.4.10/32" in run("ip -n n1 xfrm policy"))
         before = blocked("n1")
         with nft("n1", *([MASQUERADE] if masquerade else [])), Capture(lab.network) as seen:
             count = exchange(lab.pod("p1a"), pod.address(4), SENT)
-        print(f"to a node without a daemon: {count}, unencrypted {unencrypted(seen)}, {blocked('n1') - before} blocked")
-        assert (count.received, unencrypted(seen)) == (0, 0)
-        assert blocked("n1") - before >= SENT
-    finally:
-        echo.close()
-        lab.cluster.delete_pod("p4a")
-        lab.network.delete_pod("p4a")
-        lab.cluster.delete_node(node.name)
-        lab.network.delete_node(node)
+    print(f"to a node without a daemon: {count}, unencrypted {unencrypted(seen)}, {blocked('n1') - before} blocked")
+    assert (count.received, unencrypted(seen)) == (0, 0)
+    assert blocked("n1") - before >= SENT
 
 
 def blocked(node):
