@@ -1,6 +1,8 @@
 """Where packets leave and come: every device of a node is guarded, and nothing that was decrypted leaves in clear."""
 
 import json
+import shutil
+import signal
 import socket
 import time
 from contextlib import contextmanager
@@ -215,3 +217,37 @@ def test_an_uplink_that_was_asked_for_and_is_not_there_is_named_and_the_others_a
         daemon.start()
         daemon.wait_ready()
     wait_for("n1 is ready again", lambda: reasons(lab, "n1")[1])
+
+
+def test_between_a_boot_and_the_first_pass_nothing_leaves_in_clear(enrolled):
+    lab = enrolled
+    daemon, pair = lab.daemons["n1"], (lab.pod("p1a"), lab.pod("p2a").address(4))
+    wait_for("its file knows n2's pods", lambda: pair[1] in boot_file(daemon))
+    daemon.stop(signal.SIGKILL)
+    # All that a boot takes away: what is pinned, and with it what was attached; SAs, policies, rules.
+    shutil.rmtree(daemon.pin_root)
+    tables = "".join(f"nft delete table {family} kmesh_ipsec;" for family in ("ip", "ip6"))
+    run(f"ip -n n1 xfrm state flush; ip -n n1 xfrm policy flush; nsenter --net=/run/netns/n1 bash -ec '{tables}'")
+    control = exchange(*pair, 2)
+    with Capture(lab.network) as seen:
+        exchange(*pair, 2)
+    assert seen.pods_in_clear() > 0, "the leak check fires without a guard"
+    done = daemon.boot_guard()
+    assert done.returncode == 0, done.stderr
+    with Capture(lab.network) as seen, Flow(*pair, 100) as count:
+        daemon.start()
+        daemon.wait_ready()
+        wait_for("the guard of the boot is gone", lambda: "kmesh_boot_guard" not in rules("n1"))
+        wait_for("n2 knows n1 again", lambda: exchange(*pair, 3).lost == 0)
+    print(f"boot: {control}, then sent {count.sent} answered {count.received} in clear {seen.pods_in_clear()}")
+    assert seen.pods_in_clear() == 0
+    assert exchange(*pair, SENT).lost == 0
+
+
+def boot_file(daemon):
+    path = daemon.state_dir / "boot-guard.nft"
+    return path.read_text() if path.exists() else ""
+
+
+def rules(node):
+    return run(f"nsenter --net=/run/netns/{node} nft list tables")

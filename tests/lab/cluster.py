@@ -147,13 +147,14 @@ class Daemon:
         self.node = node
         self.pin_root = PINS / f"kmesh-{node}"
         self.log = logs / f"{node}.log"
+        self.state_dir = logs / f"state-{node}"
         self._cluster, self._flags = cluster, flags
         self.process: subprocess.Popen[bytes] | None = None
 
     def _command(self, *arguments: str) -> list[str]:
         script = str(ROOT / "scripts/start_kmesh.sh")
         where = ["--manifests", str(self._cluster.folder), "--pin-root", str(self.pin_root)]
-        where += ["--state-dir", str(self.log.parent / f"state-{self.node}")]
+        where += ["--state-dir", str(self.state_dir)]
         # Not `ip netns exec`: that remounts /sys, and with it bpffs disappears.
         return ["nsenter", f"--net=/run/netns/{self.node}", script, *arguments, *where]
 
@@ -205,5 +206,12 @@ class Daemon:
         return {address for address, flags in self.pod_map().items() if flags & 3}  # LOCAL, REMOTE
 
     def uninstall(self) -> subprocess.CompletedProcess[str]:
+        return self._once("uninstall")
+
+    def boot_guard(self) -> subprocess.CompletedProcess[str]:
+        """Do what is done early in a boot, before the daemon can be started."""
+        return self._once("boot-guard")
+
+    def _once(self, command: str) -> subprocess.CompletedProcess[str]:
         env = {**os.environ, "NODE_NAME": self.node}
-        return subprocess.run(self._command("uninstall"), capture_output=True, text=True, check=False, env=env)
+        return subprocess.run(self._command(command), capture_output=True, text=True, check=False, env=env)
