@@ -71,6 +71,14 @@ def wait_reason(lab, node, *words):
     wait_for(f"{node} reports {' '.join(words)}", there)
 
 
+def wait_ready(lab, node):
+    """Wait until a node's daemon has nothing to say against itself."""
+    try:
+        wait_for(f"{node} is ready", lambda: reasons(lab, node)[1])
+    except TimeoutError as error:
+        raise TimeoutError(f"{error}: {reasons(lab, node)}") from error
+
+
 def test_a_second_nic_that_pods_routes_lead_over_is_guarded_from_its_first_packet_on(enrolled):
     lab = enrolled
     node = lab.network.nodes[0]
@@ -94,6 +102,8 @@ def test_what_pods_bridge_past_the_routing_to_an_uplink_is_dropped_counted_and_n
     pod, target = lab.pod("p3a"), lab.pod("p1a").address(4)
     move = "ip -n n3 addr flush dev {0}; ip -n n3 addr add {1}/24 dev {2}; ip -n n3 addr add {3}/64 dev {2} nodad"
     run(f"{move.format('eth0', v4, 'cni0', v6)}; ip -n n3 link set eth0 master cni0")
+    # Else it tells the pods to go to the other nodes themselves, past it.
+    run("nsenter --net=/run/netns/n3 sysctl -qw net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.cni0.send_redirects=0")
     lab.network._route_between_nodes()
     try:
         wait_reason(lab, "n3", "cni0", "eth0")
@@ -112,7 +122,7 @@ def test_what_pods_bridge_past_the_routing_to_an_uplink_is_dropped_counted_and_n
         run("ip -n n3 -b -", "addr replace 169.254.1.1/32 dev cni0\naddr replace fe80::1/64 dev cni0 nodad")
         run("ip -n n3 -b -", "\n".join(f"route replace {a} dev cni0" for p in ("p3a", "p3b") for a in both(lab, p)))
         lab.network._route_between_nodes()
-    wait_for("n3 is ready again", lambda: reasons(lab, "n3")[1])
+    wait_ready(lab, "n3")
 
 
 def both(lab, name):
@@ -200,7 +210,7 @@ def test_a_device_that_xfrm_is_turned_off_for_is_named(enrolled):
         assert seen.pods_in_clear() == 0
     finally:
         run("nsenter --net=/run/netns/n2 sysctl -qw net.ipv4.conf.eth0.disable_xfrm=0")
-    wait_for("n2 is ready again", lambda: reasons(lab, "n2")[1])
+    wait_ready(lab, "n2")
 
 
 def test_an_uplink_that_was_asked_for_and_is_not_there_is_named_and_the_others_are_guarded(enrolled):
@@ -216,7 +226,7 @@ def test_an_uplink_that_was_asked_for_and_is_not_there_is_named_and_the_others_a
         daemon.stop()
         daemon.start()
         daemon.wait_ready()
-    wait_for("n1 is ready again", lambda: reasons(lab, "n1")[1])
+    wait_ready(lab, "n1")
 
 
 def test_between_a_boot_and_the_first_pass_nothing_leaves_in_clear(enrolled):

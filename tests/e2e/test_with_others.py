@@ -70,7 +70,7 @@ def by_hand(enrolled):
         {"apiVersion": "kmesh.net/v1alpha1", "kind": "KmeshNodeInfo", "metadata": metadata, "spec": spec}
     )
     lab.wait_managed(pod.address(4))
-    wait_for("n1 sends to it", lambda: "10.244.4.10/32" in run("ip -n n1 xfrm policy show dir out"))
+    wait_for("n1 sends to it", lambda: "src 10.10.0.1 dst 10.10.0.4" in run("ip -n n1 xfrm policy"))
     yield pod, spi
     echo.close()
     lab.cluster.withdraw(HAND)
