@@ -14,7 +14,7 @@ from kmesh_bpf.core.operations import AddSa, Attach, Operation
 from kmesh_bpf.core.options import Options
 from kmesh_bpf.core.planner import Plan, make_plan
 from kmesh_bpf.core.problems import Problem, ProblemKind
-from kmesh_bpf.core.state import Direction, KernelState, Observation, SaId, SaUsage, remote_pods
+from kmesh_bpf.core.state import Direction, KernelState, Observation, SaId, SaUsage, managed_pods, remote_pods
 from kmesh_bpf.core.view import Address, Key, Network, Node, Peer, Pod, View
 from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError
 from kmesh_bpf.kernel import boot_guard
@@ -74,6 +74,7 @@ __all__ = [
     "claim",
     "evidence",
     "make_plan",
+    "managed_pods",
     "open_maps",
     "preview",
     "reconcile",

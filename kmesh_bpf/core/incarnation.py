@@ -169,16 +169,19 @@ def lost(
 
     That they were made tells the peer map, by the version sent with: what receives with a version that we announced
     was there before. Without such an entry (somebody removed it, or a daemon was killed before it wrote it) others of
-    its SAs tell, or one that has the same key under another mark (``keys``: all that are in use).
+    its SAs tell. Whatever the map says, an SA whose key another one has is not to be made (``keys``: all in use): one
+    under another mark, or of another version, where a key came back whose history somebody erased.
     """
     before = observed.state.peers.get(remote)
     gone = [sa for sa in planned if observed.state.sas.get(sa.id) != sa]
-    if before is None:
-        known = len(gone) < len(planned)
-        return [sa.id for sa in gone if sa.key in keys or (known and sa.mark is not None and sa.spi <= announced)]
-    if not before.spi or before.incarnations != fingerprint:
-        return [sa.id for sa in gone if sa.key in keys]
-    return [sa.id for sa in gone if sa.spi <= before.spi or (sa.mark is not None and sa.spi <= announced)]
+
+    def was_there(sa: Sa) -> bool:
+        inbound = sa.mark is not None and sa.spi <= announced
+        if before is None:
+            return inbound and len(gone) < len(planned)
+        return bool(before.spi) and before.incarnations == fingerprint and (inbound or sa.spi <= before.spi)
+
+    return [sa.id for sa in gone if sa.key in keys or was_there(sa)]
 
 
 def _cause(

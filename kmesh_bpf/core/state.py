@@ -189,6 +189,12 @@ class KernelState:
     policy_hash: bool = False
 
 
+def managed_pods(state: KernelState) -> frozenset[Address]:
+    """Give the addresses of managed pods, this node's and others'."""
+    managed = PodFlags.LOCAL | PodFlags.REMOTE
+    return frozenset(address for address, flags in state.pods.items() if flags & managed)
+
+
 def remote_pods(state: KernelState) -> frozenset[Address]:
     """Give the addresses of the managed pods of other nodes."""
     return frozenset(address for address, flags in state.pods.items() if flags & PodFlags.REMOTE)

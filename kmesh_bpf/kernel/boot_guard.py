@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from kmesh_bpf.core import boot_guard
@@ -41,15 +42,15 @@ def forget(folder: Path) -> None:
     """Remove the file, and the folder if nothing else is in it; whether they are there or not.
 
     Raises:
-        ConfigError: they cannot be removed.
+        ConfigError: the file cannot be removed.
 
     """
     try:
         (folder / FILE).unlink(missing_ok=True)
-        if folder.is_dir() and not any(folder.iterdir()) and not folder.is_mount():
-            folder.rmdir()
     except OSError as error:
         raise ConfigError(f"--state-dir={folder}: {error.strerror}; remove {FILE} there by hand") from error
+    with suppress(OSError):
+        folder.rmdir()  # the one that a container has mounted stays
 
 
 def install(folder: Path) -> bool:

@@ -44,56 +44,53 @@ class Xfrm:
         """Carry out the operations in order, many in one send; give those that failed."""
         failures: list[Failure] = []
         requests: list[bytes] = []
-        owners: list[tuple[XfrmOperation, str, str]] = []
+        owners: list[tuple[XfrmOperation, str, Sa | Policy]] = []
         for operation in operations:
             try:
                 encoded = _encode(operation)
             except EncodeError as error:
                 failures.append(Failure(operation, error))
                 continue
-            for verb, target, request in encoded:
+            for verb, what, request in encoded:
                 requests.append(request)
-                owners.append((operation, verb, target))
-        for ack, (operation, verb, target) in zip(self._socket.execute(requests), owners, strict=True):
-            refusal = _error(ack, verb, target)
+                owners.append((operation, verb, what))
+        for ack, (operation, verb, what) in zip(self._socket.execute(requests), owners, strict=True):
+            refusal = _error(ack, verb, what) if ack.errno else None
             # Of an operation of two messages the first refusal is the one that tells why.
             if refusal is not None and not (failures and failures[-1].operation is operation):
                 failures.append(Failure(operation, refusal))
         return tuple(failures)
 
 
-def _sa_text(sa: Sa) -> str:
-    mark = f" mark {sa.mark}" if sa.mark else ""
-    return f"{sa.src} -> {sa.dst} spi {sa.spi:#010x}{mark}"
+def _text(what: Sa | Policy) -> str:
+    if isinstance(what, Policy):
+        return f"{what.direction.value} {what.src} -> {what.dst} mark {what.mark}"
+    mark = f" mark {what.mark}" if what.mark else ""
+    return f"{what.src} -> {what.dst} spi {what.spi:#010x}{mark}"
 
 
-def _policy_text(policy: Policy) -> str:
-    return f"{policy.direction.value} {policy.src} -> {policy.dst} mark {policy.mark}"
-
-
-def _encode(operation: XfrmOperation) -> list[tuple[str, str, bytes]]:
-    """Give (verb, target, request) of each message that an operation takes."""
+def _encode(operation: XfrmOperation) -> list[tuple[str, Sa | Policy, bytes]]:
+    """Give (verb, what it is about, request) of each message that an operation takes."""
     match operation:
         case ops.AddSa(sa):
-            return [("add SA", _sa_text(sa), wire.encode_new_sa(sa))]
+            return [("add SA", sa, wire.encode_new_sa(sa))]
         case ops.ReplaceSa(old, new):
             # Neighbours in one send: what passes in between finds no SA, for microseconds; the key is another anyway.
             return [
-                ("delete SA", _sa_text(old), wire.encode_delete_sa(old)),
-                ("add SA", _sa_text(new), wire.encode_new_sa(new)),
+                ("delete SA", old, wire.encode_delete_sa(old)),
+                ("add SA", new, wire.encode_new_sa(new)),
             ]
         case ops.DeleteSa(sa):
-            return [("delete SA", _sa_text(sa), wire.encode_delete_sa(sa))]
+            return [("delete SA", sa, wire.encode_delete_sa(sa))]
         case ops.SetPolicy(policy, replace):
             verb = "update policy" if replace else "add policy"
-            return [(verb, _policy_text(policy), wire.encode_set_policy(policy, replace=replace))]
+            return [(verb, policy, wire.encode_set_policy(policy, replace=replace))]
         case ops.DeletePolicy(policy):
-            return [("delete policy", _policy_text(policy), wire.encode_delete_policy(policy))]
+            return [("delete policy", policy, wire.encode_delete_policy(policy))]
 
 
-def _error(ack: Ack, verb: str, target: str) -> KmeshBpfError | None:
-    if ack.errno == 0:
-        return None
+def _error(ack: Ack, verb: str, what: Sa | Policy) -> KmeshBpfError | None:
+    target = _text(what)
     if verb.startswith("delete") and ack.errno in (errno.ESRCH, errno.ENOENT):
         return None  # gone already: absent, as asked
     if ack.errno == errno.EEXIST:

@@ -37,6 +37,8 @@ ACTIONS = (lib.XFRM_POLICY_ALLOW, lib.XFRM_POLICY_BLOCK)
 ALL_ALGORITHMS = 0xFFFFFFFF
 MAX32 = 0xFFFFFFFF
 WORD_BITS = 32
+TUNNELS = 1 << 14
+"""How many tunnel ends, or what is the same for all policies of a tunnel, are kept as they were read or written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +125,7 @@ def encode_set_policy(policy: Policy, *, replace: bool) -> bytes:
     info.priority = policy.priority
     info.dir = DIRECTIONS[policy.direction]
     info.action = lib.XFRM_POLICY_BLOCK if policy.block else lib.XFRM_POLICY_ALLOW
-    template = ffi.new("struct xfrm_user_tmpl *")
-    _put_address(template.id.daddr, policy.tunnel_dst)
-    _put_address(template.saddr, policy.tunnel_src)
-    template.id.spi = socket.htonl(policy.spi)
-    template.id.proto = socket.IPPROTO_ESP
-    template.family = FAMILIES[policy.tunnel_dst.version]
-    template.reqid = contract.REQID
-    template.mode = lib.XFRM_MODE_TUNNEL
-    template.aalgos = template.ealgos = template.calgos = ALL_ALGORITHMS
-    body = _bytes(info) + attribute(lib.XFRMA_TMPL, _bytes(template)) + _policy_mark(policy)
+    body = _bytes(info) + _template(policy.tunnel_src, policy.tunnel_dst, policy.spi) + _policy_mark(policy)
     return message(lib.XFRM_MSG_UPDPOLICY if replace else lib.XFRM_MSG_NEWPOLICY, 0, body)
 
 
@@ -295,6 +288,21 @@ def _check_addresses(*addresses: Address) -> None:
             raise EncodeError(f"tunnel end {address}: an SA has no room for a scope")
 
 
+@lru_cache(maxsize=TUNNELS)
+def _template(src: Address, dst: Address, spi: int) -> bytes:
+    """Encode what a policy says of its tunnel, which thousands of them have in common."""
+    template = ffi.new("struct xfrm_user_tmpl *")
+    _put_address(template.id.daddr, dst)
+    _put_address(template.saddr, src)
+    template.id.spi = socket.htonl(spi)
+    template.id.proto = socket.IPPROTO_ESP
+    template.family = FAMILIES[dst.version]
+    template.reqid = contract.REQID
+    template.mode = lib.XFRM_MODE_TUNNEL
+    template.aalgos = template.ealgos = template.calgos = ALL_ALGORITHMS
+    return attribute(lib.XFRMA_TMPL, _bytes(template))
+
+
 def _policy_mark(policy: Policy) -> bytes:
     """Encode a policy's mark; the kernel leaves one that matches everything out of its dumps, and so do we."""
     return b"" if policy.mark == UNMARKED else attribute(lib.XFRMA_MARK, _mark(policy.mark))
@@ -319,6 +327,7 @@ def _read_u32(payload: bytes) -> int:
     return int.from_bytes(payload, sys.byteorder)
 
 
+@lru_cache(maxsize=TUNNELS)
 def _mark(mark: Mark) -> bytes:
     return _bytes(ffi.new("struct xfrm_mark *", (mark.value, mark.mask)))
 
@@ -370,14 +379,24 @@ def _put_address(target: Any, address: Address) -> None:
 
 
 def _address(source: Any, family: int) -> Address:
-    raw = _bytes(ffi.addressof(source))
+    return _read_address(_bytes(ffi.addressof(source)), family)
+
+
+@lru_cache(maxsize=TUNNELS)
+def _read_address(raw: bytes, family: int) -> Address:
     if family not in VERSIONS:
         raise DecodeError(f"address of unknown family {family}")
     return IPv4Address(raw[:4]) if VERSIONS[family] == 4 else IPv6Address(raw)
 
 
 def _network(source: Any, prefix_length: int, family: int) -> Network:
-    address = _address(source, family)
+    return _read_network(_bytes(ffi.addressof(source)), prefix_length, family)
+
+
+@lru_cache(maxsize=1 << 16)
+def _read_network(raw: bytes, prefix_length: int, family: int) -> Network:
+    """Read a selector's network; kept, for each pod's address is in several policies."""
+    address = _read_address(raw, family)
     try:
         if isinstance(address, IPv4Address):
             return IPv4Network((address, prefix_length))

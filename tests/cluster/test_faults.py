@@ -234,7 +234,7 @@ def test_of_another_secret_s_keys_and_labels_nothing_is_lost(server, opening):
     objects.put(server, manifest)
     opening().change_secret(rotate(2))
     stored = server.request("GET", "/api/v1/namespaces/kmesh-system/secrets/kmesh-ipsec")
-    assert stored["data"].keys() == {"ipSec", "ipSecPrevious", "other"}
+    assert stored["data"].keys() == {"ipSec", "ipSecPrevious", "ipSecUsed", "other"}
     assert stored["metadata"]["labels"] == {"team": "net"}
 
 

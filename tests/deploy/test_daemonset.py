@@ -8,6 +8,7 @@ from kmesh.launcher import config
 from kmesh.launcher.readiness import answer
 from kmesh.launcher.record import KeyRecord, Record
 
+from kmesh_bpf.kernel.boot_guard import FILE
 from kmesh_bpf.kernel.programs import DEFAULT_PIN_ROOT
 from tests.lab.apiserver import ROOT
 from tests.unit.launcher.standin import BOUNDS
@@ -65,14 +66,28 @@ def test_its_account_is_the_one_that_was_given_the_rights():
     assert [one["metadata"]["name"] for one in rights if one["kind"] == "ServiceAccount"] == [account["name"]]
 
 
-def test_bpffs_is_the_only_folder_of_the_node_that_it_sees_and_sees_when_it_is_mounted_later():
-    volumes = {one["name"]: one for one in POD["volumes"]}
-    (host,) = [name for name, one in volumes.items() if "hostPath" in one]
+MOUNTS = {one["name"]: one for one in CONTAINER["volumeMounts"]}
+HOST_PATHS = {one["name"]: one["hostPath"] for one in POD["volumes"] if "hostPath" in one}
+
+
+def test_of_the_node_s_folders_it_sees_these_two_only():
+    assert HOST_PATHS.keys() == {"bpffs", "state"}
+
+
+def test_bpffs_it_sees_also_when_it_is_mounted_later():
     # Directory: not made where it is missing, for then a node without bpffs would get pins in a common folder.
-    assert volumes[host]["hostPath"] == {"path": "/sys/fs/bpf", "type": "Directory"}
-    (mount,) = [one for one in CONTAINER["volumeMounts"] if one["name"] == host]
-    assert mount == {"name": host, "mountPath": "/sys/fs/bpf", "mountPropagation": "HostToContainer"}
-    assert Path(mount["mountPath"]) in DEFAULT_PIN_ROOT.parents
+    assert HOST_PATHS["bpffs"] == {"path": "/sys/fs/bpf", "type": "Directory"}
+    assert MOUNTS["bpffs"] == {"name": "bpffs", "mountPath": "/sys/fs/bpf", "mountPropagation": "HostToContainer"}
+    assert Path(MOUNTS["bpffs"]["mountPath"]) in DEFAULT_PIN_ROOT.parents
+
+
+def test_what_guards_the_next_boot_is_kept_where_the_node_s_boot_looks_for_it_and_can_be_written():
+    assert HOST_PATHS["state"] == {"path": str(config.DEFAULT_STATE_DIR), "type": "DirectoryOrCreate"}
+    assert MOUNTS["state"] == {"name": "state", "mountPath": str(config.DEFAULT_STATE_DIR)}
+    file = str(config.DEFAULT_STATE_DIR / FILE)
+    unit = (ROOT / "deploy/boot/kmesh-boot-guard.service").read_text().splitlines()
+    assert f"ConditionPathExists={file}" in unit
+    assert f"ExecStart=/usr/sbin/nft -f {file}" in unit
 
 
 def test_what_is_not_of_the_node_is_a_scratch_folder_where_the_compiler_writes():

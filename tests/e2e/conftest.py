@@ -80,23 +80,14 @@ class Lab:
 
     def managed(self, node):
         """Give the addresses of managed pods that a node's pod maps hold."""
-        return {address for address, flags in self._pod_map(node).items() if flags & 3}  # LOCAL, REMOTE
+        return self.daemons[node].managed()
 
     def candidates(self, node):
         """Give the addresses there that DNAT may turn into a pod's."""
-        return {address for address, flags in self._pod_map(node).items() if not flags & 3}
-
-    def _pod_map(self, node):
-        from kmesh_bpf import open_maps  # noqa: PLC0415 # in the VM, each import at the head costs seconds
-
-        maps = open_maps(self.daemons[node].pin_root)
-        try:
-            return {str(address): int(flags) for address, flags in maps.pods().items()}
-        finally:
-            maps.close()
+        return self.daemons[node].pod_map().keys() - self.managed(node)
 
     def counters(self, node):
-        from kmesh_bpf import open_maps  # noqa: PLC0415 # as above
+        from kmesh_bpf import open_maps  # noqa: PLC0415 # in the VM, each import at the head costs seconds
 
         maps = open_maps(self.daemons[node].pin_root)
         try:

@@ -43,13 +43,7 @@ class Guide:
         return self.network.pods[name]
 
     def managed(self, node):
-        from kmesh_bpf import open_maps  # noqa: PLC0415 # in the VM, each import at the head costs seconds
-
-        maps = open_maps(self.daemons[node].pin_root)
-        try:
-            return {str(address) for address in maps.pods()}
-        finally:
-            maps.close()
+        return self.daemons[node].managed()
 
     def wait_managed(self, address, managed=True):
         for node in self.daemons:

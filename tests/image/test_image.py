@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from kmesh.launcher.config import DEFAULT_STATE_DIR
 
 from kmesh_bpf.kernel import bpf
 from tests.image.container import Container, Node, Spec
@@ -125,7 +126,11 @@ def test_with_the_daemonset_s_args_and_capabilities_it_becomes_ready(root, node,
     }
     assert "kmesh_ipsec" in run(f"nsenter --net=/run/netns/{node.network} nft list tables")
     shown = json.loads(kmeshctl.run("./dump_maps", "--json").stdout)
-    assert shown[0]["pods"] == [{"address": "10.244.1.10", "flags": ["local"]}]
+    assert shown[0]["pods"] == [
+        {"address": "10.10.0.1", "flags": ["candidate"]},
+        {"address": "10.244.1.10", "flags": ["local"]},
+        {"address": "fd00:10::1", "flags": ["candidate"]},
+    ]
     assert container.stop() == 0
 
 
@@ -134,7 +139,8 @@ def test_nothing_can_be_written_but_where_the_daemonset_says(root, node):
     assert SPEC.read_only
     for path in ("/kmesh/x", "/etc/x", "/var/tmp/x", "/usr/lib/x"):
         assert "Read-only file system" in container.run("touch", path).stderr
-    assert container.run("touch", "/tmp/x").returncode == 0
+    for path in ("/tmp/x", f"{DEFAULT_STATE_DIR}/x"):
+        assert container.run("touch", path).returncode == 0
 
 
 def test_a_container_that_is_replaced_compiles_nothing_and_uninstall_leaves_nothing(root, node, daemon):

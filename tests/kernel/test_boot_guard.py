@@ -111,6 +111,20 @@ def test_a_folder_is_made_and_goes_again_unless_somebody_else_uses_it(tmp_path: 
     assert [path.name for path in folder.iterdir()] == ["theirs"]
 
 
+def test_of_a_folder_that_a_container_has_mounted_only_the_file_goes(tmp_path: Path) -> None:
+    node, container = tmp_path / "node", tmp_path / "container"
+    node.mkdir()
+    container.mkdir()
+    run(f"mount --bind {node} {container}")  # of the same file system: that it is a mount is not easily seen
+    try:
+        boot_guard.keep(container, [ip_address("10.244.2.10")])
+        assert [file.name for file in node.iterdir()] == [boot_guard.FILE]
+        boot_guard.forget(container)
+        assert not list(node.iterdir())
+    finally:
+        run(f"umount {container}")
+
+
 def test_a_folder_that_cannot_be_written_into_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=f"--state-dir={tmp_path}/file/state"):

@@ -8,11 +8,14 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from tests.lab.network import Network, Node, Pod
+
+if TYPE_CHECKING:
+    from kmesh_bpf.core.state import PodFlags
 
 ROOT = Path(__file__).resolve().parents[2]
 PINS = Path("/sys/fs/bpf")
@@ -187,6 +190,20 @@ class Daemon:
         status = self.process.wait(30)
         self.log.rename(self.log.with_suffix(f".{time.monotonic_ns()}.log"))
         return status
+
+    def pod_map(self) -> dict[str, PodFlags]:
+        """Give what the node's pod maps hold, by address."""
+        from kmesh_bpf import open_maps  # noqa: PLC0415 # in the VM, each import at the head costs seconds
+
+        maps = open_maps(self.pin_root)
+        try:
+            return {str(address): flags for address, flags in maps.pods().items()}
+        finally:
+            maps.close()
+
+    def managed(self) -> set[str]:
+        """Give the addresses of managed pods that the node knows, its own and others'."""
+        return {address for address, flags in self.pod_map().items() if flags & 3}  # LOCAL, REMOTE
 
     def uninstall(self) -> subprocess.CompletedProcess[str]:
         return self._once("uninstall")

@@ -219,8 +219,9 @@ def walk(kubernetes: bool, story: Story, undo: ExitStack) -> None:
 
     story.begin(f"step 3: {LABELLING}")
     say(place.label().strip())
+    pods = {str(address) for pod in network.pods.values() for address in pod.addresses}
     for daemon in daemons:
-        wait_for("managed pods are in the map", lambda d=daemon: "kmesh_pods" in d.text())
+        wait_for(f"{daemon.node} knows all managed pods", lambda d=daemon: d.managed() == pods)
     time.sleep(2)
 
     for version in (4, 6):

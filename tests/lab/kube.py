@@ -21,12 +21,13 @@ from tests.lab.network import Network, Node, Pod, run
 ADDRESS, DEVICE = "10.10.0.254", "kmesh-api"
 IN_A_POD = """
 mount --bind "$BPFFS" /sys/fs/bpf
+mkdir -p /var/lib/kmesh-ipsec && mount --bind "$STATE" /var/lib/kmesh-ipsec
 mkdir -p /run/secrets && mount -t tmpfs tmpfs /run/secrets && mkdir -p /run/secrets/kubernetes.io
 ln -s "$ACCOUNT" /run/secrets/kubernetes.io/serviceaccount
 cd "$SCRIPTS"
 exec {confined} {command}
 """
-"""What a kubelet sees to: bpffs of the node's own, the account's token, the DaemonSet's capabilities; then the command."""
+"""What a kubelet sees to: the node's bpffs and state folder, the account's token, the DaemonSet's capabilities; then the command."""
 
 
 class KubeCluster:
@@ -151,6 +152,8 @@ class KubeDaemon(Daemon):
         self._bpffs.mkdir()
         run(f"mount -t bpf bpf {self._bpffs}")
         self.pin_root = self._bpffs / "kmesh-ipsec"
+        self.state = logs / f"state-{node}"
+        self.state.mkdir()
 
     def start(self) -> None:
         with self.log.open("ab") as log:
@@ -176,6 +179,7 @@ class KubeDaemon(Daemon):
             "ACCOUNT": str(self._kube.account(self.node)),
             "SCRIPTS": str(ROOT / "scripts"),
             "BPFFS": str(self._bpffs),
+            "STATE": str(self.state),
         }
         command = ["nsenter", f"--net=/run/netns/{self.node}", "unshare", "--mount", "bash", "-ec"]
         confinement = shlex.join(confined(Spec.of_daemonset().capabilities))

@@ -3,9 +3,10 @@
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from kmesh.cluster.secret import Keyring
 
 from kmesh_bpf.core.incarnation import RENEWAL_SECONDS
-from tests.unit.wire import EVENTS, World
+from tests.unit.wire import EVENTS, World, material
 
 STOP_SENDING, STOP_TAKING = "outbound_states_are_deleted1", "oldest_inbound_states_are_deleted2"
 SECONDS = st.sampled_from((0.3, 3.0, 45.0, 700.0))
@@ -25,8 +26,31 @@ def live(history) -> World:
 @settings(max_examples=150, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(sorted(EVENTS)), SECONDS), max_size=10))
 @example([("other_goes", 0.3), ("killed_after_more_operations1", 0.3), (STOP_SENDING, 0.3), (STOP_TAKING, 0.3)])
+@example(
+    [
+        ("key_is_replaced_by_the_first", 0.3),
+        ("killed_after_one_operation1", 0.3),
+        ("address_changes2", 0.3),
+        ("older_keys_are_forgotten", 0.3),
+    ]
+)
 def test_in_any_history_no_number_is_used_twice_and_no_packet_is_accepted_twice(history):
     live(history)
+
+
+def test_a_key_that_is_stored_again_without_its_history_is_used_under_other_incarnations_only():
+    world = World()
+    world.passes(3.0)
+    before = {host.kernel.incarnation for host in world.hosts}
+    # The Secret was deleted, and the daemons remember nothing; what tells of the key are the SAs.
+    world.keyring = Keyring(2, {2: material(1)})
+    world.change_other(spi=2)
+    for host in world.hosts:
+        host.start()
+    world.passes(3.0)
+    world.passes(45.0)
+    assert before.isdisjoint(host.kernel.incarnation for host in world.hosts)
+    assert {sa.spi for host in world.hosts for sa in host.kernel.sas.values()} == {2}
 
 
 @pytest.mark.parametrize("name", sorted(EVENTS))

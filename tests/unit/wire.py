@@ -429,6 +429,6 @@ def key_is_replaced_by_the_first(world):
 @event
 def older_keys_are_forgotten(world):
     before = world.keyring
-    world.keyring = secret.Keyring(
-        before.current, {before.current: before.keys[before.current]}, secret.after(before)[1:]
-    )
+    older = {version: key for version, key in before.keys.items() if version != before.current}
+    history = secret.after(secret.Keyring(before.current, older, before.used))
+    world.keyring = secret.Keyring(before.current, {before.current: before.keys[before.current]}, history)

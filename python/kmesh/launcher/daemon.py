@@ -22,6 +22,7 @@ from kmesh.launcher.config import Config
 from kmesh.launcher.looks import Looks
 from kmesh.launcher.record import KeyRecord
 from kmesh.launcher.recorder import Recorder
+from kmesh.launcher.telling import told
 from kmesh_bpf import (
     Address,
     AddSa,
@@ -38,6 +39,7 @@ from kmesh_bpf import (
     View,
     __version__,
     evidence,
+    managed_pods,
     preview,
     reconcile,
 )
@@ -330,8 +332,10 @@ class Daemon:
         if report.decision.new:
             level = logging.WARNING if report.renewed else logging.INFO
             log.log(level, "%s: new incarnation %s, and new keys", report.decision.why, report.incarnation)
-        for operation in report.applied:
-            log.info("%s", self.kernel.render(operation))
+        for level, operation, more in told(report.applied):
+            if log.isEnabledFor(level):
+                rest = f" # and {more} more of this kind, shown with --log-level=debug" if more else ""
+                log.log(level, "%s%s", self.kernel.render(operation), rest)
         failures = tuple(dict.fromkeys(str(failure.error) for failure in report.failures))
         for sentence in failures:
             if sentence not in self.memory.failures:  # once, as long as it lasts
@@ -340,7 +344,8 @@ class Daemon:
         self._problems(tuple(map(str, report.plan.problems)))
         if report.converged and not self.memory.ready:
             self.memory.ready = True
-            log.info("ready: %d peers, %d managed addresses", len(report.plan.ready_peers), len(report.plan.state.pods))
+            managed = managed_pods(report.plan.state)
+            log.info("ready: %d peers, %d managed addresses", len(report.plan.ready_peers), len(managed))
 
     def _problems(self, problems: tuple[str, ...]) -> None:
         """Log each problem once, as long as it lasts."""

@@ -184,9 +184,11 @@ def after_error(before: Record, error: str, now: float) -> Record:
 
 def _counted(before: Statistics, report: Report, seconds: float) -> Statistics:
     result = CONVERGED if report.converged else FAILED if report.failures else UNFINISHED
-    operations = Counter((kind(operation), APPLIED) for operation in report.applied)
-    operations.update((kind(failure.operation), FAILED) for failure in report.failures)
-    operations.update(before.operations)
+    operations = Counter(before.operations)
+    for one, number in Counter(map(type, report.applied)).items():
+        operations[_word(one.__name__), APPLIED] += number
+    for failure in report.failures:
+        operations[kind(failure.operation), FAILED] += 1
     slot = bisect_left(BUCKETS, seconds)
     durations = tuple(number + (index == slot) for index, number in enumerate(before.durations))
     passes = {**before.passes, result: before.passes[result] + 1}

@@ -1,0 +1,31 @@
+"""How much the log says of the operations that a pass carried out. Pure."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from kmesh_bpf import Operation
+
+MOST = 50
+"""Operations of one kind in a pass that are told one by one. Pods may come by thousands, with four policies each: to
+tell of each would take a good part of the time that it takes to carry them out, and hide everything else."""
+
+
+def told(applied: Sequence[Operation]) -> Iterator[tuple[int, Operation, int]]:
+    """Give (level, operation, how many more it stands for) in their order.
+
+    Of a kind that there are many of, the first stands for all; the others are for who debugs.
+    """
+    numbers = Counter(map(type, applied))
+    begun: set[type[Operation]] = set()
+    for operation in applied:
+        kind = type(operation)
+        if numbers[kind] <= MOST:
+            yield logging.INFO, operation, 0
+        elif kind not in begun:
+            begun.add(kind)
+            yield logging.INFO, operation, numbers[kind] - 1
+        else:
+            yield logging.DEBUG, operation, 0
