@@ -65,7 +65,7 @@ class Peer:
 
     ``spi`` is the highest key version it can decrypt; ``replay_window`` its announced anti-replay window in packets:
     0 where it announced no ESN (a Go node). ``node_traffic``: it takes what is sent to its own addresses encrypted, and
-    sends so itself (Go nodes, and versions of ours before 0.2, do not). ``alive``: neither it nor its announcement is
+    sends so itself (Go nodes, and earlier versions of ours, do not), and its addresses are those of its Node. ``alive``: neither it nor its announcement is
     gone or about to go. ``vouched``: the cluster's own record of the node does not contradict its addresses. The node's
     pod CIDRs are those of that record, none where there is no record.
     """
