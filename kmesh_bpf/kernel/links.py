@@ -204,7 +204,8 @@ class Links:
     """The devices, listed again only when something about them has changed, or after some time.
 
     Routes are listed apart from devices, for there may be many. An end in another namespace tells nobody when it
-    changes: one without an address is asked each time, the others with each list that comes of its own accord.
+    changes: one without an address, or that has just come, for addresses come one by one, is asked each time, the
+    others with each list that comes of its own accord.
     ``clock`` gives seconds that only grow.
     """
 
@@ -234,10 +235,10 @@ class Links:
         self._list_routes(now)
         if self.watcher.devices_changed or self._found is None or now - self._listed_at > LONGEST_LISTED:
             self._list_devices(now)
-        self._ask_far_ends()
+        self._ask_far_ends(now)
         if self.watcher.devices_changed:
             self._list_devices(now)
-            self._ask_far_ends()
+            self._ask_far_ends(now)
         return tuple(self._whole(link, far, now) for link, far in self._found or ())
 
     def _list_routes(self, now: float) -> None:
@@ -258,13 +259,13 @@ class Links:
         self._far = {} if slow else {end: addresses for end, addresses in self._far.items() if end in ends}
         self._found, self._listed_at, self.watcher.devices_changed = found, now, False
 
-    def _ask_far_ends(self) -> None:
-        """Ask those that are not known to have an address.
+    def _ask_far_ends(self, now: float) -> None:
+        """Ask those that are not known to have an address, and those that are young.
 
         One that does not answer for the first time may have moved on to a third namespace: nobody tells that either.
         """
         for link, far in self._found or ():
-            if far is None or self._far.get((link.ifindex, far)):
+            if far is None or (self._far.get((link.ifindex, far)) and not self._is_young(link, now)):
                 continue
             addresses = far_addresses(self._socket, far)
             if addresses is None and self._far.get((link.ifindex, far), ()) is not None:
@@ -275,4 +276,7 @@ class Links:
         if far is None:
             return link
         known = self._far.get((link.ifindex, far))
-        return _with_far_end(link, known, fresh=not known and now - self._came[link.ifindex] < FRESH)
+        return _with_far_end(link, known, fresh=not known and self._is_young(link, now))
+
+    def _is_young(self, link: Link, now: float) -> bool:
+        return now - self._came[link.ifindex] < FRESH

@@ -267,6 +267,19 @@ def test_an_address_that_the_other_end_gets_later_is_found_though_nobody_tells(
         assert len(pod.far_addresses or ()) == 2
 
 
+def test_the_second_address_of_a_device_that_has_just_come_is_found_with_the_next_list(
+    netns: str, new_netns: Callable[[], str]
+) -> None:
+    there, now = new_netns(), 100.0
+    with closing(Links(lambda: now)) as cached:
+        cached.list()
+        run(f"ip link add pod0 type veth peer name eth0 netns {there}; ip -n {there} addr add 10.244.1.7/24 dev eth0")
+        for address in ("10.244.1.7", "fd00:244::7"):
+            run(f"ip -n {there} addr replace {address}/64 dev eth0" if ":" in address else "true")
+            (pod,) = (one for one in cached.list() if one.name == "pod0")
+            assert ip_address(address) in (pod.far_addresses or ())
+
+
 def test_the_other_end_of_a_namespace_that_is_not_ours_to_ask_is_unknown(netns: str) -> None:
     with open_socket() as sock:
         assert far_addresses(sock, FarEnd(4711, 2)) is None
