@@ -345,15 +345,16 @@ def test_routes_are_told_only_if_they_change_which_devices_lead_out(netns: str) 
         assert leading(cached) == {"a0"}
 
 
-def test_a_device_kept_from_xfrm_is_found_by_its_own_sysctl_or_that_of_all(netns: str) -> None:
+@pytest.mark.parametrize(("sysctl", "kept"), [("disable_xfrm", "xfrm_disabled"), ("disable_policy", "unchecked")])
+def test_a_device_kept_from_xfrm_is_found_by_its_own_sysctl_or_that_of_all(netns: str, sysctl: str, kept: str) -> None:
     run("ip link add d0 type veth peer name d1; ip link set d0 up; ip link set d1 up; ip route add default dev d0")
-    assert not by_name()["d0"].xfrm_disabled
+    assert not getattr(by_name()["d0"], kept)
     for name in ("d0", "all"):
-        run(f"sysctl -qw net.ipv4.conf.{name}.disable_xfrm=1")
+        run(f"sysctl -qw net.ipv4.conf.{name}.{sysctl}=1")
         found = by_name()
-        assert found["d0"].xfrm_disabled
-        assert not found["d1"].xfrm_disabled, "nothing leaves by it"
-        run(f"sysctl -qw net.ipv4.conf.{name}.disable_xfrm=0")
+        assert getattr(found["d0"], kept)
+        assert not getattr(found["d1"], kept), "nothing leaves by it"
+        run(f"sysctl -qw net.ipv4.conf.{name}.{sysctl}=0")
 
 
 def test_a_bridge_s_ports_name_it(netns: str) -> None:

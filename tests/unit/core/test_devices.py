@@ -33,6 +33,7 @@ LINKS = st.lists(
         far_addresses=st.none() | ADDRESSES,
         leads_out=st.booleans(),
         xfrm_disabled=st.booleans(),
+        unchecked=st.booleans(),
         lower=st.integers(0, 9),
         fresh=st.booleans(),
     ),
@@ -138,10 +139,13 @@ def test_pods_bridged_with_a_device_that_leads_out_are_told_by_both_names(port, 
     assert kinds(BRIDGE, port, replace(PODS, master=9, far_addresses=(POD6,))) == [], "no pod there is managed"
 
 
-def test_a_device_kept_from_xfrm_is_told_with_the_way_out():
-    (problem,) = decide((replace(ETH0, xfrm_disabled=True),), [V4, V6], (), ()).problems
+@pytest.mark.parametrize(
+    ("kept", "sysctl"), [({"xfrm_disabled": True}, "disable_xfrm"), ({"unchecked": True}, "disable_policy")]
+)
+def test_a_device_kept_from_xfrm_or_its_policies_is_told_with_the_way_out(kept, sysctl):
+    (problem,) = decide((replace(ETH0, **kept),), [V4, V6], (), ()).problems
     assert problem.kind is ProblemKind.XFRM_DISABLED
-    assert "net.ipv4.conf.eth0.disable_xfrm=0" in str(problem)
+    assert f"net.ipv4.conf.eth0.{sysctl}=0" in str(problem)
 
 
 def test_a_named_uplink_that_is_missing_is_told():
