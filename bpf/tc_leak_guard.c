@@ -55,11 +55,23 @@ static __always_inline enum leak leak_to(const struct kmesh_pod *pod)
 	return KMESH_SETTING_STRICT || is(pod, KMESH_POD_READY) ? FORBIDDEN : ALLOWED;
 }
 
+/*
+ * Nobody asks for encryption any more once a packet has been looked at. An overlay's device hands the mark of what it
+ * carries on to the packet around it, and that goes to a node: it would be encrypted, and what comes back would not.
+ */
+static __always_inline int pass(struct __sk_buff *skb, bool leaves_node, __u32 mark)
+{
+	if (leaves_node && (mark == ENCRYPT || mark == AGAIN))
+		set_mark(skb, OURS, 0);
+	return TC_ACT_UNSPEC;
+}
+
 static __always_inline int guard(struct __sk_buff *skb, bool leaves_node)
 {
 	struct packet packet = {};
 	struct bpf_xfrm_state state = {};
 	struct kmesh_pod *destination;
+	__u32 mark = skb->mark & OURS;
 	enum leak leak;
 
 	read_packet(skb, &packet);
@@ -76,7 +88,7 @@ static __always_inline int guard(struct __sk_buff *skb, bool leaves_node)
 		return TC_ACT_UNSPEC;
 
 	destination = destination_pod(&packet);
-	leak = leak_to(sent_to(&packet, destination, skb->mark & OURS));
+	leak = leak_to(sent_to(&packet, destination, mark));
 	/* A pod behind a bridge is told of its own packets: that does not leave. */
 	if (leak != FORBIDDEN && (leaves_node || !is(destination, KMESH_POD_LOCAL))) {
 		enum leak told = leak_to(quoted_remote(skb, &packet));
@@ -84,9 +96,9 @@ static __always_inline int guard(struct __sk_buff *skb, bool leaves_node)
 		leak = told > leak ? told : leak;
 	}
 	if (leak == NONE)
-		return TC_ACT_UNSPEC;
+		return pass(skb, leaves_node, mark);
 	count(leak == FORBIDDEN ? KMESH_COUNT_DROPPED_BY_GUARD : KMESH_COUNT_ALLOWED_CLEAR_TEXT);
-	return leak == FORBIDDEN ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+	return leak == FORBIDDEN ? TC_ACT_SHOT : pass(skb, leaves_node, mark);
 }
 
 int tc_leak_guard(struct __sk_buff *skb)
