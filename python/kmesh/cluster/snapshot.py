@@ -187,14 +187,15 @@ def _peer(info: NodeInfo, node: NodeObject | None) -> Peer:
     Nor does an info draw to its node what is meant for addresses that the Node has not, be they nobody's.
     """
     addresses = tuple(ip_address(address) for address in info.addresses)
-    confirmed = node is not None and set(addresses) <= set(node.addresses)
+    unconfirmed = frozenset(addresses).difference(node.addresses if node else ())
     return Peer(
         Node(info.name, addresses, info.boot_id, node.pod_cidrs if node else ()),
         info.spi,
         info.replay_window or 0,
-        info.node_traffic and confirmed,
+        info.node_traffic,
         alive=node is not None and not node.deleting and not info.deleting,
-        vouched=node is None or confirmed,
+        vouched=node is None or not unconfirmed,
+        unconfirmed=unconfirmed,
     )
 
 

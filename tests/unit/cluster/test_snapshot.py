@@ -180,20 +180,14 @@ def test_an_announcement_is_held_against_its_node_object(node, info, alive, vouc
     assert (peer.alive, peer.vouched) == (alive, vouched)
 
 
-@pytest.mark.parametrize(
-    ("addresses", "node", "takes"),
-    [
-        (["10.10.0.3"], kube.node(3), True),
-        (["10.10.0.3", "198.51.100.1"], kube.node(3), False),
-        (["198.51.100.1"], None, False),
-    ],
-)
-def test_no_announcement_draws_to_its_node_what_is_meant_for_addresses_that_its_node_object_has_not(
-    addresses, node, takes
-):
+def test_no_announcement_draws_to_its_node_what_is_meant_for_addresses_that_its_node_object_has_not():
+    addresses = ["10.10.0.3", "198.51.100.1"]
     info = changed(kube.node_info(3, **{"kmesh.net/ipsec-node-traffic": "true"}), "spec.addresses", addresses)
-    (peer,) = view(kube.node(), *([node] if node else []), info).peers
-    assert peer.node_traffic is takes
+    (peer,) = view(kube.node(), kube.node(3), info).peers
+    assert (peer.node_traffic, peer.unconfirmed) == (True, {ip_address("198.51.100.1")})
+    (peer,) = view(kube.node(), info).peers
+    assert peer.unconfirmed == set(map(ip_address, addresses)), "there is no Node n3"
+    assert view(kube.node(), kube.node(2), kube.node_info(2)).peers[0].unconfirmed == frozenset()
 
 
 def test_this_node_before_it_was_renamed_is_no_peer_and_a_living_one_with_our_address_is_one_to_quarantine():
