@@ -178,6 +178,6 @@ def _without_xfrm(links: tuple[Link, ...], pods: Collection[int]) -> Iterator[Pr
         if link.unchecked and link.ifindex not in pods:
             yield Problem(
                 ProblemKind.XFRM_DISABLED,
-                f"device {link.name}: disable_policy lets in whatever is decrypted, so that a node may speak for"
-                f" another's pods: sysctl -w net.ipv4.conf.all.disable_policy=0 net.ipv4.conf.{link.name}.disable_policy=0",
+                f"device {link.name}: disable_policy lets in whatever is decrypted, so that a node may speak for "
+                f"any pod: sysctl -w net.ipv4.conf.all.disable_policy=0 net.ipv4.conf.{link.name}.disable_policy=0",
             )
