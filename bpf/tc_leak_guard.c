@@ -1,6 +1,7 @@
 /*
  * Egress of every device that is no pod's, the last look at a packet: what should have been encrypted and is not does
- * not leave, and what was decrypted does not leave again, whatever devices and routes have become meanwhile.
+ * not leave, and what was decrypted does not leave again, whatever devices and routes have become meanwhile, but for
+ * answers to who asked this node in clear.
  *
  * It asks the pod map about the packet as it leaves, after DNAT and SNAT, so it holds whatever happened to XFRM: a
  * flushed policy, a masquerade rule. ESP of ours passes because nodes, not pods, stand in its outer header. There is
@@ -45,6 +46,15 @@ static __always_inline struct kmesh_pod *sent_to(struct packet *packet, struct k
 	return NULL;
 }
 
+/*
+ * The answer to who asked this node's NodePort from outside, as connection tracking has found (masquerade.py), and for
+ * nobody that we know. Everything else that was decrypted bears another mark.
+ */
+static __always_inline bool is_answer(const struct packet *packet, const struct kmesh_pod *destination, __u32 mark)
+{
+	return ANSWER != 0 && mark == ANSWER && is_ip(packet) && !destination;
+}
+
 enum leak { NONE, ALLOWED, FORBIDDEN };
 
 /* Permissive: in clear rather than not at all, to a node that cannot decrypt. */
@@ -70,13 +80,16 @@ static __always_inline int guard(struct __sk_buff *skb, bool leaves_node)
 {
 	struct packet packet = {};
 	struct bpf_xfrm_state state = {};
-	struct kmesh_pod *destination;
+	struct kmesh_pod *destination = NULL;
 	__u32 mark = skb->mark & OURS;
 	enum leak leak;
 
 	read_packet(skb, &packet);
 	walk_extensions(skb, &packet);
-	if (leaves_node && was_ours(skb, &state) && is_decrypted(&packet, &state)) {
+	if (is_ip(&packet))
+		destination = destination_pod(&packet);
+	if (leaves_node && was_ours(skb, &state) && is_decrypted(&packet, &state) &&
+	    !is_answer(&packet, destination, mark)) {
 		count(KMESH_COUNT_DROPPED_DECRYPTED);
 		return TC_ACT_SHOT;
 	}
@@ -87,7 +100,6 @@ static __always_inline int guard(struct __sk_buff *skb, bool leaves_node)
 	if (!is_ip(&packet))
 		return TC_ACT_UNSPEC;
 
-	destination = destination_pod(&packet);
 	leak = leak_to(sent_to(&packet, destination, mark));
 	/* A pod behind a bridge is told of its own packets: that does not leave. */
 	if (leak != FORBIDDEN && (leaves_node || !is(destination, KMESH_POD_LOCAL))) {
