@@ -1,6 +1,7 @@
 /*
  * Egress of every device that is no pod's, the last look at a packet: what should have been encrypted and is not does
- * not leave, and what was decrypted does not leave again, whatever devices and routes have become meanwhile.
+ * not leave, and what was decrypted does not leave again, whatever devices and routes have become meanwhile, but for
+ * answers to who asked this node in clear.
  *
  * It asks the pod map about the packet as it leaves, after DNAT and SNAT, so it holds whatever happened to XFRM: a
  * flushed policy, a masquerade rule. ESP of ours passes because nodes, not pods, stand in its outer header. There is
@@ -45,6 +46,15 @@ static __always_inline struct kmesh_pod *sent_to(struct packet *packet, struct k
 	return NULL;
 }
 
+/*
+ * The answer to who asked this node's NodePort from outside, as connection tracking has found (masquerade.py), and for
+ * nobody that we know. Everything else that was decrypted bears another mark.
+ */
+static __always_inline bool is_answer(const struct packet *packet, const struct kmesh_pod *destination, __u32 mark)
+{
+	return ANSWER != 0 && mark == ANSWER && is_ip(packet) && !destination;
+}
+
 enum leak { NONE, ALLOWED, FORBIDDEN };
 
 /* Permissive: in clear rather than not at all, to a node that cannot decrypt. */
@@ -55,16 +65,31 @@ static __always_inline enum leak leak_to(const struct kmesh_pod *pod)
 	return KMESH_SETTING_STRICT || is(pod, KMESH_POD_READY) ? FORBIDDEN : ALLOWED;
 }
 
+/*
+ * Nobody asks for encryption any more once a packet has been looked at. An overlay's device hands the mark of what it
+ * carries on to the packet around it, and that goes to a node: it would be encrypted, and what comes back would not.
+ */
+static __always_inline int pass(struct __sk_buff *skb, bool leaves_node, __u32 mark)
+{
+	if (leaves_node && (mark == ENCRYPT || mark == AGAIN))
+		set_mark(skb, OURS, 0);
+	return TC_ACT_UNSPEC;
+}
+
 static __always_inline int guard(struct __sk_buff *skb, bool leaves_node)
 {
 	struct packet packet = {};
 	struct bpf_xfrm_state state = {};
-	struct kmesh_pod *destination;
+	struct kmesh_pod *destination = NULL;
+	__u32 mark = skb->mark & OURS;
 	enum leak leak;
 
 	read_packet(skb, &packet);
 	walk_extensions(skb, &packet);
-	if (leaves_node && was_ours(skb, &state) && is_decrypted(&packet, &state)) {
+	if (is_ip(&packet))
+		destination = destination_pod(&packet);
+	if (leaves_node && was_ours(skb, &state) && is_decrypted(&packet, &state) &&
+	    !is_answer(&packet, destination, mark)) {
 		count(KMESH_COUNT_DROPPED_DECRYPTED);
 		return TC_ACT_SHOT;
 	}
@@ -75,8 +100,7 @@ static __always_inline int guard(struct __sk_buff *skb, bool leaves_node)
 	if (!is_ip(&packet))
 		return TC_ACT_UNSPEC;
 
-	destination = destination_pod(&packet);
-	leak = leak_to(sent_to(&packet, destination, skb->mark & OURS));
+	leak = leak_to(sent_to(&packet, destination, mark));
 	/* A pod behind a bridge is told of its own packets: that does not leave. */
 	if (leak != FORBIDDEN && (leaves_node || !is(destination, KMESH_POD_LOCAL))) {
 		enum leak told = leak_to(quoted_remote(skb, &packet));
@@ -84,9 +108,9 @@ static __always_inline int guard(struct __sk_buff *skb, bool leaves_node)
 		leak = told > leak ? told : leak;
 	}
 	if (leak == NONE)
-		return TC_ACT_UNSPEC;
+		return pass(skb, leaves_node, mark);
 	count(leak == FORBIDDEN ? KMESH_COUNT_DROPPED_BY_GUARD : KMESH_COUNT_ALLOWED_CLEAR_TEXT);
-	return leak == FORBIDDEN ? TC_ACT_SHOT : TC_ACT_UNSPEC;
+	return leak == FORBIDDEN ? TC_ACT_SHOT : pass(skb, leaves_node, mark);
 }
 
 int tc_leak_guard(struct __sk_buff *skb)

@@ -19,6 +19,8 @@
 #define KMESH_MARK_ENCRYPT 0x000000e0
 #define KMESH_MARK_DECRYPTED 0x000000d0
 #define KMESH_MARK_AGAIN 0x000000f0
+/* Neither bit: what was decrypted, and as the answer to who asked this node in clear goes on to him (masquerade.py). */
+#define KMESH_MARK_ANSWER 0x000000c0
 
 /*
  * Where a node id lies in the mark of an ESP packet between TC ingress and the SAD. The holes are other people's

@@ -8,6 +8,8 @@
 #define ENCRYPT (KMESH_MARK_ENCRYPT & OURS)
 #define DECRYPTED (KMESH_MARK_DECRYPTED & OURS)
 #define AGAIN (KMESH_MARK_AGAIN & OURS)
+/* 0 where no bit is left for it: then such answers are dropped. */
+#define ANSWER (KMESH_MARK_ANSWER & OURS)
 
 _Static_assert(ENCRYPT != 0 && DECRYPTED != 0 && ENCRYPT != DECRYPTED, "the mask leaves bits that tell marks apart");
 _Static_assert(AGAIN != ENCRYPT && AGAIN != DECRYPTED, "and a third mark");

@@ -49,7 +49,7 @@ def decide(
     links, addresses = tuple(links), frozenset(node_addresses)
     by_index = {link.ifindex: link for link in links}
     pods = {link.ifindex for link in links if _is_pods(link, by_index, addresses, uplinks)}
-    sources, claims = _sources((by_index[index] for index in sorted(pods)), frozenset(local_pod_addresses), bound)
+    sources, claims = _sources((by_index[index] for index in pods), frozenset(local_pod_addresses), bound)
     problems = (
         *_missing(links, addresses, uplinks),
         *_bridged(links, pods, frozenset(sources.values())),
@@ -110,12 +110,13 @@ def _is_inner(link: Link, by_index: Mapping[int, Link], uplinks: Collection[str]
 def _sources(
     devices: Iterable[Link], local: frozenset[Address], bound: Mapping[Address, int]
 ) -> tuple[dict[Address, int], list[Problem]]:
-    """Give the device of each managed pod's address: of several the one that it is bound to, else the first.
+    """Give the device of each managed pod's address: of several the one that it is bound to, else the likeliest.
 
-    Whoever may set addresses inside a pod can claim any: who has been known longer keeps it.
+    Whoever may set addresses inside a pod can claim any, also one that no pod has yet: who is known to have it keeps
+    it. Else the pod has come just now, with no more addresses than it needs.
     """
     claims: dict[Address, list[Link]] = {}
-    for device in devices:
+    for device in sorted(devices, key=lambda one: (len(one.far_addresses or ()), -one.ifindex)):
         for address in local.intersection(device.far_addresses or ()):
             claims.setdefault(address, []).append(device)
     sources, problems = {}, []
@@ -174,4 +175,10 @@ def _without_xfrm(links: tuple[Link, ...], pods: Collection[int]) -> Iterator[Pr
                 ProblemKind.XFRM_DISABLED,
                 f"device {link.name}: disable_xfrm keeps what leaves by it from being encrypted, and it is dropped: "
                 f"sysctl -w net.ipv4.conf.all.disable_xfrm=0 net.ipv4.conf.{link.name}.disable_xfrm=0",
+            )
+        if link.unchecked and link.ifindex not in pods:
+            yield Problem(
+                ProblemKind.XFRM_DISABLED,
+                f"device {link.name}: disable_policy lets in whatever is decrypted, so that a node may speak for "
+                f"any pod: sysctl -w net.ipv4.conf.all.disable_policy=0 net.ipv4.conf.{link.name}.disable_policy=0",
             )

@@ -1,8 +1,9 @@
 """Rules of others, ahead of XFRM, that make encrypted traffic vanish: in nft's JSON and in iptables-save's text.
 
 Two kinds: a reverse path filter that takes the device into account (what was decrypted came by the uplink, and its
-answer may leave by an overlay's device), and a rule that sets the packet's mark from the connection's, in which our
-bits are not. Only what is done in prerouting counts, for both look-ups of policies come right after it.
+answer may leave by an overlay's device), and a rule that sets the packet's mark: from the connection's, in which our
+bits are not, or, of all packets, to a value without them. Only what is done in prerouting counts, for both look-ups of
+policies come right after it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ OUR_MARKS = (contract.MARK_ENCRYPT, contract.MARK_DECRYPTED, contract.MARK_AGAIN
 WHOLE = 0xFFFFFFFF
 FAMILIES = {"ip": {4}, "ip6": {6}}
 VERSIONS = {"ipv4": {4}, "ipv6": {6}}
+UNDERSTOOD = frozenset({"-i", "-m", "--mark", "--comment", "-j", "--set-xmark"})
+"""Options of iptables, with a value each, of rules that set the mark of whatever comes by a device."""
 FIRST = "KUBE-"
 """How the names of a proxy's chains begin: thousands, none of which does either of the two."""
 
@@ -70,6 +73,7 @@ def _way_out(lost: int, mark_mask: int) -> str:
 def suspects_of_nft(listing: Json, versions: Collection[int] = (4, 6)) -> list[Suspect]:
     """Give the suspects of a chain, as ``nft -j list chain`` tells it. ``versions``: IP versions that get there."""
     found = []
+    bases = {item["chain"]["name"] for item in listing.get("nftables", ()) if "hook" in item.get("chain", {})}
     for rule in (item["rule"] for item in listing.get("nftables", ()) if "rule" in item):
         seen = frozenset(FAMILIES.get(rule["family"], {4, 6}) & _versions(rule["expr"]) & set(versions))
         where = f"nft table {rule['family']} {rule['table']}, chain {rule['chain']}, handle {rule['handle']}"
@@ -77,8 +81,11 @@ def suspects_of_nft(listing: Json, versions: Collection[int] = (4, 6)) -> list[S
         if _is_reverse_path_filter(rule["expr"]):
             words = "a reverse path filter (fib saddr . iif oif missing drop)"
             found.append(Suspect(where, words, seen, devices=devices))
-        elif lost := _lost(rule["expr"]):
-            words = "setting the packet's mark from the connection's (meta mark set ct mark)"
+        elif lost := _lost(rule["expr"], of_base_chain=rule["chain"] in bases):
+            source = (
+                "from the connection's (meta mark set ct mark)" if _from_connection(rule["expr"]) else "(meta mark set)"
+            )
+            words = f"setting the packet's mark {source}"
             found.append(Suspect(where, words, seen, lost, devices))
     return found
 
@@ -122,7 +129,9 @@ def suspects_of_iptables(text: str, family: str, table: str) -> list[Suspect]:
             devices = (device.replace("+", "*"),) if device else ()
             if "rpfilter" in words and "--loose" not in words and "--invert" in words and target == "DROP":
                 found.append(Suspect(where, said, seen, devices=devices))
-            elif target == "CONNMARK" and "--restore-mark" in words and (lost := _lost_to_iptables(words)):
+            elif (_restores(words) or (chain == "PREROUTING" and _sets_of_all(words))) and (
+                lost := _lost_to_iptables(words)
+            ):
                 found.append(Suspect(where, said, seen, lost, devices))
     return found
 
@@ -131,16 +140,35 @@ def _after(words: list[str], option: str) -> str | None:
     return words[words.index(option) + 1] if option in words[:-1] else None
 
 
+def _restores(words: list[str]) -> bool:
+    """Tell whether a rule sets the packet's mark from the connection's."""
+    return _after(words, "-j") == "CONNMARK" and "--restore-mark" in words
+
+
+def _sets_of_all(words: list[str]) -> bool:
+    """Tell whether a rule sets the packet's mark to a value, and asks for nothing but a device and a mark."""
+    if _after(words, "-j") != "MARK" or "--set-xmark" not in words:
+        return False
+    rest = [word for word in words if word != "!"]
+    while len(rest) > 1 and rest[0] in UNDERSTOOD and (rest[0] != "-m" or rest[1] in ("mark", "comment")):
+        del rest[:2]
+    return not rest
+
+
 def _lost_to_iptables(words: list[str]) -> int:
-    masks = _after(words, "--mask")
-    kept = ~int(masks or _after(words, "--nfmask") or hex(WHOLE), 0)
-    taken = int(masks or _after(words, "--ctmask") or hex(WHOLE), 0)
+    if _restores(words):
+        masks = _after(words, "--mask")
+        changed = int(masks or _after(words, "--nfmask") or hex(WHOLE), 0)
+        taken = int(masks or _after(words, "--ctmask") or hex(WHOLE), 0)
+        values: tuple[int, ...] = (0, taken)
+    else:
+        value, _, mask = (_after(words, "--set-xmark") or "").partition("/")
+        changed, values = int(mask or hex(WHOLE), 0), (int(value, 0),)
     lost = 0
     for mark in OUR_MARKS:
-        if _misses(words, mark):
-            continue
-        for connection in (0, WHOLE):
-            lost |= mark ^ (mark & kept ^ connection & taken)
+        if not _misses(words, mark):
+            for xored in values:
+                lost |= mark ^ (mark & ~changed ^ xored)
     return lost & contract.MARK_MASK
 
 
@@ -185,15 +213,32 @@ def _is_reverse_path_filter(expressions: Iterable[Json]) -> bool:
     return missing and any("drop" in expression or "reject" in expression for expression in expressions)
 
 
-def _lost(expressions: Iterable[Json]) -> int:
-    """Give the bits of our marks that a rule changes by the connection's mark, whichever that is."""
-    if not any("mangle" in one and _mentions(one["mangle"].get("value"), "ct") for one in expressions):
+def _lost(expressions: Collection[Json], *, of_base_chain: bool) -> int:
+    """Give the bits of our marks that a rule changes: by the connection's mark, whichever that is, or for all packets.
+
+    Which packets get to another chain than a base chain is not known here.
+    """
+    if not _from_connection(expressions) and not (of_base_chain and all(map(_is_of_all, expressions))):
         return 0
     lost = 0
     for mark in OUR_MARKS:
         for connection in (0, WHOLE):
             lost |= mark ^ _after_rule(expressions, mark, connection)
     return lost & contract.MARK_MASK
+
+
+def _from_connection(expressions: Iterable[Json]) -> bool:
+    return any("mangle" in one and _mentions(one["mangle"].get("value"), "ct") for one in expressions)
+
+
+def _is_of_all(expression: Json) -> bool:
+    """Tell whether a part of a rule picks no packets but by device, family and mark."""
+    if "match" not in expression:
+        return "mangle" in expression or "counter" in expression or "comment" in expression
+    left, right = expression["match"]["left"], expression["match"]["right"]
+    if left in tuple({"meta": {"key": key}} for key in ("iifname", "iif", "nfproto")):
+        return True
+    return _value(left, {"meta": 0}) is not None and _value(right, {"meta": 0}) is not None
 
 
 def _after_rule(expressions: Iterable[Json], mark: int, connection: int) -> int:

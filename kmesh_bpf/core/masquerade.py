@@ -1,9 +1,14 @@
-"""What keeps address masquerading away from packets on their way to encryption: two tables of nft.
+"""What address masquerading has to do with encryption: two tables of nft keep it away from packets on their way there.
 
 A masquerade rule gives a marked packet the node's address; then no policy selects it any more. An identity source NAT
 ahead of it settles the connection's NAT first. Only packets that the route look-up gave an IPsec transformation are
 meant: a Service address may stand for something that is no peer's pod, and then masquerading is right. Our own ESP is
 meant too: its outer source must stay the address that the peer knows.
+
+And they let out answers. Who asks this node's NodePort from outside, in clear, is masqueraded to a managed pod of
+another node, encrypted; what that answers is decrypted here, and goes on to him in clear. Only connection tracking
+tells it from what else was decrypted here and must not leave: so such an answer, if no policy selects it, gets the mark
+that the guard lets out.
 
 In nft's JSON (libnftables-json(5)), for it is read back too: nft's text differs from version to version.
 """
@@ -14,13 +19,16 @@ import json
 from typing import Any
 
 from kmesh_bpf import contract
-from kmesh_bpf.core.marks import encrypt_mark
+from kmesh_bpf.core.marks import TELLING_BITS, again_mark, encrypt_mark
 
 TABLE = "kmesh_ipsec"
 FAMILIES = ("ip", "ip6")
-CHAIN = "postrouting"
+CHAIN, ANSWERS = "postrouting", "answers"
 PRIORITY = 90
 """Ten ahead of srcnat (100, NF_IP_PRI_NAT_SRC), where masquerade rules are."""
+FORWARD_PRIORITY = 0
+"""Of the hook forward: the look-up of policies is over there, and what masquerades has not begun (NF_IP_PRI_FILTER)."""
+WHOLE = 0xFFFFFFFF
 ESP = 50
 """IP protocol number (RFC 4303 section 2)."""
 
@@ -42,7 +50,7 @@ def removal() -> str:
 
 
 def contents(family: str, mark_mask: int = contract.MARK_MASK) -> list[Json]:
-    """Give the chain and the rules of a family's table, in nft's order and in the form in which it lists them.
+    """Give the chains and the rules of a family's table, in nft's order and in the form in which it lists them.
 
     The mark is compared as a whole: what was decrypted and goes on to a third node keeps the masquerade that its
     answers need.
@@ -54,10 +62,20 @@ def contents(family: str, mark_mask: int = contract.MARK_MASK) -> list[Json]:
     keep_source = {"snat": {"addr": {"payload": {"protocol": family, "field": "saddr"}}}}
     chain = {"type": "nat", "hook": "postrouting", "prio": PRIORITY, "policy": "accept"}
     place = {"family": family, "table": TABLE}
+    forward = {"type": "filter", "hook": "forward", "prio": FORWARD_PRIORITY, "policy": "accept"}
+    again = _match({"&": [{"meta": {"key": "mark"}}, mark_mask]}, again_mark(mark_mask))
+    answer = _match({"ct": {"key": "direction"}}, "reply")
+    # Else the answer to a pod of this node that is gone meanwhile would follow the default route.
+    masqueraded = {"match": {"op": "in", "left": {"ct": {"key": "status"}}, "right": "snat"}}
+    plain = _match({"rt": {"key": "ipsec"}}, False)
+    neither = {"&": [{"meta": {"key": "mark"}}, WHOLE ^ TELLING_BITS]}
+    let_out = {"mangle": {"key": {"meta": {"key": "mark"}}, "value": neither}}
     return [
         {"chain": {**place, "name": CHAIN, **chain}},
+        {"chain": {**place, "name": ANSWERS, **forward}},
         {"rule": {**place, "chain": CHAIN, "expr": [marked, transformed, keep_source]}},
         {"rule": {**place, "chain": CHAIN, "expr": [esp, marked, keep_source]}},
+        {"rule": {**place, "chain": ANSWERS, "expr": [again, answer, masqueraded, plain, let_out]}},
     ]
 
 

@@ -50,7 +50,7 @@ def flags(
             flag = PodFlags.CANDIDATE | PodFlags.PEER
             if peer.node.name in ready:
                 flag |= PodFlags.READY
-            found.update(dict.fromkeys(peer.node.addresses, flag))
+            found.update((address, flag) for address in peer.node.addresses if address not in peer.unconfirmed)
     remote, whole = PodFlags.REMOTE, PodFlags.REMOTE | PodFlags.READY
     for address, node in owner.items():
         if node == view.node.name:

@@ -92,7 +92,8 @@ def _node_addresses(ways: Mapping[str, Way]) -> Iterator[tuple[Address, Way]]:
     for way in ways.values():
         if way.peer.node_traffic:
             for address in way.peer.node.addresses:
-                yield address, way
+                if address not in way.peer.unconfirmed:
+                    yield address, way
 
 
 def _both_ways(theirs: Network, ends: Ends, encrypt: Mark, decrypted: Mark) -> Iterator[Policy]:

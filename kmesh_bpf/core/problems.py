@@ -11,7 +11,7 @@ class ProblemKind(Enum):
 
     UPLINK = "an uplink is missing"
     BRIDGED = "pods are bridged with a device that leads out, past encryption"
-    XFRM_DISABLED = "a device that leads out is kept from encryption"
+    XFRM_DISABLED = "a device that leads out is kept from encryption, or from its policies"
     INTERFERENCE = "a rule of somebody else stands in the way"
     SOURCE = "two devices claim the address of a managed pod"
     QUARANTINE = "a peer claims the address of another one and gets no packet"

@@ -208,9 +208,9 @@ class Link:
     (IFLA_LINK_NETNSID). ``kind`` is IFLA_INFO_KIND, empty for hardware. ``master``: ifindex of the bridge, bond or VRF
     that it is a port of, 0: none. ``far_addresses``: addresses of global scope of the other end, None: they could not
     be asked. ``leads_out``: a route by it has a gateway, or is wider than one host (link-local and multicast aside).
-    ``xfrm_disabled``: it leads out, and the sysctl disable_xfrm takes it away from XFRM (IPv4). ``lower``: ifindex of
-    the device below it in this namespace (of a vlan, a macvlan), 0: none. ``fresh``: it has come lately, and its other
-    end may yet get its address.
+    ``xfrm_disabled``: it leads out, and the sysctl disable_xfrm takes it away from XFRM (IPv4); ``unchecked``: it leads
+    out, and disable_policy lets all in that comes by it. ``lower``: ifindex of the device below it in this namespace
+    (of a vlan, a macvlan), 0: none. ``fresh``: it has come lately, and its other end may yet get its address.
     """
 
     ifindex: int
@@ -222,6 +222,7 @@ class Link:
     far_addresses: tuple[Address, ...] | None = None
     leads_out: bool = False
     xfrm_disabled: bool = False
+    unchecked: bool = False
     lower: int = 0
     fresh: bool = False
 

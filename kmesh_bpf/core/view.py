@@ -65,9 +65,10 @@ class Peer:
 
     ``spi`` is the highest key version it can decrypt; ``replay_window`` its announced anti-replay window in packets:
     0 where it announced no ESN (a Go node). ``node_traffic``: it takes what is sent to its own addresses encrypted, and
-    sends so itself (Go nodes, and versions of ours before 0.2, do not). ``alive``: neither it nor its announcement is
-    gone or about to go. ``vouched``: the cluster's own record of the node does not contradict its addresses. The node's
-    pod CIDRs are those of that record, none where there is no record.
+    sends so itself (Go nodes, and earlier versions of ours, do not); of these not the ``unconfirmed`` ones, which the
+    cluster's own record of the node has not. ``alive``: neither it nor its announcement is gone or about to go.
+    ``vouched``: that record does not contradict its addresses. The node's pod CIDRs are those of that record, none
+    where there is no record.
     """
 
     node: Node
@@ -76,6 +77,7 @@ class Peer:
     node_traffic: bool = False
     alive: bool = True
     vouched: bool = True
+    unconfirmed: frozenset[Address] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
@@ -32,6 +32,7 @@ FRESH = 5.0
 """Seconds that the other end of a new device has time to get its address."""
 LINK, ADDRESS = ffi.sizeof("struct ifinfomsg"), ffi.sizeof("struct ifaddrmsg")
 SYSCTLS = Path("/proc/sys/net/ipv4/conf")
+NO_XFRM, NO_POLICY = "disable_xfrm", "disable_policy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +103,12 @@ def _devices(sock: NetlinkSocket, leading: frozenset[int]) -> list[tuple[Link, F
     request = bytes(LINK) + attribute(lib.IFLA_EXT_MASK, _s32(lib.RTEXT_FILTER_SKIP_STATS))
     answers = sock.dump(message(lib.RTM_GETLINK, 0, request))
     addresses = _addresses(sock, bytes(ADDRESS))
-    kept_from_all = _disables_xfrm("all")
-    return [_device(answer, addresses, leading, kept_from_all) for _, answer in answers]
+    of_all = {sysctl: _is_set(sysctl, "all") for sysctl in (NO_XFRM, NO_POLICY)}
+    return [_device(answer, addresses, leading, of_all) for _, answer in answers]
 
 
 def _device(
-    answer: bytes, addresses: dict[int, tuple[Address, ...]], leading: frozenset[int], kept_from_all: bool
+    answer: bytes, addresses: dict[int, tuple[Address, ...]], leading: frozenset[int], of_all: Mapping[str, bool]
 ) -> tuple[Link, FarEnd | None]:
     index = int(ffi.from_buffer("struct ifinfomsg *", answer[:LINK]).ifi_index)
     found = dict(attributes(answer[LINK:]))
@@ -129,7 +130,8 @@ def _device(
         addresses=addresses.get(index, ()),
         master=_number(found.get(lib.IFLA_MASTER, b"")),
         leads_out=leads_out,
-        xfrm_disabled=leads_out and (kept_from_all or _disables_xfrm(name)),
+        xfrm_disabled=leads_out and (of_all[NO_XFRM] or _is_set(NO_XFRM, name)),
+        unchecked=leads_out and (of_all[NO_POLICY] or _is_set(NO_POLICY, name)),
         lower=below if kind in STACKED and namespace is None else 0,
     )
     return link, far
@@ -139,10 +141,10 @@ def _with_far_end(link: Link, addresses: tuple[Address, ...] | None, *, fresh: b
     return replace(link, far_addresses=addresses, fresh=fresh) if link.peer_elsewhere else link
 
 
-def _disables_xfrm(name: str) -> bool:
-    """Tell whether the sysctl disable_xfrm is set; the kernel ORs that of a device with that of all (IN_DEV_ORCONF)."""
+def _is_set(sysctl: str, name: str) -> bool:
+    """Tell whether a sysctl of a device is; the kernel ORs both of these with that of all devices (IN_DEV_ORCONF)."""
     try:
-        return (SYSCTLS / name / "disable_xfrm").read_text().strip() != "0"
+        return (SYSCTLS / name / sysctl).read_text().strip() != "0"
     except OSError:  # gone meanwhile, or a namespace without IPv4
         return False
 
@@ -204,7 +206,8 @@ class Links:
     """The devices, listed again only when something about them has changed, or after some time.
 
     Routes are listed apart from devices, for there may be many. An end in another namespace tells nobody when it
-    changes: one without an address is asked each time, the others with each list that comes of its own accord.
+    changes: one without an address, or that has just come, for addresses come one by one, is asked each time, the
+    others with each list that comes of its own accord.
     ``clock`` gives seconds that only grow.
     """
 
@@ -234,10 +237,10 @@ class Links:
         self._list_routes(now)
         if self.watcher.devices_changed or self._found is None or now - self._listed_at > LONGEST_LISTED:
             self._list_devices(now)
-        self._ask_far_ends()
+        self._ask_far_ends(now)
         if self.watcher.devices_changed:
             self._list_devices(now)
-            self._ask_far_ends()
+            self._ask_far_ends(now)
         return tuple(self._whole(link, far, now) for link, far in self._found or ())
 
     def _list_routes(self, now: float) -> None:
@@ -258,13 +261,13 @@ class Links:
         self._far = {} if slow else {end: addresses for end, addresses in self._far.items() if end in ends}
         self._found, self._listed_at, self.watcher.devices_changed = found, now, False
 
-    def _ask_far_ends(self) -> None:
-        """Ask those that are not known to have an address.
+    def _ask_far_ends(self, now: float) -> None:
+        """Ask those that are not known to have an address, and those that are young.
 
         One that does not answer for the first time may have moved on to a third namespace: nobody tells that either.
         """
         for link, far in self._found or ():
-            if far is None or self._far.get((link.ifindex, far)):
+            if far is None or (self._far.get((link.ifindex, far)) and not self._is_young(link, now)):
                 continue
             addresses = far_addresses(self._socket, far)
             if addresses is None and self._far.get((link.ifindex, far), ()) is not None:
@@ -275,4 +278,7 @@ class Links:
         if far is None:
             return link
         known = self._far.get((link.ifindex, far))
-        return _with_far_end(link, known, fresh=not known and now - self._came[link.ifindex] < FRESH)
+        return _with_far_end(link, known, fresh=not known and self._is_young(link, now))
+
+    def _is_young(self, link: Link, now: float) -> bool:
+        return now - self._came[link.ifindex] < FRESH

@@ -142,8 +142,10 @@ def guard(case):
     stays = case.program is Program.INNER_GUARD and has(case.destination, PodFlags.LOCAL)
     if remote_of(case.quoted) is not None and not stays:
         targets.append(remote_of(case.quoted))
+    leaves = case.program is Program.LEAK_GUARD and case.own in (case.encrypt, case.again)
+    mark = case.mark & ~case.mark_mask if leaves else case.mark
     if not targets:
-        return UNSPEC, case.mark, None
+        return UNSPEC, mark, None
     if case.strict or any(has(target, PodFlags.READY) for target in targets):
         return SHOT, case.mark, "dropped_by_guard"
-    return UNSPEC, case.mark, "allowed_clear_text"
+    return UNSPEC, mark, "allowed_clear_text"

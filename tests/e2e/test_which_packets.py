@@ -177,6 +177,27 @@ def test_a_node_port_that_hands_on_to_a_pod_of_a_third_node_is_encrypted_on_both
     assert all(seen.esp(*pair) for pair in ((HERE, THERE), (THERE, "10.10.0.3"), ("10.10.0.3", THERE), (THERE, HERE)))
 
 
+def test_who_asks_a_node_port_from_outside_is_answered_by_a_pod_of_another_node(enrolled):
+    """In clear to and from the node that was asked, as he is not managed; encrypted between the nodes."""
+    lab = enrolled
+    outside = lab.network.add_node()  # no Node of the cluster
+    client = Pod(outside.name, outside.name, tuple(map(ip, outside.addresses)), "eth0")
+    target = lab.pod("p2a").address(4)
+    proxy = dnat(f"ip daddr {HERE} udp dport 7 meta mark set meta mark | 0x4000 dnat to {target}")
+    masquerade = (
+        "table ip marked { chain post { type nat hook postrouting priority srcnat; "
+        "meta mark & 0x4000 == 0x4000 masquerade; }; }"
+    )
+    try:
+        with nft("n1", proxy, masquerade), Capture(lab.network) as seen:
+            count = exchange(client, HERE, SENT)
+    finally:
+        lab.network.delete_node(outside)
+    assert (count.lost, seen.pods_in_clear()) == (0, 0)
+    assert seen.esp(HERE, THERE)
+    assert seen.esp(THERE, HERE)
+
+
 @pytest.mark.parametrize("version", [4, 6])
 def test_a_process_of_another_node_is_talked_to_encrypted_both_ways(enrolled, version):
     lab = enrolled

@@ -227,6 +227,23 @@ def test_what_a_foreign_sa_decrypted_may_leave_again(node, version, reqid):
 
 
 @VERSIONS
+@pytest.mark.parametrize(("target", "arrives_at"), [(STRANGER, GATEWAY), (LOCAL, None)], ids=[STRANGER, LOCAL])
+def test_what_connection_tracking_found_an_answer_leaves_if_it_is_for_nobody_known(node, version, target, arrives_at):
+    """The mark is what our nft tables lay on the answer to who asked this node's NodePort from outside."""
+    tunnel(version, OURS, contract.MARK_AGAIN & ~0x30)
+    gone = f"route del {ADDRESSES[version][LOCAL]}/{HOST[version]} via {near(1, 2, version)}"
+    run(f"ip -n {NODE} -{version} {gone}")
+    try:
+        before = node.maps.counters()
+        with attached(node, gw0=Program.LEAK_GUARD):
+            arrived = send(version, target, arrives_at)
+        dropped = {} if arrives_at else {"dropped_decrypted": PACKETS}
+        assert (arrived, raised(node, before)) == (PACKETS if arrives_at else 0, dropped)
+    finally:
+        run(f"ip -n {NODE} -{version} {gone.replace('del', 'add')}")
+
+
+@VERSIONS
 @pytest.mark.parametrize("late", [False, True], ids=["at once", "late"])
 def test_our_own_esp_leaves_also_where_the_kernel_encrypts_it_as_late_as_it_can(node, version, late):
     """With esp4_offload and esp6_offload loaded it passes the guard with the SA that will encrypt it as its path."""

@@ -267,6 +267,19 @@ def test_an_address_that_the_other_end_gets_later_is_found_though_nobody_tells(
         assert len(pod.far_addresses or ()) == 2
 
 
+def test_the_second_address_of_a_device_that_has_just_come_is_found_with_the_next_list(
+    netns: str, new_netns: Callable[[], str]
+) -> None:
+    there, now = new_netns(), 100.0
+    with closing(Links(lambda: now)) as cached:
+        cached.list()
+        run(f"ip link add pod0 type veth peer name eth0 netns {there}; ip -n {there} addr add 10.244.1.7/24 dev eth0")
+        for address in ("10.244.1.7", "fd00:244::7"):
+            run(f"ip -n {there} addr replace {address}/64 dev eth0" if ":" in address else "true")
+            (pod,) = (one for one in cached.list() if one.name == "pod0")
+            assert ip_address(address) in (pod.far_addresses or ())
+
+
 def test_the_other_end_of_a_namespace_that_is_not_ours_to_ask_is_unknown(netns: str) -> None:
     with open_socket() as sock:
         assert far_addresses(sock, FarEnd(4711, 2)) is None
@@ -332,15 +345,16 @@ def test_routes_are_told_only_if_they_change_which_devices_lead_out(netns: str) 
         assert leading(cached) == {"a0"}
 
 
-def test_a_device_kept_from_xfrm_is_found_by_its_own_sysctl_or_that_of_all(netns: str) -> None:
+@pytest.mark.parametrize(("sysctl", "kept"), [("disable_xfrm", "xfrm_disabled"), ("disable_policy", "unchecked")])
+def test_a_device_kept_from_xfrm_is_found_by_its_own_sysctl_or_that_of_all(netns: str, sysctl: str, kept: str) -> None:
     run("ip link add d0 type veth peer name d1; ip link set d0 up; ip link set d1 up; ip route add default dev d0")
-    assert not by_name()["d0"].xfrm_disabled
+    assert not getattr(by_name()["d0"], kept)
     for name in ("d0", "all"):
-        run(f"sysctl -qw net.ipv4.conf.{name}.disable_xfrm=1")
+        run(f"sysctl -qw net.ipv4.conf.{name}.{sysctl}=1")
         found = by_name()
-        assert found["d0"].xfrm_disabled
-        assert not found["d1"].xfrm_disabled, "nothing leaves by it"
-        run(f"sysctl -qw net.ipv4.conf.{name}.disable_xfrm=0")
+        assert getattr(found["d0"], kept)
+        assert not getattr(found["d1"], kept), "nothing leaves by it"
+        run(f"sysctl -qw net.ipv4.conf.{name}.{sysctl}=0")
 
 
 def test_a_bridge_s_ports_name_it(netns: str) -> None:

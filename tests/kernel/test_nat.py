@@ -53,6 +53,11 @@ def test_the_rules_say_what_the_design_says(netns: str) -> None:
             f"meta mark & 0x000000ff == 0x000000e0 rt ipsec exists snat to {family} saddr",
             f"meta l4proto esp meta mark & 0x000000ff == 0x000000e0 snat to {family} saddr",
         ]
+        assert lines[8:10] == [
+            "type filter hook forward priority filter; policy accept;",
+            "meta mark & 0x000000ff == 0x000000f0 ct direction reply ct status snat rt ipsec missing "
+            "meta mark set meta mark & 0xffffffcf",
+        ]
 
 
 def test_the_rules_compare_the_bits_that_are_ours_only(netns: str) -> None:

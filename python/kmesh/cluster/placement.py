@@ -115,7 +115,8 @@ def _hindrance(pod: PodObject, address: Address, ground: Ground) -> str | None:
     if address in ground.evidence and pod.node != ground.here and stale:
         return f"{claim}which a pod of this node, {ground.here}, carries{way_out}"
     owner = ground.of_nodes.get(address)
-    if owner is not None and (stale or address in ground.known):
+    carried_here = address in ground.evidence and pod.node == ground.here
+    if owner is not None and (stale or (address in ground.known and not carried_here)):
         return f"{claim}which is an address of node {owner}{way_out}"
     return None
 

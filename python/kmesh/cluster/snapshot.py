@@ -182,15 +182,20 @@ def kmesh_node_info(node: NodeObject, spi: int, replay_window: int, boot_id: str
 
 
 def _peer(info: NodeInfo, node: NodeObject | None) -> Peer:
-    """``node``: the Node that it speaks for, None: it is gone. What that says of pod CIDRs counts, not the info."""
+    """``node``: the Node that it speaks for, None: it is gone. What that says of pod CIDRs counts, not the info.
+
+    Nor does an info draw to its node what is meant for addresses that the Node has not, be they nobody's.
+    """
     addresses = tuple(ip_address(address) for address in info.addresses)
+    unconfirmed = frozenset(addresses).difference(node.addresses if node else ())
     return Peer(
         Node(info.name, addresses, info.boot_id, node.pod_cidrs if node else ()),
         info.spi,
         info.replay_window or 0,
         info.node_traffic,
         alive=node is not None and not node.deleting and not info.deleting,
-        vouched=node is None or set(addresses) <= set(node.addresses),
+        vouched=node is None or not unconfirmed,
+        unconfirmed=unconfirmed,
     )
 
 

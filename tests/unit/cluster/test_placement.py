@@ -138,6 +138,13 @@ def test_a_tunnel_end_that_the_kernel_knows_and_the_node_object_confirms_is_no_p
     assert at(str(ADDRESS), pod("web", 3), known=known)[0] == ["default/web"], "of no Node, whoever announced it"
 
 
+def test_what_a_pod_of_this_node_carries_is_its_own_though_a_node_said_so_first():
+    lying = kube.node(3)
+    lying["status"]["addresses"].append({"type": "InternalIP", "address": str(ADDRESS)})
+    found = at(str(ADDRESS), pod("web", 1), lying, known=EVIDENCE, evidence=EVIDENCE)
+    assert found == (["default/web"], ())
+
+
 @pytest.mark.parametrize(("node", "phase"), [(7, "Running"), (3, "Succeeded"), (3, "Failed")])
 def test_what_a_pod_left_behind_is_a_new_node_s(node, phase):
     assert at(NODE_2, pod("job", node, addresses=[NODE_2], phase=phase))[0] == []

@@ -135,12 +135,11 @@ def test_claims_that_do_not_hold_are_told_in_the_view():
 def test_peers_are_the_other_nodes_kmeshnodeinfos_by_name():
     annotations = {"kmesh.net/ipsec-replay-window": "4096", "kmesh.net/ipsec-node-traffic": "true"}
     annotated = kube.node_info(3, 4, **annotations)
-    peers = view(kube.node(), kube.node(2), annotated, kube.node_info(2), kube.node_info(1)).peers
+    peers = view(kube.node(), kube.node(2), kube.node(3), annotated, kube.node_info(2), kube.node_info(1)).peers
     assert [(peer.node.name, peer.spi, peer.replay_window, peer.node_traffic) for peer in peers] == [
         ("n2", 1, 0, False),
         ("n3", 4, 4096, True),
     ]
-    assert [peer.alive for peer in peers] == [True, False], "there is no Node n3"
     assert peers[0] == Peer(
         Node(
             "n2",
@@ -179,6 +178,16 @@ def test_pod_cidrs_are_those_of_the_node_object_and_never_the_announced_ones():
 def test_an_announcement_is_held_against_its_node_object(node, info, alive, vouched):
     (peer,) = view(kube.node(), *([node] if node else []), info).peers
     assert (peer.alive, peer.vouched) == (alive, vouched)
+
+
+def test_no_announcement_draws_to_its_node_what_is_meant_for_addresses_that_its_node_object_has_not():
+    addresses = ["10.10.0.3", "198.51.100.1"]
+    info = changed(kube.node_info(3, **{"kmesh.net/ipsec-node-traffic": "true"}), "spec.addresses", addresses)
+    (peer,) = view(kube.node(), kube.node(3), info).peers
+    assert (peer.node_traffic, peer.unconfirmed) == (True, {ip_address("198.51.100.1")})
+    (peer,) = view(kube.node(), info).peers
+    assert peer.unconfirmed == set(map(ip_address, addresses)), "there is no Node n3"
+    assert view(kube.node(), kube.node(2), kube.node_info(2)).peers[0].unconfirmed == frozenset()
 
 
 def test_this_node_before_it_was_renamed_is_no_peer_and_a_living_one_with_our_address_is_one_to_quarantine():

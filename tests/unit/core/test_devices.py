@@ -33,6 +33,7 @@ LINKS = st.lists(
         far_addresses=st.none() | ADDRESSES,
         leads_out=st.booleans(),
         xfrm_disabled=st.booleans(),
+        unchecked=st.booleans(),
         lower=st.integers(0, 9),
         fresh=st.booleans(),
     ),
@@ -138,10 +139,13 @@ def test_pods_bridged_with_a_device_that_leads_out_are_told_by_both_names(port, 
     assert kinds(BRIDGE, port, replace(PODS, master=9, far_addresses=(POD6,))) == [], "no pod there is managed"
 
 
-def test_a_device_kept_from_xfrm_is_told_with_the_way_out():
-    (problem,) = decide((replace(ETH0, xfrm_disabled=True),), [V4, V6], (), ()).problems
+@pytest.mark.parametrize(
+    ("kept", "sysctl"), [({"xfrm_disabled": True}, "disable_xfrm"), ({"unchecked": True}, "disable_policy")]
+)
+def test_a_device_kept_from_xfrm_or_its_policies_is_told_with_the_way_out(kept, sysctl):
+    (problem,) = decide((replace(ETH0, **kept),), [V4, V6], (), ()).problems
     assert problem.kind is ProblemKind.XFRM_DISABLED
-    assert "net.ipv4.conf.eth0.disable_xfrm=0" in str(problem)
+    assert f"net.ipv4.conf.eth0.{sysctl}=0" in str(problem)
 
 
 def test_a_named_uplink_that_is_missing_is_told():
@@ -165,13 +169,22 @@ def test_managed_addresses_are_bound_to_their_devices_and_other_pods_devices_to_
 
 def test_of_two_that_claim_an_address_the_one_that_has_it_keeps_it_and_the_other_is_told():
     thief = replace(PODS, ifindex=3, name="thief", far_addresses=(POD2, POD))
-    first = decide((ETH0, PODS, thief), [V4], (), [POD])
+    first = decide((ETH0, PODS, thief), [V4], (), [POD], {POD: 3})
     assert first.sources == {POD: 3}
     assert [problem.kind for problem in first.problems] == [ProblemKind.SOURCE]
-    bound = decide((ETH0, PODS, thief), [V4], (), [POD], {POD: 7})
+    bound = decide((ETH0, PODS, replace(thief, ifindex=8)), [V4], (), [POD], {POD: 7})
     assert bound.sources == {POD: 7}
     assert "thief" in str(bound.problems[0])
     assert decide((ETH0, thief), [V4], (), [POD], {POD: 7}).sources == {POD: 3}, "it is gone"
+
+
+@pytest.mark.parametrize(("ifindex", "carried"), [(3, (POD,)), (3, (POD2, POD)), (8, (POD2, POD, POD6))])
+def test_an_address_that_was_taken_before_its_pod_came_is_the_pod_s(ifindex, carried):
+    squatter = replace(PODS, ifindex=ifindex, name="squatter", far_addresses=carried)
+    pod = replace(PODS, far_addresses=carried[-1:])
+    found = decide((ETH0, pod, squatter), [V4], (), [carried[-1]])
+    assert found.sources == {carried[-1]: 7}
+    assert "squatter" in str(found.problems[0])
 
 
 @given(LINKS, NODE_ADDRESSES, UPLINKS, LOCAL, BOUND)

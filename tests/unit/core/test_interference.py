@@ -89,6 +89,10 @@ def test_a_rule_about_a_family_that_the_node_has_not_is_none():
         ((setting({"|": [{"&": [MARK, 0xFFF0FFFF]}, {"&": [CONNECTION, 0xF0000]}]}),), 0),
         ((setting({"|": [MARK, 0x4000]}),), 0),
         (({"mangle": {"key": CONNECTION, "value": MARK}},), 0),
+        ((setting(0),), 0xF0),
+        ((match({"meta": {"key": "iifname"}}, "veth7"), {"counter": {}}, setting({"|": [MARK, 1]})), 0x01),
+        ((match(MARK, 0), setting(1)), 0),
+        ((match({"payload": {"protocol": "ip", "field": "saddr"}}, "192.0.2.1"), setting(1)), 0),
     ],
 )
 def test_which_bits_of_our_marks_a_rule_takes_away(rule, lost):
@@ -126,6 +130,12 @@ SAVED = "# Generated\n*mangle\n:PREROUTING ACCEPT [0:0]\n:mine - [0:0]\n:KUBE-X 
         ("-A PREROUTING -j mine\n-A mine -j CONNMARK --restore-mark --nfmask 0x80 --ctmask 0x80", 0x80),
         ("-A mine -j CONNMARK --restore-mark --nfmask 0x80 --ctmask 0x80", 0),
         ("-A OUTPUT -j CONNMARK --restore-mark --nfmask 0x80 --ctmask 0x80", 0),
+        ("-A PREROUTING -j MARK --set-xmark 0x0/0x80", 0x80),
+        ("-A PREROUTING -i veth+ -m comment --comment all -j MARK --set-xmark 0x1/0xffffffff", 0xF1),
+        ("-A PREROUTING -j MARK --set-xmark 0x4000/0x4000", 0),
+        ("-A PREROUTING -s 192.0.2.1/32 -j MARK --set-xmark 0x1/0xffffffff", 0),
+        ("-A PREROUTING -m mark --mark 0x0/0xff -j MARK --set-xmark 0x1/0xff", 0),
+        ("-A PREROUTING -s 192.0.2.1/32 -j mine\n-A mine -j MARK --set-xmark 0x1/0xffffffff", 0),
         ("-A PREROUTING -j KUBE-X\n-A KUBE-X -j CONNMARK --restore-mark", 0),
     ],
 )

@@ -55,6 +55,17 @@ def test_a_peer_that_takes_node_traffic_is_selected_too_and_what_this_node_sends
     }
 
 
+def test_an_address_that_a_peer_s_node_object_has_not_draws_nothing_to_it():
+    stranger = ip_address("198.51.100.1")
+    view = mesh.view(nodes=2, traffic=True)
+    (peer,) = view.peers
+    node = replace(peer.node, addresses=(*peer.node.addresses, stranger))
+    lying = replace(peer, node=node, unconfirmed=frozenset({stranger}))
+    found = plan(replace(view, peers=(lying,)))
+    assert four(found) == four(plan(view))
+    assert PodFlags.PEER not in found.state.pods[stranger]
+
+
 @pytest.mark.parametrize("peers", [(), (Peer(mesh.node(2), 0, mesh.WINDOW, node_traffic=True),)])
 def test_what_is_for_a_node_that_is_not_ready_is_blocked_in_strict_mode_only(peers):
     view = mesh.view(nodes=2, peers=peers)
