@@ -89,8 +89,10 @@ struct kmesh_peer {
 	__u32 spi;
 	/* Highest key version of which the inbound SA was retired: neither it nor an older one is ever made again. */
 	__u32 retired;
-	/* Fingerprint of the two nodes' incarnations that node_id and the SAs were made for. */
+	/* Fingerprint of the two nodes, their addresses and incarnations, that node_id and the SAs were made for. */
 	__u64 incarnations;
+	/* Fingerprint of the two incarnations alone, as keys are made of them; 0: of version 1, which kept none. */
+	__u64 pair;
 };
 
 struct kmesh_service {
@@ -107,7 +109,10 @@ struct kmesh_device {
 	__u32 reserved;
 };
 
-/* A pair of incarnations whose keys were in use and whose SAs are gone: `spi` is the highest version. */
+/*
+ * A pair of incarnations whose keys were in use and whose SAs are gone: `spi` is the highest version. Of pair 0 is not
+ * known which one it was.
+ */
 struct kmesh_former {
 	__u32 spi;
 };
@@ -148,8 +153,8 @@ enum kmesh_counter {
 /*
  * The maps: a struct a map, named like it; its members are the types of key and value.
  * pods4/6: hash, who is managed. peers4/6: hash, outer address -> node id. services4/6: LPM trie.
- * srcs4/6: hash, address of a managed pod of this node -> its device. devices: hash, by ifindex. former: hash, by
- * fingerprint of two incarnations. counters: per-CPU array. identity: array of one.
+ * srcs4/6: hash, address of a managed pod of this node -> its device. devices: hash, by ifindex. formers: hash, by
+ * kmesh_peer.pair. counters: per-CPU array. identity: array of one.
  */
 struct kmesh_pods4 {
 	struct kmesh_addr4 key;

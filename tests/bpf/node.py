@@ -67,7 +67,7 @@ class NodeUnderTest:
             self.maps.set_pod(ip_address(OURSELVES[version]), PodFlags.CANDIDATE)
             self.maps.set_pod(ip_address(PEER[version]), READY_NODE)
             self.maps.set_pod(ip_address(FAR_PEER[version]), NODE)
-            self.maps.set_peer(ip_address(PEER[version]), PeerEntry(5, NODE_MARK, 1, 7))
+            self.maps.set_peer(ip_address(PEER[version]), PeerEntry(5, NODE_MARK, 1, 7, pair=9))
             if devices:
                 self.maps.set_source(ip_address(named[LOCAL]), devices.ifindex[POD_DEVICE])
         if devices:
