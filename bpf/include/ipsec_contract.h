@@ -68,14 +68,16 @@ struct kmesh_cidr6 {
 
 /*
  * kmesh_pod.flags. LOCAL, REMOTE: a managed pod here, or on another node. CANDIDATE: no managed pod has the address, but
- * DNAT may turn it into one's (of a Service, of a node). PEER: of a node that takes what is sent to its own addresses
- * encrypted. READY, with REMOTE or PEER: that node can decrypt. At most one of LOCAL, REMOTE and CANDIDATE.
+ * DNAT may turn it into one's (of a Service, of a node). OWN, with CANDIDATE: this node's. PEER, with REMOTE or
+ * CANDIDATE: of a node that encrypts what it sends to nodes' own addresses, and takes it so; with REMOTE only if READY.
+ * READY, with REMOTE or PEER: that node can decrypt. At most one of LOCAL, REMOTE and CANDIDATE.
  */
 #define KMESH_POD_LOCAL 1
 #define KMESH_POD_REMOTE 2
 #define KMESH_POD_READY 4
 #define KMESH_POD_CANDIDATE 8
 #define KMESH_POD_PEER 16
+#define KMESH_POD_OWN 32
 
 struct kmesh_pod {
 	__u32 flags;

@@ -81,8 +81,7 @@ def make_plan(
     claims.keep_quarantined((one.node for one in view.peers if one.node.name not in named), observed, peers, planned)
     leaving = formers.partings(view.node, observed, peers, departed, now)
     accepted = [peer for peer in settled.accepted if peer.node.name in named]
-    outer = {address: peer.node.name for peer in accepted for address in peer.node.addresses}
-    owner, conflicts = pods.owners(view, outer)
+    owner, conflicts = pods.owners(view)
     limit = cidrs.bound(observed.state.policies.values(), options.max_exact)
     by_cidr = cidrs.by_cidr(view, owner, ways.keys(), limit)
     local = (address for pod in view.pods if pod.node == view.node.name for address in pod.addresses)
@@ -91,8 +90,8 @@ def make_plan(
     return Plan(
         KernelState(
             sas={**planned, **leaving.sas},
-            policies=plan_policies(view, owner, outer, ways, by_cidr, options),
-            pods=pods.flags(view, owner, outer, accepted, ways.keys()),
+            policies=plan_policies(view, owner, ways, by_cidr, options),
+            pods=pods.flags(view, owner, accepted, ways.keys()),
             peers={**peers, **leaving.peers},
             services=frozenset(view.services),
             attachments=on_devices.attachments,

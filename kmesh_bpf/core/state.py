@@ -122,6 +122,7 @@ class PodFlags(IntFlag):
     READY = contract.POD_READY
     CANDIDATE = contract.POD_CANDIDATE
     PEER = contract.POD_PEER
+    OWN = contract.POD_OWN
 
 
 @dataclass(frozen=True, slots=True)

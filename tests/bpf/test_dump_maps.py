@@ -14,18 +14,20 @@ from tests.lab.cluster import PINS, ROOT
 
 INCARNATION = "6c8f8b1e-3a0a-4d52-9b7e-1f6a2c3d4e5f"
 PODS = {
-    "10.10.0.1": ["candidate"],
+    "10.10.0.1": ["candidate", "own"],
     "10.10.0.2": ["ready", "candidate", "peer"],
     "10.10.0.3": ["candidate", "peer"],
     "10.244.1.10": ["local"],
     "10.244.2.10": ["remote", "ready"],
+    "10.244.2.11": ["remote", "ready", "peer"],
     "10.244.3.10": ["remote"],
     "203.0.113.7": ["candidate"],
     "2001:db8:f::7": ["candidate"],
     "fd00:1::10": ["local"],
     "fd00:2::10": ["remote", "ready"],
+    "fd00:2::11": ["remote", "ready", "peer"],
     "fd00:3::10": ["remote"],
-    "fd00:10::1": ["candidate"],
+    "fd00:10::1": ["candidate", "own"],
     "fd00:10::2": ["ready", "candidate", "peer"],
     "fd00:10::3": ["candidate", "peer"],
 }
