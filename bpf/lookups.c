@@ -79,6 +79,11 @@ static __always_inline bool is(const struct kmesh_pod *pod, __u32 flag)
 	return pod && (pod->flags & flag);
 }
 
+static __always_inline bool is_all(const struct kmesh_pod *pod, __u32 flags)
+{
+	return pod && (pod->flags & flags) == flags;
+}
+
 /*
  * Where an ICMP error quotes a packet between a managed pod of this node and one of another, whichever way round: that
  * other one. NULL: it is no such error.

@@ -4,7 +4,8 @@
  * decrypted and is for no pod of this node may be handed on to one of a third node: it asks to be encrypted again.
  *
  * Everything else is clear: a stale mark of ours is wiped off, and in strict mode what pretends to come from a managed
- * pod of another node to one of ours is dropped, and so is an ICMP error that quotes such a packet, or its answer.
+ * pod of another node to one of ours is dropped, and so is an ICMP error that quotes such a packet, or its answer. To an
+ * address of this node too, which DNAT may turn into a pod's: where that pod's node would have encrypted it.
  */
 #include "packet.h"
 
@@ -36,9 +37,11 @@ static __always_inline int esp_of(struct __sk_buff *skb, const struct kmesh_peer
 /* Does it, in clear, speak for a managed pair, to our half of it? */
 static __always_inline bool is_clear_text(struct __sk_buff *skb, struct packet *packet, const struct kmesh_pod *source)
 {
-	if (is(source, KMESH_POD_REMOTE) && is(destination_pod(packet), KMESH_POD_LOCAL))
-		return true;
-	return quoted_remote(skb, packet) && is(destination_pod(packet), KMESH_POD_LOCAL);
+	const struct kmesh_pod *destination = destination_pod(packet);
+
+	if (is(destination, KMESH_POD_OWN))
+		return is_all(source, KMESH_POD_REMOTE | KMESH_POD_READY | KMESH_POD_PEER);
+	return is(destination, KMESH_POD_LOCAL) && (is(source, KMESH_POD_REMOTE) || quoted_remote(skb, packet));
 }
 
 /* On lo, and on a bridge above a pod's device, a mark is of this node's own making. */

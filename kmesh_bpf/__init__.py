@@ -4,6 +4,9 @@ Describe what is known as a :class:`View`; :func:`reconcile` brings a kernel to 
 knows the kernel, nothing of Kubernetes, and reads no environment variable.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from kmesh_bpf.contract import VERSION as CONTRACT_VERSION
 from kmesh_bpf.core.claims import Evidence, evidence
 from kmesh_bpf.core.explain import Fate, Stop, Trace, trace
@@ -20,13 +23,18 @@ from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError
 from kmesh_bpf.kernel import boot_guard
 from kmesh_bpf.kernel.fake import FakeKernel
 from kmesh_bpf.kernel.interface import AttachMode
-from kmesh_bpf.kernel.links import LinkWatcher
-from kmesh_bpf.kernel.linux import LinuxKernel
 from kmesh_bpf.kernel.maps import Maps, open_maps
 from kmesh_bpf.kernel.programs import DEFAULT_PIN_ROOT, Settings, claim
 from kmesh_bpf.reconcile import Report, preview, reconcile
 
+if TYPE_CHECKING:
+    from kmesh_bpf.kernel.links import LinkWatcher
+    from kmesh_bpf.kernel.linux import LinuxKernel
+
 __version__ = "0.1.0"
+
+# Imported when first asked for: they bring pyroute2, which takes longer to import than all the rest.
+_LATE = {"LinkWatcher": "kmesh_bpf.kernel.links", "LinuxKernel": "kmesh_bpf.kernel.linux"}
 
 __all__ = [
     "CONTRACT_VERSION",
@@ -81,3 +89,9 @@ __all__ = [
     "remote_pods",
     "trace",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name in _LATE:
+        return getattr(import_module(_LATE[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

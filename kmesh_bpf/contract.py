@@ -33,6 +33,7 @@ POD_REMOTE: Final[int] = lib.KMESH_POD_REMOTE
 POD_READY: Final[int] = lib.KMESH_POD_READY
 POD_CANDIDATE: Final[int] = lib.KMESH_POD_CANDIDATE
 POD_PEER: Final[int] = lib.KMESH_POD_PEER
+POD_OWN: Final[int] = lib.KMESH_POD_OWN
 
 COUNTERS: Final[tuple[str, ...]] = tuple(
     name.removeprefix("KMESH_COUNT_").lower()

@@ -70,14 +70,16 @@ struct kmesh_cidr6 {
 
 /*
  * kmesh_pod.flags. LOCAL, REMOTE: a managed pod here, or on another node. CANDIDATE: no managed pod has the address, but
- * DNAT may turn it into one's (of a Service, of a node). PEER: of a node that takes what is sent to its own addresses
- * encrypted. READY, with REMOTE or PEER: that node can decrypt. At most one of LOCAL, REMOTE and CANDIDATE.
+ * DNAT may turn it into one's (of a Service, of a node). OWN, with CANDIDATE: this node's. PEER, with REMOTE or
+ * CANDIDATE: of a node that encrypts what it sends to nodes' own addresses, and takes it so; with REMOTE only if READY.
+ * READY, with REMOTE or PEER: that node can decrypt. At most one of LOCAL, REMOTE and CANDIDATE.
  */
 #define KMESH_POD_LOCAL 1
 #define KMESH_POD_REMOTE 2
 #define KMESH_POD_READY 4
 #define KMESH_POD_CANDIDATE 8
 #define KMESH_POD_PEER 16
+#define KMESH_POD_OWN 32
 
 struct kmesh_pod {
 	__u32 flags;
@@ -91,8 +93,10 @@ struct kmesh_peer {
 	__u32 spi;
 	/* Highest key version of which the inbound SA was retired: neither it nor an older one is ever made again. */
 	__u32 retired;
-	/* Fingerprint of the two nodes' incarnations that node_id and the SAs were made for. */
+	/* Fingerprint of the two nodes, their addresses and incarnations, that node_id and the SAs were made for. */
 	__u64 incarnations;
+	/* Fingerprint of the two incarnations alone, as keys are made of them; 0: of version 1, which kept none. */
+	__u64 pair;
 };
 
 struct kmesh_service {
@@ -109,7 +113,10 @@ struct kmesh_device {
 	__u32 reserved;
 };
 
-/* A pair of incarnations whose keys were in use and whose SAs are gone: `spi` is the highest version. */
+/*
+ * A pair of incarnations whose keys were in use and whose SAs are gone: `spi` is the highest version. Of pair 0 is not
+ * known which one it was.
+ */
 struct kmesh_former {
 	__u32 spi;
 };
@@ -150,8 +157,8 @@ enum kmesh_counter {
 /*
  * The maps: a struct a map, named like it; its members are the types of key and value.
  * pods4/6: hash, who is managed. peers4/6: hash, outer address -> node id. services4/6: LPM trie.
- * srcs4/6: hash, address of a managed pod of this node -> its device. devices: hash, by ifindex. former: hash, by
- * fingerprint of two incarnations. counters: per-CPU array. identity: array of one.
+ * srcs4/6: hash, address of a managed pod of this node -> its device. devices: hash, by ifindex. formers: hash, by
+ * kmesh_peer.pair. counters: per-CPU array. identity: array of one.
  */
 struct kmesh_pods4 {
 	struct kmesh_addr4 key;

@@ -20,7 +20,7 @@ _Static_assert(sizeof(struct kmesh_addr4) == 4, "key of the IPv4 maps");
 _Static_assert(sizeof(struct kmesh_addr6) == 16, "key of the IPv6 maps");
 _Static_assert(sizeof(struct kmesh_cidr4) == 8, "LPM key: prefix length and address, no hole");
 _Static_assert(sizeof(struct kmesh_cidr6) == 20, "LPM key: prefix length and address, no hole");
-_Static_assert(sizeof(struct kmesh_peer) == 24, "no hole before the 64-bit member");
+_Static_assert(sizeof(struct kmesh_peer) == 32, "no hole before the 64-bit members");
 _Static_assert(sizeof(struct kmesh_identity) == 52, "no hole behind the last member");
 _Static_assert((KMESH_SETTING_NODE_MARK_MASK & KMESH_MARK_MASK) == 0, "node ids stay out of the low byte");
 _Static_assert((KMESH_SETTING_MARK_MASK & ~KMESH_MARK_MASK) == 0, "our marks stay in the low byte");

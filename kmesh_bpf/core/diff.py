@@ -74,9 +74,9 @@ def _set_pods(desired: KernelState, observed: KernelState) -> Iterator[Operation
 
 def _formers(desired: KernelState, observed: KernelState) -> Iterator[Operation]:
     # First of all, before any SA goes: a crash in between must not let its keys be used again from the start.
-    for incarnations, spi in desired.formers.items():
-        if observed.formers.get(incarnations) != spi:
-            yield ops.SetFormer(incarnations, spi)
+    for pair, spi in desired.formers.items():
+        if observed.formers.get(pair) != spi:
+            yield ops.SetFormer(pair, spi)
 
 
 def _thresholds(desired: KernelState, observed: KernelState, *, lower: bool) -> Iterator[Operation]:

@@ -14,6 +14,8 @@ from kmesh_bpf.core.policies import UNMARKED
 from kmesh_bpf.core.state import Direction, PodFlags, Policy
 from kmesh_bpf.core.view import Address
 
+ENCRYPTS_TO_NODES = PodFlags.REMOTE | PodFlags.READY | PodFlags.PEER
+"""Flags of a managed pod of another node that sends nothing in clear to addresses of this one."""
 NAT = "where DNAT gives it to a managed pod (NodePort, hostPort), that pod's address decides"
 
 
@@ -144,7 +146,9 @@ def _arrive_clear(receiver: Stop | None, left: Trace, src: Address, dst: Address
     if receiver is None or not receiver.strict:
         return left
     pods = receiver.plan.state.pods
-    if PodFlags.REMOTE in pods.get(src, PodFlags(0)) and PodFlags.LOCAL in pods.get(dst, PodFlags(0)):
+    there, here = pods.get(src, PodFlags(0)), pods.get(dst, PodFlags(0))
+    to_pod = PodFlags.REMOTE in there and PodFlags.LOCAL in here
+    if to_pod or (ENCRYPTS_TO_NODES in there and PodFlags.OWN in here):
         return Trace(Fate.DROPPED, f"{left.reason}; the receiving node drops it as clear text (strict)")
     return left
 

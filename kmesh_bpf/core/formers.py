@@ -1,10 +1,13 @@
 """Peers that went, and may come back: how long their SAs stay, and what is remembered of them afterwards. Pure.
 
 A sequence must never start anew under a key that was in use, and a key is made of the two nodes' addresses and
-incarnations only. So what goes is remembered as a *former*, a fingerprint (:func:`marks.incarnations`) and the highest
-key version used, in the kernel, before its SAs go (:mod:`kmesh_bpf.core.diff`). None of its versions is made again as
-long as this node is who it is; with a new incarnation of this node all formers are forgotten, for none of their keys
-can come back.
+incarnations only. So what goes is remembered as a *former*, the pair of incarnations (:func:`marks.pair`) and the
+highest key version used, in the kernel, before its SAs go (:mod:`kmesh_bpf.core.diff`). None of its versions is made
+again as long as this node is who it is; with a new incarnation of this node all formers are forgotten, for none of
+their keys can come back.
+
+Of a peer that went during an upgrade from contract version 1 the pair is not known. Its former stands for everybody's:
+who comes next is taken for that peer, which costs one new incarnation and lets no key be used twice.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ class Partings:
     """What remains of peers that the plan has no place for.
 
     ``peers`` and ``sas`` stay for now; ``departing``: since when each fingerprint of theirs is missed, in the planner's
-    clock; ``formers``: all that must be remembered.
+    clock; ``formers``: all that must be remembered, by pair.
     """
 
     peers: Mapping[Address, PeerEntry]
@@ -60,14 +63,14 @@ def partings(
             peers[address] = entry
             sas.update((sa.id, sa) for sa in held.get(address, ()))
         else:
-            remembered[entry.incarnations] = max(used, remembered.get(entry.incarnations, 0))
+            remembered[entry.pair] = max(used, remembered.get(entry.pair, 0))
     return Partings(peers, sas, departing, remembered)
 
 
 def used_versions(
     local: Node, observed: Observation, fingerprints: Mapping[str, int], peers: Iterable[Peer]
 ) -> dict[int, int]:
-    """Give the highest key version by :func:`marks.same_keys` of pairs whose SAs are gone, or go with this plan.
+    """Give the highest key version by pair, of those whose SAs are gone, or go with this plan.
 
     ``fingerprints``: of the ``peers`` to be planned, by name.
     """
@@ -78,12 +81,16 @@ def used_versions(
     for address, name in ((address, peer.node.name) for peer in peers for address in peer.node.addresses):
         entry = observed.state.peers.get(address)
         if entry is not None and entry.incarnations != fingerprints[name]:
-            gone.append((entry.incarnations, highest_version(entry, held.get(address, ()))))
+            gone.append((entry.pair, highest_version(entry, held.get(address, ()))))
     highest: dict[int, int] = {}
-    for incarnations, version in gone:
-        part = marks.same_keys(incarnations)
-        highest[part] = max(version, highest.get(part, 0))
+    for pair, version in gone:
+        highest[pair] = max(version, highest.get(pair, 0))
     return highest
+
+
+def used_with(pair: int, versions: Mapping[int, int]) -> int:
+    """Give the highest key version that may have been in use with a pair before, 0: none. ``versions`` by pair."""
+    return max(versions.get(pair, 0), versions.get(marks.UNKNOWN_PAIR, 0))
 
 
 def reuses(planned: Iterable[Sa], observed: Observation, used: int) -> bool:

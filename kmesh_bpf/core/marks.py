@@ -13,6 +13,8 @@ MARK_BITS = 32
 MIN_NODE_BITS = 8
 TELLING_BITS = contract.MARK_ENCRYPT ^ contract.MARK_DECRYPTED
 """The two bits that tell the marks apart: one asks for encryption, one tells of decryption."""
+UNKNOWN_PAIR = 0
+"""In the place of :func:`pair`, where contract version 1 has left an entry of the peer map, which had none."""
 
 
 def check_mark_mask(mask: int) -> int:
@@ -110,23 +112,21 @@ def node_id(mark: int, mask: int) -> int:
 def incarnations(local: Node, peer: Node) -> int:
     """Give a 64-bit fingerprint of a pair of incarnations: a new boot id on either side gives another.
 
-    The upper half is made of the two boot ids alone, as keys are: see :func:`same_keys`.
+    The same as of contract version 1, so that what it kept is recognised after an upgrade.
     """
-    boot_ids = "\0".join((local.boot_id, peer.boot_id))
-    text = "\0".join((local.name, local.boot_id, peer.name, peer.boot_id, *map(str, peer.addresses)))
-    return int.from_bytes(_half(boot_ids) + _half(text), "big")
+    return _fingerprint(local.name, local.boot_id, peer.name, peer.boot_id, *map(str, peer.addresses))
 
 
-def same_keys(incarnations: int) -> int:
-    """Give the part of a fingerprint that all pairs share whose keys may be the same.
+def pair(local: Node, peer: Node) -> int:
+    """Give a 64-bit fingerprint of the two boot ids alone, never UNKNOWN_PAIR: whose differ have no key in common.
 
     A node of another name, or with one address more, derives the same keys as long as its boot id is the same.
     """
-    return incarnations >> 32
+    return _fingerprint(local.boot_id, peer.boot_id) or 1
 
 
-def _half(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()[:4]
+def _fingerprint(*words: str) -> int:
+    return int.from_bytes(hashlib.sha256("\0".join(words).encode()).digest()[:8], "big")
 
 
 def allocate(wanted: Iterable[int], held: Mapping[int, int], taken: Collection[int], mask: int) -> dict[int, int]:

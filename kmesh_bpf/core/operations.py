@@ -108,7 +108,7 @@ class DeletePodDevice:
 class SetFormer:
     """Remember a pair of incarnations whose SAs go: the highest key version that was in use."""
 
-    incarnations: int
+    pair: int
     spi: int
 
 
@@ -116,7 +116,7 @@ class SetFormer:
 class DeleteFormer:
     """Forget a pair of incarnations: its keys cannot come back."""
 
-    incarnations: int
+    pair: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,8 +81,7 @@ def make_plan(
     claims.keep_quarantined((one.node for one in view.peers if one.node.name not in named), observed, peers, planned)
     leaving = formers.partings(view.node, observed, peers, departed, now)
     accepted = [peer for peer in settled.accepted if peer.node.name in named]
-    outer = {address: peer.node.name for peer in accepted for address in peer.node.addresses}
-    owner, conflicts = pods.owners(view, outer)
+    owner, conflicts = pods.owners(view)
     limit = cidrs.bound(observed.state.policies.values(), options.max_exact)
     by_cidr = cidrs.by_cidr(view, owner, ways.keys(), limit)
     local = (address for pod in view.pods if pod.node == view.node.name for address in pod.addresses)
@@ -91,8 +90,8 @@ def make_plan(
     return Plan(
         KernelState(
             sas={**planned, **leaving.sas},
-            policies=plan_policies(view, owner, outer, ways, by_cidr, options),
-            pods=pods.flags(view, owner, outer, accepted, ways.keys()),
+            policies=plan_policies(view, owner, ways, by_cidr, options),
+            pods=pods.flags(view, owner, accepted, ways.keys()),
             peers={**peers, **leaving.peers},
             services=frozenset(view.services),
             attachments=on_devices.attachments,
@@ -118,7 +117,7 @@ def make_plan(
 class _Known:
     """What the kernel holds, sorted once for all peers.
 
-    ``used``: the highest key version of pairs whose SAs are gone, by :func:`marks.same_keys`; ``keys``: of all SAs.
+    ``used``: the highest key version of pairs whose SAs are gone, by :func:`marks.pair`; ``keys``: of all SAs.
     """
 
     observed: Observation
@@ -145,24 +144,25 @@ def _plan_peer(
     ends = tunnels(view.node, peer.node)
     mark = marks.node_mark(node_id, options.node_mark_mask)
     before = {address: _entry(known.observed, address, fingerprint) for address in peer.node.addresses}
-    used = known.used.get(marks.same_keys(fingerprint), 0)
+    pair = marks.pair(view.node, peer.node)
+    used = formers.used_with(pair, known.used)
     reached = max((keys.outbound_version(view.keys, peer.spi) or 0, *(entry.spi for entry in before.values())))
     left_behind = used if min(reached, view.announced) > used else 0  # both are past what was used
     made: dict[Ends, TunnelSas] = {}
-    for pair in sorted(set(ends.values()), key=str):
-        entry = before[pair[1]]
+    for tunnel in sorted(set(ends.values()), key=str):
+        entry = before[tunnel[1]]
         entry = replace(entry, retired=max(entry.retired, left_behind))
-        made[pair] = sas.plan_sas(view, peer, pair, mark, entry, known.held, options, now)
+        made[tunnel] = sas.plan_sas(view, peer, tunnel, mark, entry, known.held, options, now)
     if formers.reuses(chain.from_iterable(one.sas for one in made.values()), known.observed, used):
         return None
     entries: dict[Address, PeerEntry] = {}
     gone: list[SaId] = []
     for (_, remote), one in made.items():
-        entries[remote] = PeerEntry(node_id, mark, one.spi, fingerprint, one.retired)
+        entries[remote] = PeerEntry(node_id, mark, one.spi, fingerprint, one.retired, pair)
         gone += one.missing
         gone += lost(one.sas, known.observed, remote, fingerprint, view.announced, known.keys)
     for address in peer.node.addresses:
-        entries.setdefault(address, PeerEntry(node_id, mark, 0, fingerprint))
+        entries.setdefault(address, PeerEntry(node_id, mark, 0, fingerprint, pair=pair))
     sends = bool(ends) and all(one.sends for one in made.values())
     return _PeerPlan(
         tuple(sa for one in made.values() for sa in one.sas),

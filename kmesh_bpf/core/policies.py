@@ -48,25 +48,23 @@ def was_decrypted(mask: int) -> Mark:
 def plan_policies(
     view: View,
     owner: Mapping[Address, str],
-    outer: Collection[Address],
     ways: Mapping[str, Way],
     by_cidr: Collection[str],
     options: Options,
 ) -> dict[PolicyId, Policy]:
     """Give all policies. ``owner``: the node of each managed pod's address; ``ways``: of ready peers, by name.
 
-    ``outer``: peers' own addresses, which no pod is believed to have.
+    Addresses of the peers among these are neither a pod's nor this node's (:mod:`kmesh_bpf.core.claims`).
     """
     encrypt, decrypted = to_encrypt(options.mark_mask), was_decrypted(options.mark_mask)
-    remote = [(address, node) for address, node in owner.items() if node != view.node.name and address not in outer]
+    remote = [(address, node) for address, node in owner.items() if node != view.node.name]
     found: list[Policy] = []
     for pods, way in _pods_of_ready(remote, ways, by_cidr):
         found.extend(_both_ways(pods, way.ends[pods.version], encrypt, decrypted))
         if way.peer.node_traffic:
             found.extend(_from_this_node(view, pods, way.ends[pods.version]))
     for address, way in _node_addresses(ways):
-        if address not in owner and address not in view.node.addresses:
-            found.extend(_both_ways(host(address), way.ends[address.version], encrypt, decrypted))
+        found.extend(_both_ways(host(address), way.ends[address.version], encrypt, decrypted))
     if options.strict:
         tag = (*view.node.addresses, LOOPBACK)[0]
         found.extend(

@@ -35,7 +35,7 @@ def render(operation: Operation, programs: str, maps: str, mark_mask: int = cont
         case ops.SetPeer(address, entry):
             fields = (entry.node_id, entry.node_mark, entry.spi, entry.retired)
             value = " ".join(_hex(number.to_bytes(4, "little")) for number in fields)
-            value += " " + _hex(entry.incarnations.to_bytes(8, "little"))
+            value += "".join(" " + _hex(number.to_bytes(8, "little")) for number in (entry.incarnations, entry.pair))
             return (
                 f"bpftool map update pinned {maps}/kmesh_peers{address.version} key {_bytes(address)} value hex {value}"
             )

@@ -122,6 +122,7 @@ class PodFlags(IntFlag):
     READY = contract.POD_READY
     CANDIDATE = contract.POD_CANDIDATE
     PEER = contract.POD_PEER
+    OWN = contract.POD_OWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +130,7 @@ class PeerEntry:
     """Value of the peer maps (struct kmesh_peer of the contract header).
 
     ``retired``: the highest key version of which the inbound SA was retired; neither it nor an older one comes back.
+    ``incarnations``, ``pair``: by the functions of these names in :mod:`kmesh_bpf.core.marks`.
     """
 
     node_id: int
@@ -136,6 +138,7 @@ class PeerEntry:
     spi: int
     incarnations: int
     retired: int = 0
+    pair: int = 0
 
 
 class Program(Enum):
@@ -170,10 +173,10 @@ class KernelState:
     """All kernel objects of ours on one node, desired or observed.
 
     ``sources``: the device (ifindex) that a managed pod's packets come from, by the pod's address; ``pod_devices``:
-    those devices that must carry no other source. ``formers``: pairs of incarnations whose keys were in use and whose
-    SAs are gone -> the highest key version used. ``nat_exemption``: the nft tables that keep address masquerading away
-    from packets on their way to encryption. ``policy_hash``: policies of whole addresses are found by hash (hthresh
-    0/32, 0/128).
+    those devices that must carry no other source. ``formers``: pairs of incarnations (PeerEntry.pair) whose keys
+    were in use and whose SAs are gone -> the highest key version used. ``nat_exemption``: the nft tables that keep
+    address masquerading away from packets on their way to encryption. ``policy_hash``: policies of whole addresses are
+    found by hash (hthresh 0/32, 0/128).
     """
 
     sas: Mapping[SaId, Sa] = field(default_factory=lambda: MappingProxyType({}))

@@ -1,7 +1,8 @@
 """What new maps take over from those that were in use: of another capacity, or of the version before.
 
-Of version 1, whose pods, peers and services lie as they do now: it had no sources, devices and formers, did not keep
-the policy hash thresholds (kmesh_self was shorter), and of each peer nothing was retired.
+Of version 1, whose pods and services lie as they do now: it had no sources, devices and formers, did not keep the
+policy hash thresholds (kmesh_self was shorter), and of a peer neither what was retired nor the pair (its entries were
+shorter): the first pass fills the pair in for peers that are there, whom it knows by their fingerprint.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from kmesh_bpf.core.view import Address
 from kmesh_bpf.kernel.maps import NAMES, Maps, is_complete, newest_first
 
 FIRST_NAMES = tuple(name for name in NAMES if not name.startswith(("kmesh_srcs", "kmesh_devices", "kmesh_formers")))
-FIRST_IDENTITY = 48
-"""Bytes of struct kmesh_identity."""
+FIRST_SIZES = {"kmesh_self": 48, "kmesh_peers4": 24, "kmesh_peers6": 24}
+"""Bytes of the values that have become longer; each is the beginning of what it is now."""
 
 
 class FirstMaps(Maps):
     """The maps of a folder that version 1 has made."""
 
     names: ClassVar[tuple[str, ...]] = FIRST_NAMES
-    value_sizes: ClassVar[Mapping[str, int]] = MappingProxyType({"kmesh_self": FIRST_IDENTITY})
+    value_sizes: ClassVar[Mapping[str, int]] = MappingProxyType(FIRST_SIZES)
 
     def sources(self) -> dict[Address, int]:
         """Give none."""
@@ -78,7 +79,7 @@ def _copy(old: Maps, new: Maps) -> None:
         new.set_source(address, ifindex)
     for ifindex in old.pod_devices():
         new.add_pod_device(ifindex)
-    for incarnations, spi in old.formers().items():
-        new.set_former(incarnations, spi)
+    for pair, spi in old.formers().items():
+        new.set_former(pair, spi)
     new.set_thresholds(old.thresholds())
     new.set_identity(old.identity() or "", old.node_mark_mask())

@@ -1,6 +1,6 @@
 """Programs on devices by a clsact qdisc and its filters: for kernels without TCX (before 6.6).
 
-On our own netlink transport: it must be known which program a filter runs (TCA_BPF_ID).
+On our own netlink transport, because pyroute2 does not decode which program a filter runs (TCA_BPF_ID).
 """
 
 from __future__ import annotations

@@ -124,10 +124,10 @@ class FakeKernel:
                 self.pod_devices.add(ifindex)
             case ops.DeletePodDevice(ifindex):
                 self.pod_devices.discard(ifindex)
-            case ops.SetFormer(incarnations, spi):
-                self.formers[incarnations] = spi
-            case ops.DeleteFormer(incarnations):
-                self.formers.pop(incarnations, None)
+            case ops.SetFormer(pair, spi):
+                self.formers[pair] = spi
+            case ops.DeleteFormer(pair):
+                self.formers.pop(pair, None)
             case ops.LowerHashThresholds() | ops.RestoreHashThresholds():
                 self.policy_hash = isinstance(operation, ops.LowerHashThresholds)
             case ops.AddService(cidr):

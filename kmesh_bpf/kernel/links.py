@@ -1,23 +1,30 @@
-"""The network devices of the namespace and what lies behind them, and a socket that tells when something changes."""
+"""The network devices of the namespace and what lies behind them, and a socket that tells when something changes.
+
+Lists of devices and of their addresses come from pyroute2. What lies behind them, routes and notifications are read on
+our own transport: pyroute2 has no IFA_TARGET_NETNSID, and takes long for tens of thousands of routes.
+"""
 
 from __future__ import annotations
 
 import socket
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 from types import TracebackType
+from typing import Any
+
+from pyroute2 import IPRoute
+from pyroute2.netlink.exceptions import NetlinkError
 
 from kmesh_bpf._abi import ffi, lib
 from kmesh_bpf.core.devices import PAIRS, STACKED
 from kmesh_bpf.core.state import Link
 from kmesh_bpf.core.view import Address
-from kmesh_bpf.errors import KernelError
+from kmesh_bpf.errors import DecodeError, KernelError
 from kmesh_bpf.kernel import routes
-from kmesh_bpf.kernel.netlink import NetlinkSocket, attribute, attributes, message, messages
+from kmesh_bpf.kernel.netlink import DUMP_TRIES, NetlinkSocket, attribute, attributes, message, messages
 
 ROUTES: int = lib.RTMGRP_IPV4_ROUTE | lib.RTMGRP_IPV6_ROUTE | 1 << (lib.RTNLGRP_NEXTHOP - 1)
 GROUPS: int = lib.RTMGRP_LINK | lib.RTMGRP_IPV4_IFADDR | lib.RTMGRP_IPV6_IFADDR | lib.RTMGRP_TC | ROUTES
@@ -30,7 +37,8 @@ ROUTES_LISTED = 10.0
 hurry, and routes to other nodes come and go all the time in a large cluster."""
 FRESH = 5.0
 """Seconds that the other end of a new device has time to get its address."""
-LINK, ADDRESS = ffi.sizeof("struct ifinfomsg"), ffi.sizeof("struct ifaddrmsg")
+ADDRESS = ffi.sizeof("struct ifaddrmsg")
+FAMILIES = (socket.AF_INET, socket.AF_INET6)
 SYSCTLS = Path("/proc/sys/net/ipv4/conf")
 NO_XFRM, NO_POLICY = "disable_xfrm", "disable_policy"
 
@@ -50,7 +58,12 @@ def open_socket() -> NetlinkSocket:
     return sock
 
 
-def list_links(sock: NetlinkSocket) -> tuple[Link, ...]:
+def open_iproute() -> IPRoute:
+    """Open pyroute2's socket, which is told of no changes: it would have to be emptied."""
+    return IPRoute(groups=0)
+
+
+def list_links(ip: IPRoute, sock: NetlinkSocket) -> tuple[Link, ...]:
     """Give all devices with all that is known of them; none is fresh.
 
     Raises:
@@ -59,7 +72,7 @@ def list_links(sock: NetlinkSocket) -> tuple[Link, ...]:
     """
     return tuple(
         _with_far_end(link, far_addresses(sock, far) if far else None)
-        for link, far in _devices(sock, routes.leading_out(sock))
+        for link, far in _devices(ip, routes.leading_out(sock))
     )
 
 
@@ -67,74 +80,96 @@ def far_addresses(sock: NetlinkSocket, far: FarEnd) -> tuple[Address, ...] | Non
     """Give the addresses of global scope of a device in another namespace; None: the kernel does not tell us."""
     header = ffi.new("struct ifaddrmsg *")
     header.ifa_index = far.ifindex
-    body = bytes(ffi.buffer(header)) + attribute(lib.IFA_TARGET_NETNSID, _s32(far.namespace))
+    target = bytes(ffi.buffer(ffi.new("__s32 *", far.namespace)))
+    body = bytes(ffi.buffer(header)) + attribute(lib.IFA_TARGET_NETNSID, target)
     try:
-        found = _addresses(sock, body)
+        answers = sock.dump(message(lib.RTM_GETADDR, 0, body))
     except KernelError:  # not ours to ask (EACCES), no such feature (EINVAL), gone meanwhile (ENODEV)
         return None
-    return found.get(far.ifindex, ())
+    return tuple(address for _, answer in answers for address in _far_address(answer, far.ifindex))
 
 
-def _s32(number: int) -> bytes:
-    return bytes(ffi.buffer(ffi.new("__s32 *", number)))
+def _far_address(answer: bytes, ifindex: int) -> Iterator[Address]:
+    header = ffi.from_buffer("struct ifaddrmsg *", answer[:ADDRESS])
+    if header.ifa_index != ifindex or header.ifa_scope != lib.RT_SCOPE_UNIVERSE or header.ifa_family not in FAMILIES:
+        return
+    found = dict(attributes(answer[ADDRESS:]))
+    packed = found.get(lib.IFA_LOCAL) or found.get(lib.IFA_ADDRESS)
+    if packed:
+        yield ip_address(packed)
 
 
-def _number(payload: bytes, *, signed: bool = False) -> int:
-    return int.from_bytes(payload, sys.byteorder, signed=signed)
+def _whole_list(what: str, ask: Callable[[], Iterable[Any]]) -> list[Any]:
+    """Give a list by pyroute2, which does not look whether it changed under way.
+
+    Raises:
+        DecodeError: it did, each time it was asked for.
+        KernelError: the kernel refused, or the socket failed.
+
+    """
+    for _ in range(DUMP_TRIES):
+        try:
+            found = list(ask())
+        except NetlinkError as error:
+            raise KernelError("list", what, error.code or 0, str(error)) from error
+        except OSError as error:
+            raise KernelError("list", what, error.errno or 0) from error
+        if not any(one["header"]["flags"] & lib.NLM_F_DUMP_INTR for one in found):
+            return found
+    raise DecodeError(f"{what} changed during each of {DUMP_TRIES} lists")
 
 
-def _addresses(sock: NetlinkSocket, body: bytes) -> dict[int, tuple[Address, ...]]:
-    """Give the addresses of global scope by ifindex, of the devices that a request asks for."""
+def _addresses(ip: IPRoute) -> dict[int, tuple[Address, ...]]:
+    """Give the addresses of global scope of this namespace by ifindex."""
     by_index: dict[int, tuple[Address, ...]] = {}
-    for _, answer in sock.dump(message(lib.RTM_GETADDR, 0, body)):
-        header = ffi.from_buffer("struct ifaddrmsg *", answer[:ADDRESS])
-        if header.ifa_scope != lib.RT_SCOPE_UNIVERSE or header.ifa_family not in (socket.AF_INET, socket.AF_INET6):
+    for found in _whole_list("addresses", ip.get_addr):
+        if found["scope"] != lib.RT_SCOPE_UNIVERSE or found["family"] not in FAMILIES:
             continue
-        found = dict(attributes(answer[ADDRESS:]))
-        packed = found.get(lib.IFA_LOCAL) or found.get(lib.IFA_ADDRESS)
-        if packed:
-            index = int(header.ifa_index)
-            by_index[index] = (*by_index.get(index, ()), ip_address(packed))
+        text = found.get_attr("IFA_LOCAL") or found.get_attr("IFA_ADDRESS")
+        if text:
+            by_index[found["index"]] = (*by_index.get(found["index"], ()), ip_address(text))
     return by_index
 
 
-def _devices(sock: NetlinkSocket, leading: frozenset[int]) -> list[tuple[Link, FarEnd | None]]:
+def _devices(ip: IPRoute, leading: frozenset[int]) -> list[tuple[Link, FarEnd | None]]:
     """Give all devices, and of those whose other end is elsewhere where that is; what is there is not asked."""
-    request = bytes(LINK) + attribute(lib.IFLA_EXT_MASK, _s32(lib.RTEXT_FILTER_SKIP_STATS))
-    answers = sock.dump(message(lib.RTM_GETLINK, 0, request))
-    addresses = _addresses(sock, bytes(ADDRESS))
+    found = _whole_list("network devices", lambda: ip.get_links(ext_mask=lib.RTEXT_FILTER_SKIP_STATS))
+    addresses = _addresses(ip)
     of_all = {sysctl: _is_set(sysctl, "all") for sysctl in (NO_XFRM, NO_POLICY)}
-    return [_device(answer, addresses, leading, of_all) for _, answer in answers]
+    return [_device(one, addresses, leading, of_all) for one in found]
 
 
 def _device(
-    answer: bytes, addresses: dict[int, tuple[Address, ...]], leading: frozenset[int], of_all: Mapping[str, bool]
+    found: Any, addresses: dict[int, tuple[Address, ...]], leading: frozenset[int], of_all: Mapping[str, bool]
 ) -> tuple[Link, FarEnd | None]:
-    index = int(ffi.from_buffer("struct ifinfomsg *", answer[:LINK]).ifi_index)
-    found = dict(attributes(answer[LINK:]))
-    name = found[lib.IFLA_IFNAME].rstrip(b"\0").decode(errors="surrogateescape")
-    info = dict(attributes(found.get(lib.IFLA_LINKINFO, b"")))
-    kind = info.get(lib.IFLA_INFO_KIND, b"").rstrip(b"\0").decode(errors="replace")
-    namespace = found.get(lib.IFLA_LINK_NETNSID)
-    below = _number(found.get(lib.IFLA_LINK, b""))
+    index = found["index"]
+    name = _text(found.get_attr("IFLA_IFNAME"))
+    info = found.get_attr("IFLA_LINKINFO")
+    kind = _text(info.get_attr("IFLA_INFO_KIND")) if info else ""
+    namespace = found.get_attr("IFLA_LINK_NETNSID")
+    below = found.get_attr("IFLA_LINK") or 0
     # The kernel names the namespace of a pair's other end only where it is another one. Vlans and tunnels have the
     # attribute too, for the namespace of the device below.
-    elsewhere = kind in PAIRS and namespace is not None
-    far = FarEnd(_number(namespace, signed=True), below) if elsewhere and namespace is not None else None
+    far = FarEnd(namespace, below) if kind in PAIRS and namespace is not None else None
     leads_out = index in leading
     link = Link(
         ifindex=index,
         name=name,
         kind=kind,
-        peer_elsewhere=elsewhere,
+        peer_elsewhere=far is not None,
         addresses=addresses.get(index, ()),
-        master=_number(found.get(lib.IFLA_MASTER, b"")),
+        master=found.get_attr("IFLA_MASTER") or 0,
         leads_out=leads_out,
         xfrm_disabled=leads_out and (of_all[NO_XFRM] or _is_set(NO_XFRM, name)),
         unchecked=leads_out and (of_all[NO_POLICY] or _is_set(NO_POLICY, name)),
         lower=below if kind in STACKED and namespace is None else 0,
     )
     return link, far
+
+
+def _text(value: str | bytes | None) -> str:
+    """Give a name of the kernel's, which pyroute2 leaves as bytes where it is no UTF-8."""
+    return value.decode(errors="surrogateescape") if isinstance(value, bytes) else value or ""
 
 
 def _with_far_end(link: Link, addresses: tuple[Address, ...] | None, *, fresh: bool = False) -> Link:
@@ -214,6 +249,7 @@ class Links:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self.watcher = LinkWatcher()  # before the first list: what changes after it is told
+        self._ip = open_iproute()
         self._socket = open_socket()
         self._found: list[tuple[Link, FarEnd | None]] | None = None
         self._far: dict[tuple[int, FarEnd], tuple[Address, ...] | None] = {}
@@ -221,8 +257,9 @@ class Links:
         self._listed_at = self._routes_at = -LONGEST_LISTED
 
     def close(self) -> None:
-        """Close both sockets."""
+        """Close all sockets."""
         self.watcher.close()
+        self._ip.close()
         self._socket.close()
 
     def list(self) -> tuple[Link, ...]:
@@ -254,7 +291,7 @@ class Links:
     def _list_devices(self, now: float) -> None:
         first, slow = self._found is None and not self._came, now - self._listed_at > LONGEST_LISTED
         self._found = None  # if it fails now, it is tried again
-        found = _devices(self._socket, self.watcher.leading)
+        found = _devices(self._ip, self.watcher.leading)
         there = {link.ifindex for link, _ in found}
         self._came = {index: self._came.get(index, now - FRESH if first else now) for index in there}
         ends = {(link.ifindex, far) for link, far in found if far}

@@ -263,10 +263,10 @@ class LinuxKernel:
                 self._need_maps().add_pod_device(ifindex)
             case ops.DeletePodDevice(ifindex):
                 self._need_maps().delete_pod_device(ifindex)
-            case ops.SetFormer(incarnations, spi):
-                self._need_maps().set_former(incarnations, spi)
-            case ops.DeleteFormer(incarnations):
-                self._need_maps().delete_former(incarnations)
+            case ops.SetFormer(pair, spi):
+                self._need_maps().set_former(pair, spi)
+            case ops.DeleteFormer(pair):
+                self._need_maps().delete_former(pair)
             case ops.LowerHashThresholds():
                 self._thresholds.lower(self._need_maps())
             case ops.RestoreHashThresholds():

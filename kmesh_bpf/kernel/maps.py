@@ -194,7 +194,7 @@ class Maps:
     def peers(self) -> dict[Address, PeerEntry]:
         """Give the peers by outer address."""
         return {
-            address: PeerEntry(value.node_id, value.node_mark, value.spi, value.incarnations, value.retired)
+            address: PeerEntry(value.node_id, value.node_mark, value.spi, value.incarnations, value.retired, value.pair)
             for address, value in self._by_address("kmesh_peers")
         }
 
@@ -211,6 +211,7 @@ class Maps:
             "spi": entry.spi,
             "incarnations": entry.incarnations,
             "retired": entry.retired,
+            "pair": entry.pair,
         }
         self._of("kmesh_peers", address).set(address.packed, value)
 
@@ -257,18 +258,18 @@ class Maps:
         entries = self._maps["kmesh_formers"].entries()
         return {int.from_bytes(key, sys.byteorder): value.spi for key, value in entries}
 
-    def set_former(self, incarnations: int, spi: int) -> None:
+    def set_former(self, pair: int, spi: int) -> None:
         """Remember a pair of incarnations.
 
         Raises:
             MapFullError: there is no room.
 
         """
-        self._maps["kmesh_formers"].set(incarnations.to_bytes(8, sys.byteorder), [spi])
+        self._maps["kmesh_formers"].set(pair.to_bytes(8, sys.byteorder), [spi])
 
-    def delete_former(self, incarnations: int) -> None:
+    def delete_former(self, pair: int) -> None:
         """Forget a pair, if there."""
-        self._maps["kmesh_formers"].delete(incarnations.to_bytes(8, sys.byteorder))
+        self._maps["kmesh_formers"].delete(pair.to_bytes(8, sys.byteorder))
 
     def services(self) -> frozenset[Network]:
         """Give the Service CIDRs."""

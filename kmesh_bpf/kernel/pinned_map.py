@@ -136,7 +136,13 @@ class PinnedMap:
         return found
 
     def _batches(self) -> Iterator[tuple[Any, Any, int]]:
-        """Give arrays of keys and values, and how many they hold; keys None, once: the kernel has no such operation."""
+        """Give arrays of keys and values, and how many they hold; keys None, once: it can be read one by one only.
+
+        The kernel has no batches then, or the values are a former version's: shorter, and end to end in a batch.
+        """
+        if self.info.value_size != ffi.sizeof(self._value):
+            yield None, None, 0
+            return
         room, size = min(self.info.max_entries, BATCH_ENTRIES), self.info.key_size
         keys = ffi.new(ffi.getctype(self._key, "[]"), room)
         values = ffi.new(ffi.getctype(self._value, "[]"), room)

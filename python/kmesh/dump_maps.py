@@ -16,7 +16,7 @@ BPFFS = Path("/sys/fs/bpf")
 EPILOG = """\
 --json prints a list, an object a pin root: pinRoot, incarnation, thresholds [bits], empty: not lowered,
 pods [{address, flags}], sources [{address, ifindex, device}], devices [{ifindex, device}],
-peers [{address, nodeId, nodeMark, spi, retired, incarnations}], formers [{incarnations, spi}],
+peers [{address, nodeId, nodeMark, spi, retired, incarnations, pair}], formers [{pair, spi}],
 services [cidr], counters {name: packets}. Devices have the names of the network namespace that
 this runs in; empty: there is none of this number.
 
@@ -48,10 +48,7 @@ def read(pin_root: Path) -> dict[str, Any]:
             ],
             "devices": [{"ifindex": ifindex, "device": _name(ifindex)} for ifindex in sorted(maps.pod_devices())],
             "peers": _peers(maps),
-            "formers": [
-                {"incarnations": f"{incarnations:016x}", "spi": spi}
-                for incarnations, spi in sorted(maps.formers().items())
-            ],
+            "formers": [{"pair": f"{pair:016x}", "spi": spi} for pair, spi in sorted(maps.formers().items())],
             "services": sorted(str(cidr) for cidr in maps.services()),
             "counters": maps.counters(),
         }
@@ -68,6 +65,7 @@ def _peers(maps: Maps) -> list[dict[str, Any]]:
             "spi": entry.spi,
             "retired": entry.retired,
             "incarnations": f"{entry.incarnations:016x}",
+            "pair": f"{entry.pair:016x}",
         }
         for address, entry in sorted(maps.peers().items(), key=_by_address)
     ]
@@ -99,13 +97,14 @@ def show(found: dict[str, Any], out: TextIO) -> None:
         print(f"{one['address']:<40}{one['device'] or '(gone)':<16}{one['ifindex']}", file=out)
     bound = (one["device"] or f"(gone: {one['ifindex']})" for one in found["devices"])
     print(f"\ndevices that carry no other source: {' '.join(bound) or '(none)'}", file=out)
-    print(f"\n{'PEER':<40}{'NODE ID':<10}{'NODE MARK':<12}{'SPI':<11}{'RETIRED':<11}INCARNATIONS", file=out)
+    print(f"\n{'PEER':<40}{'NODE ID':<10}{'NODE MARK':<12}{'SPI':<11}{'RETIRED':<11}{'INCARNATIONS':<18}PAIR", file=out)
     for peer in found["peers"]:
         where = f"{peer['address']:<40}{peer['nodeId']:<10}{peer['nodeMark']:<#12x}"
-        print(f"{where}{peer['spi']:<11}{peer['retired']:<11}{peer['incarnations']}", file=out)
-    print(f"\n{'FORMER INCARNATIONS':<40}SPI", file=out)
+        versions = f"{peer['spi']:<11}{peer['retired']:<11}"
+        print(f"{where}{versions}{peer['incarnations']:<18}{peer['pair']}", file=out)
+    print(f"\n{'FORMER PAIR':<40}SPI", file=out)
     for one in found["formers"]:
-        print(f"{one['incarnations']:<40}{one['spi']}", file=out)
+        print(f"{one['pair']:<40}{one['spi']}", file=out)
     print(f"\nservices: {' '.join(found['services']) or '(none)'}", file=out)
     print(f"\n{'COUNTER':<40}PACKETS", file=out)
     for name, packets in found["counters"].items():

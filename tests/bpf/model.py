@@ -109,6 +109,9 @@ def mark_decrypt(case):
         return UNSPEC, mark, None if mark == case.mark else "esp_known_peer"
     towards_us = has(case.destination, PodFlags.LOCAL)
     managed = towards_us and (has(case.source, PodFlags.REMOTE) or remote_of(case.quoted) is not None)
+    to_node = has(case.destination, PodFlags.OWN)
+    encrypts = all(has(case.source, flag) for flag in (PodFlags.REMOTE, PodFlags.READY, PodFlags.PEER))
+    managed = managed or (to_node and encrypts)
     if managed and case.strict:
         return SHOT, case.mark, "dropped_clear_text"
     mark = wiped(case, case.source)

@@ -16,11 +16,14 @@ UNSPEC, SHOT = 0xFFFFFFFF, 2
 READY = PodFlags.REMOTE | PodFlags.READY
 NODE = PodFlags.CANDIDATE | PodFlags.PEER
 READY_NODE = NODE | PodFlags.READY
-LOCAL, REMOTE, FAR, STRANGER, OUTSIDE = "local", "remote", "far", "stranger", "outside"
+READY_PEERS_POD = READY | PodFlags.PEER
+OWN = PodFlags.CANDIDATE | PodFlags.OWN
+LOCAL, REMOTE, NEAR, FAR, STRANGER, OUTSIDE = "local", "remote", "near", "far", "stranger", "outside"
 ADDRESSES = {
     4: {
         LOCAL: "10.244.1.10",
         REMOTE: "10.244.2.10",
+        NEAR: "10.244.2.11",
         FAR: "10.244.3.10",
         STRANGER: "192.0.2.1",
         OUTSIDE: "203.0.113.7",
@@ -28,6 +31,7 @@ ADDRESSES = {
     6: {
         LOCAL: "fd00:1::10",
         REMOTE: "fd00:2::10",
+        NEAR: "fd00:2::11",
         FAR: "fd00:3::10",
         STRANGER: "2001:db8::1",
         OUTSIDE: "2001:db8:f::7",
@@ -52,7 +56,7 @@ class Devices:
 class NodeUnderTest:
     """LOCAL is managed here and bound to POD_DEVICE, which carries no other source.
 
-    REMOTE is managed on a ready peer; FAR on a node that is not ready; STRANGER is no managed pod, OUTSIDE the external
+    REMOTE is managed on a ready peer, NEAR on one that encrypts what it sends to nodes; FAR on a node that is not ready; STRANGER is no managed pod, OUTSIDE the external
     address of a Service. PEER and FAR_PEER are nodes that take what is sent to them encrypted, the second not ready.
     """
 
@@ -60,14 +64,20 @@ class NodeUnderTest:
         self.root, self.settings, self.devices = root, Settings(**changes), devices
         self.build = ensure_loaded(root, self.settings)
         self.maps = Maps(self.build.maps)
-        flags = {LOCAL: PodFlags.LOCAL, REMOTE: READY, FAR: PodFlags.REMOTE, OUTSIDE: PodFlags.CANDIDATE}
+        flags = {
+            LOCAL: PodFlags.LOCAL,
+            REMOTE: READY,
+            NEAR: READY_PEERS_POD,
+            FAR: PodFlags.REMOTE,
+            OUTSIDE: PodFlags.CANDIDATE,
+        }
         for version, named in ADDRESSES.items():
             for name, ones in flags.items():
                 self.maps.set_pod(ip_address(named[name]), ones)
-            self.maps.set_pod(ip_address(OURSELVES[version]), PodFlags.CANDIDATE)
+            self.maps.set_pod(ip_address(OURSELVES[version]), OWN)
             self.maps.set_pod(ip_address(PEER[version]), READY_NODE)
             self.maps.set_pod(ip_address(FAR_PEER[version]), NODE)
-            self.maps.set_peer(ip_address(PEER[version]), PeerEntry(5, NODE_MARK, 1, 7))
+            self.maps.set_peer(ip_address(PEER[version]), PeerEntry(5, NODE_MARK, 1, 7, pair=9))
             if devices:
                 self.maps.set_source(ip_address(named[LOCAL]), devices.ifindex[POD_DEVICE])
         if devices:

@@ -23,7 +23,11 @@ PODS = {
     ip_address("10.244.2.1"): READY,
     ip_address("fd00::1"): PodFlags.REMOTE,
 }
-PEER, PEER_ENTRY = ip_address("fd00::2"), PeerEntry(3, 0x300000, 2, 99, 1)
+PEERS = {
+    ip_address("fd00::2"): PeerEntry(3, 0x300000, 2, 99, 1, 5),
+    ip_address("fd00::3"): PeerEntry(4, 0x400000, 3, 98, 2, 6),
+    ip_address("10.9.0.3"): PeerEntry(4, 0x400000, 3, 2**64 - 1, 2, 6),
+}
 SERVICE = ip_network("10.96.0.0/12")
 SOURCES, DEVICES, FORMERS = {ip_address("10.244.1.1"): 7}, frozenset({7}), {2**64 - 1: 3}
 THRESHOLDS = (32, 32, 128, 128)
@@ -33,7 +37,8 @@ MASK = contract.NODE_MARK_MASK
 
 def fill(maps):
     maps.set_pods(PODS)
-    maps.set_peer(PEER, PEER_ENTRY)
+    for address, entry in PEERS.items():
+        maps.set_peer(address, entry)
     maps.add_service(SERVICE)
 
 
@@ -42,8 +47,8 @@ def fill_what_is_new(maps):
         maps.set_source(address, ifindex)
     for ifindex in DEVICES:
         maps.add_pod_device(ifindex)
-    for incarnations, spi in FORMERS.items():
-        maps.set_former(incarnations, spi)
+    for pair, spi in FORMERS.items():
+        maps.set_former(pair, spi)
     maps.set_thresholds(THRESHOLDS)
 
 
@@ -52,7 +57,7 @@ def held(maps):
     return *found, maps.thresholds(), maps.identity(), maps.node_mark_mask()
 
 
-EVERYTHING = (PODS, {PEER: PEER_ENTRY}, {SERVICE}, SOURCES, DEVICES, FORMERS, THRESHOLDS, INCARNATION, MASK)
+EVERYTHING = (PODS, PEERS, {SERVICE}, SOURCES, DEVICES, FORMERS, THRESHOLDS, INCARNATION, MASK)
 NOTHING = ({}, {}, frozenset(), {}, frozenset(), {}, None, None, 0)
 
 
@@ -84,7 +89,9 @@ def first_version(root, capacity, incarnation=INCARNATION):
         subprocess.run([str(one) for one in command], check=True)
     for address, flags in PODS.items():
         write(folder / f"kmesh_pods{address.version}", address.packed, struct.pack("=I", flags))
-    write(folder / "kmesh_peers6", PEER.packed, struct.pack("=IIIIQ", 3, 0x300000, 2, 0, 99))
+    for address, entry in PEERS.items():
+        value = struct.pack("=IIIIQ", entry.node_id, entry.node_mark, entry.spi, 0, entry.incarnations)
+        write(folder / f"kmesh_peers{address.version}", address.packed, value)
     write(folder / "kmesh_svcs4", struct.pack("=I", 12) + SERVICE.network_address.packed, bytes(4))
     write(folder / "kmesh_self", bytes(4), struct.pack("=II40s", 1, MASK, incarnation.encode()))
     return folder
@@ -114,12 +121,13 @@ def test_an_upgrade_from_version_1_keeps_identity_peers_and_pods_and_loses_no_pa
     first_version(root, 8)
     build = ensure_loaded(root, Settings(max_pods=capacity))
     with closing(Maps(build.maps)) as new:
-        never_retired = {PEER: replace(PEER_ENTRY, retired=0)}
-        assert held(new) == (PODS, never_retired, {SERVICE}, {}, frozenset(), {}, None, INCARNATION, MASK)
+        without_more = {address: replace(entry, retired=0, pair=0) for address, entry in PEERS.items()}
+        assert held(new) == (PODS, without_more, {SERVICE}, {}, frozenset(), {}, None, INCARNATION, MASK)
         # Each program finds them from its first packet on: the old ones run until these take their places.
         clear = bpf.test_run(build.path(Program.LEAK_GUARD), frame(4, "10.244.1.1", "10.244.2.1"))
         assert (clear.verdict, new.counters()["dropped_by_guard"]) == (SHOT, 1)
-        new.delete_peer(PEER)
+        for address in PEERS:
+            new.delete_peer(address)
         assert ensure_loaded(root, Settings(max_pods=capacity, strict=False)).compiled
         assert new.peers() == {}
     remove_stale(root, build)

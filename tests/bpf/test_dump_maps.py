@@ -14,18 +14,20 @@ from tests.lab.cluster import PINS, ROOT
 
 INCARNATION = "6c8f8b1e-3a0a-4d52-9b7e-1f6a2c3d4e5f"
 PODS = {
-    "10.10.0.1": ["candidate"],
+    "10.10.0.1": ["candidate", "own"],
     "10.10.0.2": ["ready", "candidate", "peer"],
     "10.10.0.3": ["candidate", "peer"],
     "10.244.1.10": ["local"],
     "10.244.2.10": ["remote", "ready"],
+    "10.244.2.11": ["remote", "ready", "peer"],
     "10.244.3.10": ["remote"],
     "203.0.113.7": ["candidate"],
     "2001:db8:f::7": ["candidate"],
     "fd00:1::10": ["local"],
     "fd00:2::10": ["remote", "ready"],
+    "fd00:2::11": ["remote", "ready", "peer"],
     "fd00:3::10": ["remote"],
-    "fd00:10::1": ["candidate"],
+    "fd00:10::1": ["candidate", "own"],
     "fd00:10::2": ["ready", "candidate", "peer"],
     "fd00:10::3": ["candidate", "peer"],
 }
@@ -57,8 +59,8 @@ def pinned(root):
     for address, (ifindex, _) in SOURCES.items():
         node.maps.set_source(ip_address(address), ifindex)
         node.maps.add_pod_device(ifindex)
-    for incarnations, spi in FORMERS.items():
-        node.maps.set_former(int(incarnations, 16), spi)
+    for pair, spi in FORMERS.items():
+        node.maps.set_former(int(pair, 16), spi)
     node.maps.set_thresholds(tuple(THRESHOLDS))
     node.maps.close()
     return root
@@ -94,11 +96,11 @@ def test_the_tables_show_what_every_map_holds(pinned):
         [],
         f"devices that carry no other source: lo (gone: {NO_DEVICE})".split(),
         [],
-        ["PEER", "NODE", "ID", "NODE", "MARK", "SPI", "RETIRED", "INCARNATIONS"],
-        *([address, "5", f"{NODE_MARK:#x}", "1", "0", "0000000000000007"] for address in PEERS),
+        ["PEER", "NODE", "ID", "NODE", "MARK", "SPI", "RETIRED", "INCARNATIONS", "PAIR"],
+        *([address, "5", f"{NODE_MARK:#x}", "1", "0", "0000000000000007", "0000000000000009"] for address in PEERS),
         [],
-        ["FORMER", "INCARNATIONS", "SPI"],
-        *([incarnations, str(spi)] for incarnations, spi in FORMERS.items()),
+        ["FORMER", "PAIR", "SPI"],
+        *([pair, str(spi)] for pair, spi in FORMERS.items()),
         [],
         ["services:", *SERVICES],
         [],
@@ -129,10 +131,11 @@ def test_json_holds_the_same_under_the_names_that_its_help_tells(pinned):
                     "spi": 1,
                     "retired": 0,
                     "incarnations": "0000000000000007",
+                    "pair": "0000000000000009",
                 }
                 for one in PEERS
             ],
-            "formers": [{"incarnations": incarnations, "spi": spi} for incarnations, spi in FORMERS.items()],
+            "formers": [{"pair": pair, "spi": spi} for pair, spi in FORMERS.items()],
             "services": SERVICES,
             "counters": COUNTERS,
         }

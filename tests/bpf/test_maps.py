@@ -30,7 +30,7 @@ def small(root):
 def test_pods_peers_services_and_identity_read_back_and_go(small):
     pods = {ip_address("10.0.0.1"): PodFlags.LOCAL, ip_address("fd00::1"): READY}
     peers = {
-        ip_address("10.9.0.1"): PeerEntry(1, 2, 3, 2**64 - 1, 2**32 - 1),
+        ip_address("10.9.0.1"): PeerEntry(1, 2, 3, 2**64 - 1, 2**32 - 1, 2**64 - 2),
         ip_address("fd09::1"): PeerEntry(2**17 - 1, 0, 0, 0),
     }
     services = {ip_network("10.96.0.0/12"), ip_network("0.0.0.0/0"), ip_network("fd00:96::/112")}
@@ -64,16 +64,16 @@ def test_sources_devices_and_former_pairs_read_back_and_go(small):
         small.set_source(address, ifindex)
     for ifindex in devices:
         small.add_pod_device(ifindex)
-    for incarnations, spi in formers.items():
-        small.set_former(incarnations, spi)
+    for pair, spi in formers.items():
+        small.set_former(pair, spi)
     assert (small.sources(), small.pod_devices(), small.formers()) == (sources, devices, formers)
     for _ in range(2):
         for address in sources:
             small.delete_source(address)
         for ifindex in devices:
             small.delete_pod_device(ifindex)
-        for incarnations in formers:
-            small.delete_former(incarnations)
+        for pair in formers:
+            small.delete_former(pair)
     assert (small.sources(), small.pod_devices(), small.formers()) == ({}, frozenset(), {})
 
 
@@ -190,7 +190,7 @@ def test_a_map_of_another_layout_is_refused_with_all_that_differs(root, small):
     with pytest.raises(LayoutError) as caught:
         Maps(other)
     text = str(caught.value)
-    assert "kmesh_pods4: bytes of key 16, not 4; kmesh_pods4: bytes of value 24, not 4" in text
+    assert "kmesh_pods4: bytes of key 16, not 4; kmesh_pods4: bytes of value 32, not 4" in text
     assert "kmesh_self: type 6, not 2; kmesh_self: bytes of value 8, not 52" in text
 
 

@@ -10,7 +10,19 @@ from hypothesis import strategies as st
 from kmesh_bpf import contract
 from kmesh_bpf.core.state import PeerEntry, PodFlags, Program
 from tests.bpf.model import Case, expected
-from tests.bpf.node import LO, NODE, OTHER_DEVICE, READY, READY_NODE, SHOT, UNSPEC, UPLINK, NodeUnderTest
+from tests.bpf.node import (
+    LO,
+    NODE,
+    OTHER_DEVICE,
+    OWN,
+    READY,
+    READY_NODE,
+    READY_PEERS_POD,
+    SHOT,
+    UNSPEC,
+    UPLINK,
+    NodeUnderTest,
+)
 from tests.bpf.packets import (
     ARP,
     DESTINATION_OPTIONS,
@@ -51,8 +63,9 @@ MASKS = (0xFF, 0x7F)
 programs = st.sampled_from(list(Program))
 low_bytes = st.sampled_from([0, 0xD0, 0xE0, 0xF0, 0x50, 0x60, 0x70, 0xD1]) | st.integers(0, 0xFF)
 marks = st.builds(lambda high, low: high << 8 | low, st.integers(0, 0xFFFFFF), low_bytes)
-flags = st.sampled_from([None, PodFlags.LOCAL, PodFlags.REMOTE, READY, PodFlags.CANDIDATE, NODE, READY_NODE])
-managed = st.sampled_from([None, PodFlags.LOCAL, PodFlags.REMOTE, READY])
+pods = [None, PodFlags.LOCAL, PodFlags.REMOTE, READY, READY_PEERS_POD]
+flags = st.sampled_from([*pods, PodFlags.CANDIDATE, NODE, READY_NODE, OWN])
+managed = st.sampled_from(pods)
 node_marks = st.none() | st.integers(0, 0xFFFFFFFF).map(lambda bits: bits & contract.NODE_MARK_MASK)
 tags = st.fixed_dictionaries(
     {

@@ -12,6 +12,7 @@ from tests.bpf.node import (
     FAR_PEER,
     LO,
     LOCAL,
+    NEAR,
     NODE_MARK,
     OTHER_DEVICE,
     OURSELVES,
@@ -149,6 +150,46 @@ def test_clear_text_between_managed_pods_of_two_nodes_is_dropped(strict, version
     for src in (REMOTE, FAR):
         packet = frame(version, named[src], named[LOCAL], protocol)
         assert strict.run(Program.MARK_DECRYPT, packet)[::2] == (SHOT, "dropped_clear_text")
+
+
+@VERSIONS
+@pytest.mark.parametrize("protocol", [UDP, TCP, ESP])
+def test_clear_text_to_this_node_s_address_is_dropped_where_the_pod_s_node_would_have_encrypted_it(
+    strict, permissive, version, protocol
+):
+    # DNAT may turn that address into a managed pod's (hostPort, NodePort).
+    named, here = ADDRESSES[version], OURSELVES[version]
+    packet = frame(version, named[NEAR], here, protocol)
+    assert strict.run(Program.MARK_DECRYPT, packet)[::2] == (SHOT, "dropped_clear_text")
+    assert permissive.run(Program.MARK_DECRYPT, packet, 0x40D0) == (UNSPEC, 0x4000, "allowed_clear_text")
+    for source, destination in (
+        (named[REMOTE], here),
+        (named[FAR], here),
+        (named[STRANGER], here),
+        (PEER[version], here),
+        (named[NEAR], PEER[version]),
+        (named[NEAR], FAR_PEER[version]),
+        (named[NEAR], named[OUTSIDE]),
+        (named[NEAR], named[STRANGER]),
+    ):
+        assert strict.run(Program.MARK_DECRYPT, frame(version, source, destination)) == PASSED
+
+
+@VERSIONS
+def test_that_a_pod_s_node_encrypts_what_goes_to_nodes_changes_nothing_about_what_is_sent_to_that_pod(
+    strict, permissive, version
+):
+    named = ADDRESSES[version]
+    for node in (strict, permissive):
+        for source in (LOCAL, STRANGER):
+            for mark in (0, 0xE0, 0xF0, 0x12):
+                for program in (Program.MARK_ENCRYPT, Program.LEAK_GUARD, Program.INNER_GUARD):
+                    device = OTHER_DEVICE if source == STRANGER and program is Program.MARK_ENCRYPT else None
+                    near, remote = (
+                        node.run(program, frame(version, named[source], named[one]), mark, device=device)
+                        for one in (NEAR, REMOTE)
+                    )
+                    assert near == remote
 
 
 @VERSIONS

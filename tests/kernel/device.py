@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kmesh_bpf.core.state import Attachment, Link, Program
-from kmesh_bpf.kernel.links import list_links, open_socket
+from kmesh_bpf.kernel.links import list_links, open_iproute, open_socket
 from kmesh_bpf.kernel.programs import LoadedPrograms
 from kmesh_bpf.kernel.tc import AttachMode, TcAttacher
 from tests.kernel import tiny_bpf
@@ -23,8 +23,8 @@ PORT = 5000
 
 
 def links() -> tuple[Link, ...]:
-    with open_socket() as sock:
-        return list_links(sock)
+    with open_iproute() as ip, open_socket() as sock:
+        return list_links(ip, sock)
 
 
 @dataclass

@@ -9,10 +9,11 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
+from pyroute2.netlink.exceptions import NetlinkError
 
 from kmesh_bpf.core import devices
 from kmesh_bpf.core.state import Link, Program
-from kmesh_bpf.errors import KernelError
+from kmesh_bpf.errors import DecodeError, KernelError
 from kmesh_bpf.kernel import links as module
 from kmesh_bpf.kernel.links import (
     FRESH,
@@ -22,6 +23,8 @@ from kmesh_bpf.kernel.links import (
     Links,
     LinkWatcher,
     far_addresses,
+    list_links,
+    open_iproute,
     open_socket,
 )
 from tests.kernel.device import links
@@ -74,6 +77,40 @@ def test_only_addresses_of_global_scope_and_of_this_end_are_given(netns: str) ->
 def test_an_overlay_device_is_told_by_its_kind(netns: str) -> None:
     run("ip link add over0 type vxlan dstport 4789 external")
     assert by_name()["over0"].kind == "vxlan"
+
+
+def test_a_name_that_is_no_utf8_is_a_name_all_the_same(netns: str) -> None:
+    run("ip link add d\udcff type bridge")
+    assert by_name()["d\udcff"].kind == "bridge"
+
+
+@pytest.mark.parametrize("fails", [NetlinkError(16, "busy"), OSError(16, "busy")])
+def test_a_list_that_the_kernel_refuses_is_an_error_that_names_it(netns: str, fails: Exception) -> None:
+    def refuse(**_: object) -> None:
+        raise fails
+
+    with open_iproute() as ip, open_socket() as sock:
+        ip.get_links = refuse
+        with pytest.raises(KernelError, match="list network devices"):
+            list_links(ip, sock)
+
+
+def test_a_list_that_changed_under_way_is_asked_for_again_and_not_for_ever(netns: str) -> None:
+    with open_iproute() as ip, open_socket() as sock:
+        real, interrupted = ip.get_addr, [True]
+
+        def get_addr() -> list[dict[str, object]]:
+            found = list(real())
+            if interrupted.pop() if interrupted else False:
+                found[0]["header"]["flags"] |= 0x10  # NLM_F_DUMP_INTR
+            return found
+
+        run("ip link set lo up")
+        ip.get_addr = get_addr
+        assert list_links(ip, sock) == links()
+        interrupted[:] = [True] * 99
+        with pytest.raises(DecodeError, match="addresses changed during each"):
+            list_links(ip, sock)
 
 
 def test_two_hundred_devices_are_listed_whole(netns: str) -> None:

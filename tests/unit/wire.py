@@ -6,7 +6,7 @@ once. A recorder on the wire keeps every packet and sends it again, later, to wh
 
 import uuid
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from types import SimpleNamespace
 
@@ -18,6 +18,7 @@ from kmesh.launcher.daemon import Daemon
 
 from kmesh_bpf import FakeKernel, Key, KmeshBpfError
 from kmesh_bpf.contract import COUNTERS
+from kmesh_bpf.core import marks
 from kmesh_bpf.core.keys import derive
 from tests.unit.cluster import kube
 from tests.unit.core import mesh
@@ -296,6 +297,13 @@ def outbound_states_are_deleted(world, host):
 def entry_is_deleted(world, host):
     for address in sorted(host.kernel.peers, key=repr)[:1]:
         del host.kernel.peers[address]
+
+
+@ours
+def entries_come_from_contract_version_1(world, host):
+    for address, entry in host.kernel.peers.items():
+        host.kernel.peers[address] = replace(entry, pair=marks.UNKNOWN_PAIR)
+    host.start()
 
 
 @ours

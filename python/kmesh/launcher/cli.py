@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
 from typing import TextIO
 
+import kmesh_bpf
 from kmesh.cluster.key_file import KeyFile
 from kmesh.cluster.manifests import FolderCluster
 from kmesh.cluster.source import ClusterSource
@@ -24,7 +25,7 @@ from kmesh.launcher.health import HealthServer
 from kmesh.launcher.outbox import Outbox
 from kmesh.launcher.readiness import Bounds
 from kmesh.launcher.recorder import Recorder
-from kmesh_bpf import ConfigError, KmeshBpfError, LinuxKernel, boot_guard, claim
+from kmesh_bpf import ConfigError, KmeshBpfError, boot_guard, claim
 
 EXIT_FAILED, EXIT_REFUSED = 1, 2
 GC_THRESHOLDS = 50_000, 20, 20
@@ -117,7 +118,7 @@ def _uninstall(config: Config, environment: Mapping[str, str]) -> int:
         # The kernel objects must go all the same.
         log.warning("the KmeshNodeInfo stays: %s", error)
         source = None
-    kernel = LinuxKernel(config.pin_root, config.settings, load=False)
+    kernel = kmesh_bpf.LinuxKernel(config.pin_root, config.settings, load=False)
     # A daemon that runs would put everything back. Where nothing is pinned there is nothing to claim.
     claimed = claim(config.pin_root) if config.pin_root.is_dir() else nullcontext()
     with closing(source) if source is not None else nullcontext(), claimed:
@@ -148,7 +149,7 @@ def _encrypt(config: Config, source: ClusterSource, recorder: Recorder) -> int:
     gc.set_threshold(*GC_THRESHOLDS)
     log.info("node %s: loading the programs below %s", config.node, config.pin_root)
     started = time.monotonic()
-    kernel = LinuxKernel(config.pin_root, config.settings, attach_mode=config.attach_mode)
+    kernel = kmesh_bpf.LinuxKernel(config.pin_root, config.settings, attach_mode=config.attach_mode)
     how = "compiled" if kernel.compiled else "found pinned, nothing compiled"
     log.info("programs %s (%.1f s)", how, time.monotonic() - started)
     boot = BootGuard(config.state_dir, strict=config.settings.strict, clock=time.monotonic)
@@ -166,7 +167,7 @@ def _encrypt(config: Config, source: ClusterSource, recorder: Recorder) -> int:
 
 
 def _dry_run(config: Config, source: ClusterSource, recorder: Recorder) -> int:
-    kernel = LinuxKernel(config.pin_root, config.settings, load=False)
+    kernel = kmesh_bpf.LinuxKernel(config.pin_root, config.settings, load=False)
     daemon = Daemon(config, source, kernel, recorder)
     print("# KEY: each SA's own key, not shown. Programs and maps are pinned by the daemon's first start.")
     for operation in daemon.preview():

@@ -9,6 +9,7 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kmesh.cluster.objects import ClusterObjects, NodeInfo, parse
 from kmesh.cluster.reporting import make_status
@@ -32,7 +33,6 @@ from kmesh_bpf import (
     Evidence,
     Key,
     KmeshBpfError,
-    LinuxKernel,
     Operation,
     Pod,
     Report,
@@ -44,6 +44,9 @@ from kmesh_bpf import (
     reconcile,
 )
 from kmesh_bpf import Memory as PassMemory
+
+if TYPE_CHECKING:  # it brings pyroute2, and boot-guard must not wait for that
+    from kmesh_bpf import LinuxKernel
 
 log = logging.getLogger("kmesh")
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from kmesh_bpf import KmeshBpfError, LinuxKernel
+from kmesh_bpf import KmeshBpfError
+
+if TYPE_CHECKING:  # as in kmesh.launcher.daemon
+    from kmesh_bpf import LinuxKernel
 
 log = logging.getLogger("kmesh")
 

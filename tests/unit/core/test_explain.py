@@ -124,6 +124,16 @@ def test_a_pod_that_is_not_managed_and_a_node_talk_in_clear():
     assert trace(stop(2, **managed), stop(1, **managed), THERE, A).fate is Fate.CLEAR
 
 
+def test_what_a_node_would_have_encrypted_is_not_taken_in_clear_by_another_one_s_address():
+    found = trace(None, stop(2, traffic=True), A, THERE)
+    assert (found.fate, found.reason[-52:]) == (Fate.DROPPED, "; the receiving node drops it as clear text (strict)")
+    assert trace(None, stop(2, False, traffic=True), A, THERE).fate is Fate.CLEAR
+    assert trace(None, stop(2), A, THERE).fate is Fate.CLEAR, "it takes nothing encrypted that is sent to nodes"
+    unready = tuple(replace(peer, spi=0) for peer in mesh.view(2, traffic=True).peers)
+    assert trace(None, stop(2, peers=unready), A, THERE).fate is Fate.CLEAR
+    assert trace(None, stop(2, traffic=True), HERE, THERE).fate is Fate.CLEAR, "nodes among themselves"
+
+
 def _edited(plan, **state):
     return Stop(replace(plan, state=replace(plan.state, **state)))
 

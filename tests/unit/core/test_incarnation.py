@@ -24,6 +24,7 @@ from tests.unit.core import mesh
 X, FRESH = "x" * 36, "fresh".ljust(36, "0")
 VIEW = mesh.view(node=replace(mesh.node(1), boot_id=X))
 R2, R3 = ip_address("10.10.0.2"), ip_address("10.10.0.3")
+PAIR3 = marks.pair(VIEW.node, VIEW.peers[1].node)
 ADDRESSES = tuple(map(str, VIEW.node.addresses))
 SHOWN = Announcement(X, ADDRESSES, "uid")
 NOW = 5000.0
@@ -159,7 +160,7 @@ def test_a_peer_that_is_missed_keeps_its_sas_for_a_while_and_its_policies_not_at
     later = make_plan(alone, KERNEL, Options(), NOW + DEPARTED_LINGER - 1, plan.departing)
     assert later.departing == plan.departing
     gone = make_plan(alone, KERNEL, Options(), NOW + DEPARTED_LINGER, plan.departing)
-    assert (gone.departing, gone.transition, gone.state.formers) == ({}, False, {missed: 1})
+    assert (gone.departing, gone.transition, gone.state.formers) == ({}, False, {PAIR3: 1})
     assert not any(R3 in (sa.src, sa.dst) for sa in gone.state.sas.values())
     assert R3 not in gone.state.peers
 
@@ -204,11 +205,11 @@ def test_who_comes_with_another_boot_id_is_welcome_and_the_one_before_remembered
     node = replace(VIEW.peers[1].node, boot_id="another".ljust(36, "0"))
     plan = make_plan(replace(VIEW, peers=(VIEW.peers[0], replace(VIEW.peers[1], node=node))), KERNEL, Options(), NOW)
     assert (plan.returned, plan.lost) == (frozenset(), ())
-    assert plan.state.formers == {marks.incarnations(VIEW.node, VIEW.peers[1].node): 1}
+    assert plan.state.formers == {PAIR3: 1}
 
 
 def test_a_key_that_was_not_in_use_with_who_is_back_is_no_reason_to_change_anything():
-    former = {marks.incarnations(VIEW.node, VIEW.peers[1].node): 1}
+    former = {PAIR3: 1}
     newer = replace(VIEW, keys={2: mesh.key(2)}, announced=2, peers=tuple(replace(one, spi=2) for one in VIEW.peers))
     observed = Observation(KernelState(formers=former), {}, mesh.LINKS, X)
     plan = make_plan(newer, observed, Options(), NOW)
@@ -216,7 +217,7 @@ def test_a_key_that_was_not_in_use_with_who_is_back_is_no_reason_to_change_anyth
 
 
 def test_a_new_key_lets_who_is_back_in_again_past_what_was_used():
-    former = {marks.incarnations(VIEW.node, VIEW.peers[1].node): 1}
+    former = {PAIR3: 1}
     peers = (VIEW.peers[0], replace(VIEW.peers[1], spi=2))
     newer = replace(VIEW, keys={1: mesh.key(1), 2: mesh.key(2)}, announced=2, announced_at=NOW, peers=peers)
     observed = Observation(KernelState(formers=former), {}, mesh.LINKS, X)

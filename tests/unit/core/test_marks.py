@@ -1,9 +1,14 @@
+import hashlib
+from dataclasses import replace
+from ipaddress import ip_address
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from kmesh_bpf import contract
 from kmesh_bpf.core import marks
+from kmesh_bpf.core.view import Node
 from kmesh_bpf.errors import ConfigError
 
 masks = (
@@ -16,6 +21,22 @@ masks = (
 )
 def test_the_default_layout_is_the_design_s(node_id, mark):
     assert marks.node_mark(node_id, contract.NODE_MARK_MASK) == mark
+
+
+def test_a_pair_of_incarnations_has_the_fingerprint_that_version_1_gave_it():
+    here = Node("n1", (ip_address("10.10.0.1"),), "boot-1")
+    peer = Node("n2", (ip_address("10.10.0.2"), ip_address("fd00::2")), "boot-2")
+    text = b"n1\0boot-1\0n2\0boot-2\x0010.10.0.2\0fd00::2"
+    assert marks.incarnations(here, peer) == int(hashlib.sha256(text).hexdigest()[:16], 16)
+
+
+def test_whose_keys_may_be_the_same_are_one_pair_and_others_are_not():
+    here = Node("n1", (ip_address("10.10.0.1"),), "boot-1")
+    peer = Node("n2", (ip_address("10.10.0.2"),), "boot-2")
+    renamed, moved = replace(peer, name="n3"), replace(peer, addresses=(ip_address("10.10.0.3"),))
+    assert {marks.pair(here, one) for one in (renamed, moved)} == {marks.pair(here, peer)}
+    assert len({marks.incarnations(here, one) for one in (peer, renamed, moved)}) == 3
+    assert len({marks.pair(here, peer), marks.pair(replace(here, boot_id="b"), peer), marks.pair(peer, here)}) == 3
 
 
 @given(masks, st.data())

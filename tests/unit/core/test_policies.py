@@ -98,7 +98,7 @@ def test_a_pod_that_claims_an_address_of_this_node_or_of_a_pod_here_gets_no_poli
     assert problem.kind is ProblemKind.CONFLICT
     assert problem.sentence.startswith(f"pod default/thief on n2: {address} is ")
     flags = found.state.pods
-    assert flags[L] == PodFlags.CANDIDATE
+    assert flags[L] == PodFlags.CANDIDATE | PodFlags.OWN
     assert flags[ip_address("10.244.1.10")] == PodFlags.LOCAL
     assert flags[R] == PodFlags.CANDIDATE
 
@@ -120,14 +120,16 @@ def test_the_pod_map_tells_pods_from_what_may_become_one():
     flags = plan(replace(view, peers=peers)).state.pods
     assert {str(address): flag for address, flag in flags.items() if address.version == 4} == {
         "203.0.113.9": PodFlags.CANDIDATE,
-        "10.10.0.1": PodFlags.CANDIDATE,
+        "10.10.0.1": PodFlags.CANDIDATE | PodFlags.OWN,
         "10.10.0.2": PodFlags.CANDIDATE | PodFlags.PEER | PodFlags.READY,
         "10.10.0.3": PodFlags.CANDIDATE | PodFlags.PEER,
         "10.244.1.10": PodFlags.LOCAL,
-        "10.244.2.10": PodFlags.REMOTE | PodFlags.READY,
+        "10.244.2.10": PodFlags.REMOTE | PodFlags.READY | PodFlags.PEER,
         "10.244.3.10": PodFlags.REMOTE,
     }
-    assert plan(view).state.pods[R] == PodFlags.CANDIDATE
+    without = plan(view).state.pods
+    assert without[R] == PodFlags.CANDIDATE
+    assert without[ip_address("10.244.2.10")] == PodFlags.REMOTE | PodFlags.READY
 
 
 NODES = tuple(f"n{index}" for index in range(1, 6))
@@ -188,7 +190,7 @@ def test_of_any_cluster_each_managed_address_elsewhere_has_exactly_one_policy_to
         for address in pod.addresses:
             if address not in mine:
                 where.setdefault(address, pod.node)
-    node_addresses = set(found.state.peers)
+    assert found.state.peers.keys().isdisjoint({*where, *mine}), "a node whose address a pod has, or we, is cut off"
     for address, flags in found.state.pods.items():
         selecting = [
             one for one in policies if one.direction is Direction.OUT and one.mark != UNMARKED and address in one.dst
@@ -202,12 +204,12 @@ def test_of_any_cluster_each_managed_address_elsewhere_has_exactly_one_policy_to
             (one,) = selecting
             assert not one.block
             assert one.tunnel_dst in outer[node]
-        elif address not in node_addresses:
+        else:
             assert [one.block for one in selecting] == ([True] if strict else [])
     for one in policies:
         if one.direction is not Direction.OUT:
             for address, node in where.items():
-                if address in one.src and address not in node_addresses:
+                if address in one.src:
                     assert one.tunnel_src in outer[node], "nobody speaks for another one's pod"
 
 

@@ -1,5 +1,7 @@
 """What is kept for the next boot, and when the guard of this one is lifted."""
 
+import subprocess
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -108,3 +110,17 @@ def test_a_disk_that_is_full_is_told_and_tried_again(disk, monkeypatch, caplog):
     now[0] += REWRITE
     one.passed(passed(mesh.pod(2)))
     assert disk.done[-1] == frozenset(mesh.pod(2).addresses)
+
+
+WITHOUT_PYROUTE2 = "import sys; sys.modules['pyroute2'] = None; "
+
+
+@pytest.mark.parametrize("module", ["kmesh.launcher.cli", "kmesh.kmeshctl.cli", "kmesh.dump_maps"])
+def test_what_opens_no_kernel_does_not_wait_for_pyroute2(module):
+    subprocess.run([sys.executable, "-c", f"{WITHOUT_PYROUTE2}import {module}"], check=True)
+
+
+def test_the_boot_guard_runs_without_pyroute2(tmp_path):
+    run = f"from kmesh.launcher.cli import main; sys.exit(main(['boot-guard', '--state-dir={tmp_path}'], {{}}, sys.stderr))"
+    done = subprocess.run([sys.executable, "-c", WITHOUT_PYROUTE2 + run], capture_output=True, text=True, check=False)
+    assert (done.returncode, "nothing is kept in" in done.stderr) == (0, True), done.stderr
