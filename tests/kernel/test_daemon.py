@@ -124,7 +124,7 @@ def test_the_guard_of_a_boot_is_lifted_when_all_is_in_place_and_the_next_one_is_
     node["metadata"]["name"] = "elsewhere"
     for name, manifest in (("node2", node), ("pod2", pod)):
         (tmp_path / "cluster" / f"{name}.yaml").write_text(yaml.safe_dump(manifest))
-    wait_for("nothing is kept", state.exists, 15)
+    wait_for("nothing is kept", (state / "boot-guard.nft").exists, 15)
     assert "10.244.2.7" in (state / "boot-guard.nft").read_text()
     assert daemon.stop() == 0
     assert boot_guard.install(state)

@@ -55,6 +55,8 @@ def node():
     name = f"kt{uuid.uuid4().hex[:6]}"
     sh(
         f"ip netns add {name}; ip netns add {name}p;"
+        # Without link-local addresses, and once there is a carrier: what comes a moment later is told as a change.
+        f"ip netns exec {name} sysctl -qw net.ipv6.conf.default.addr_gen_mode=1;"
         f"ip link add eth0 netns {name} type veth peer name far netns {name}p;"
         f"ip link add pod0 netns {name} type veth peer name eth0 netns {name}p;"
         f"ip link add pod1 netns {name} type veth peer name eth1 netns {name}p;"
@@ -64,7 +66,8 @@ def node():
         f"ip -n {name}p addr add 10.244.1.10/32 dev eth0; ip -n {name}p addr add fd00:244:1::a/128 dev eth0 nodad;"
         f"ip -n {name}p addr add 10.244.1.11/24 dev eth1;"
         f"for d in eth0 pod0 pod1 cni0; do ip -n {name} link set $d up; done;"
-        f"for d in far eth0 eth1; do ip -n {name}p link set $d up; done"
+        f"for d in far eth0 eth1; do ip -n {name}p link set $d up; done;"
+        f"for d in eth0 pod0 pod1 cni0; do until ip -n {name} link show $d | grep -q 'state UP'; do sleep 0.02; done; done"
     )
     with inside(name):
         yield name
