@@ -242,3 +242,54 @@ def boot_file(daemon):
 
 def rules(node):
     return run(f"nsenter --net=/run/netns/{node} nft list tables")
+
+
+def rule(node, hook, priority, text):
+    run(
+        f"nsenter --net=/run/netns/{node} nft -f -",
+        f"table inet theirs {{ chain one {{ type filter hook {hook} priority {priority}; {text}; }}; }}",
+    )
+
+
+def test_a_bit_of_our_marks_that_somebody_else_owns_is_left_out_of_them_when_asked(enrolled):
+    """The AWS VPC CNI restores bit 0x80 of pods' packets from their connection's mark."""
+    lab = enrolled
+    daemon, pair = lab.daemons["n1"], (lab.pod("p1a"), lab.pod("p2a"))
+    rule("n1", "prerouting", "mangle", 'iifname "vp1*" meta mark set meta mark & 0xffffff7f')
+    try:
+        with Capture(lab.network) as seen:
+            count = exchange(pair[0], pair[1].address(4), SENT)
+        assert (count.received, seen.pods_in_clear()) == (0, 0)  # lost, and not in clear
+        daemon.stop()
+        daemon.start("--mark-mask=0x7f")
+        daemon.wait_ready()
+        for version in (4, 6):
+            target = pair[1].address(version)
+            wait_for("n2 knows n1 again", lambda one=target: exchange(pair[0], one, 3).lost == 0)
+            with Capture(lab.network) as seen:
+                there = exchange(pair[0], target, SENT)
+                back = exchange(lab.pod("p2b"), lab.pod("p1b").address(version), SENT)
+            print(f"another mark mask, IPv{version}: {there} {back}")
+            assert (there.lost, back.lost, seen.pods_in_clear()) == (0, 0, 0)
+    finally:
+        run("nsenter --net=/run/netns/n1 nft delete table inet theirs")
+        daemon.stop()
+        daemon.start()
+        daemon.wait_ready()
+    wait_ready(lab, "n1")
+
+
+def test_a_reverse_path_filter_that_drops_what_was_decrypted_is_named(enrolled):
+    lab = enrolled
+    run(
+        "ip -n n2 link add vx0 type vxlan id 7 dstport 4789 local 10.10.0.2; ip -n n2 link set vx0 up;"
+        "ip -n n2 route add 198.18.0.0/15 dev vx0"
+    )
+    rule("n2", "prerouting", "raw", "fib saddr . mark . iif oif missing drop")
+    lab.cluster.pod(lab.pod("p2b"), {"look": "again"})
+    try:
+        wait_reason(lab, "n2", "reverse path filter", "theirs", "vx0")
+    finally:
+        run("nsenter --net=/run/netns/n2 nft delete table inet theirs; ip -n n2 link del vx0")
+        lab.cluster.pod(lab.pod("p2b"))
+    wait_ready(lab, "n2")
