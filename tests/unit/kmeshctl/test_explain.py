@@ -47,16 +47,16 @@ default/web (10.244.1.10, fd00:244:1::a) on n1: managed, the label of namespace 
 default/api (10.244.2.11, fd00:244:2::b) on n2: managed, the label of namespace default says 'Kmesh'
 
 10.244.1.10 -> 10.244.2.11: ENCRYPTED with SPI 1
-  both are managed, on different nodes that are ready for each other
+  both are managed, and the destination's node is a ready peer of the sending node
   policy 0.0.0.0/0 -> 10.244.2.11/32, tunnel 10.10.0.1 -> 10.10.0.2
 10.244.2.11 -> 10.244.1.10: ENCRYPTED with SPI 1
-  both are managed, on different nodes that are ready for each other
+  both are managed, and the destination's node is a ready peer of the sending node
   policy 0.0.0.0/0 -> 10.244.1.10/32, tunnel 10.10.0.2 -> 10.10.0.1
 fd00:244:1::a -> fd00:244:2::b: ENCRYPTED with SPI 1
-  both are managed, on different nodes that are ready for each other
+  both are managed, and the destination's node is a ready peer of the sending node
   policy ::/0 -> fd00:244:2::b/128, tunnel fd00:10::1 -> fd00:10::2
 fd00:244:2::b -> fd00:244:1::a: ENCRYPTED with SPI 1
-  both are managed, on different nodes that are ready for each other
+  both are managed, and the destination's node is a ready peer of the sending node
   policy ::/0 -> fd00:244:1::a/128, tunnel fd00:10::2 -> fd00:10::1
 """,
     )
@@ -89,7 +89,7 @@ def test_programs_get_the_whole_answer(form, load):
         "source": "10.244.1.10",
         "destination": "10.244.2.11",
         "verdict": "encrypted",
-        "reason": "both are managed, on different nodes that are ready for each other",
+        "reason": "both are managed, and the destination's node is a ready peer of the sending node",
         "spi": 1,
         "selector": ["0.0.0.0/0", "10.244.2.11/32"],
         "tunnel": ["10.10.0.1", "10.10.0.2"],
