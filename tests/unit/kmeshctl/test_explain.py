@@ -174,6 +174,41 @@ def test_a_peer_that_the_sender_cannot_send_to_is_not_encrypted_whatever_the_pla
     assert answer["ways"][0]["reason"] == "n1 reports that it cannot send to n2 yet"
 
 
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("XFRM_DISABLED", "a device that leads out is kept from encryption, or from its policies"),
+        ("INTERFERENCE", "a rule of somebody else stands in the way"),
+    ],
+)
+@pytest.mark.parametrize("index", [0, 1])
+def test_what_keeps_the_kernel_of_either_node_from_its_plan_leaves_it_open_each_way(kind, words, index):
+    reports = [ONE, OTHER]
+    sentence = "the sentence of the node"
+    reports[index] = replace(reports[index], ready=False, reasons=(sentence,), problems=("CLAIM", kind))
+    found, answer = verdicts("web", "api", reports=reports)
+    assert set(found.values()) == {"unknown"}
+    assert {(way["reason"], way["spi"]) for way in answer["ways"]} == {
+        (f"n{index + 1} reports that {words}: {sentence}", 0)
+    }
+    assert ask("web", "api", reports=reports)[0] == 1
+
+
+def test_what_keeps_a_node_from_encrypting_changes_no_answer_that_it_cannot_send_and_counts_while_its_report_does():
+    hindered = replace(ONE, problems=("INTERFERENCE",), peers=(PeerStatus("n2", False, 1, 0, 0.0),))
+    assert verdicts("10.244.1.10", "api", reports=(hindered, OTHER))[0] == {
+        V4: "dropped",
+        "10.244.2.11 -> 10.244.1.10": "unknown",
+    }
+    stale = replace(hindered, reported_at=NOW - 400)
+    assert set(verdicts("web", "api", reports=(stale, OTHER))[0].values()) == {"encrypted"}
+
+
+@pytest.mark.parametrize("kind", ["BRIDGED", "UPLINK", "QUARANTINE", "INVENTED"])
+def test_a_problem_that_drops_packets_or_is_another_s_leaves_the_answer(kind):
+    assert set(verdicts("web", "api", reports=(replace(ONE, problems=(kind,)), OTHER))[0].values()) == {"encrypted"}
+
+
 def test_without_a_usable_key_nobody_can_tell():
     loose = tuple(replace(report, strict=False) for report in (ONE, OTHER))
     for secret in ((), (kube.secret(b"no JSON"),)):
