@@ -104,7 +104,7 @@ def _send_to_pod(sender: Stop, src: Address, dst: Address, *, ready: bool) -> Tr
         return Trace(Fate.DROPPED, f"{why}: dropped (strict)") if sender.strict else Trace(Fate.CLEAR, why)
     if policy is None or policy.block:
         return Trace(Fate.DROPPED, "no policy of the sending node encrypts it: dropped by the leak guard")
-    return _encrypt(sender, policy, "both are managed, on different nodes that are ready for each other")
+    return _encrypt(sender, policy, "both are managed, and the destination's node is a ready peer of the sending node")
 
 
 def _send_to_node(sender: Stop, src: Address, dst: Address, *, ready: bool) -> Trace:

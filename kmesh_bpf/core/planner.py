@@ -83,7 +83,8 @@ def make_plan(
     accepted = [peer for peer in settled.accepted if peer.node.name in named]
     owner, conflicts = pods.owners(view)
     limit = cidrs.bound(observed.state.policies.values(), options.max_exact)
-    by_cidr = cidrs.by_cidr(view, owner, ways.keys(), limit)
+    ready = frozenset(name for name, way in ways.items() if way.sends)
+    by_cidr = cidrs.by_cidr(view, owner, ready, limit)
     local = (address for pod in view.pods if pod.node == view.node.name for address in pod.addresses)
     on_devices = devices.decide(observed.links, view.node.addresses, options.uplinks, local, observed.state.sources)
     hindered = interference.judge(observed.suspects, observed.links, view.node.addresses, options.mark_mask)
@@ -91,7 +92,7 @@ def make_plan(
         KernelState(
             sas={**planned, **leaving.sas},
             policies=plan_policies(view, owner, ways, by_cidr, options),
-            pods=pods.flags(view, owner, accepted, ways.keys()),
+            pods=pods.flags(view, owner, accepted, ready),
             peers={**peers, **leaving.peers},
             services=frozenset(view.services),
             attachments=on_devices.attachments,
@@ -101,7 +102,7 @@ def make_plan(
             sources=on_devices.sources,
             pod_devices=on_devices.pod_devices,
         ),
-        frozenset(ways),
+        ready,
         waiting or bool(leaving.departing),
         tuple(gone),
         tuple(
@@ -128,7 +129,7 @@ class _Known:
 
 @dataclass(frozen=True, slots=True)
 class _PeerPlan:
-    """What one peer takes. ``way`` None: it cannot be sent to."""
+    """What one peer takes. ``way`` None: nothing is taken from it, nor can it be sent to."""
 
     sas: tuple[Sa, ...]
     entries: Mapping[Address, PeerEntry]
@@ -164,12 +165,14 @@ def _plan_peer(
     for address in peer.node.addresses:
         entries.setdefault(address, PeerEntry(node_id, mark, 0, fingerprint, pair=pair))
     sends = bool(ends) and all(one.sends for one in made.values())
+    planned = tuple(chain.from_iterable(one.sas for one in made.values()))
+    takes = any(sa.mark is not None for sa in planned)
     return _PeerPlan(
-        tuple(sa for one in made.values() for sa in one.sas),
+        planned,
         entries,
         tuple(gone),
         any(one.waiting for one in made.values()),
-        Way(peer, ends) if sends else None,
+        Way(peer, ends, sends) if sends or takes else None,
     )
 
 

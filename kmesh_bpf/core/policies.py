@@ -29,10 +29,15 @@ INBOUND = (Direction.FWD, Direction.IN)
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """A peer that is ready, and the tunnel that leads there, by the family of the packets within."""
+    """A peer, and the tunnel that leads there, by the family of the packets within.
+
+    ``sends``: we can send to it, it is ready. Where we cannot, it may be able to send to us all the same, and what it
+    sends is taken: a node that is slow to learn of another one, or of a key, is no reason to lose its packets.
+    """
 
     peer: Peer
     ends: Mapping[int, Ends]
+    sends: bool
 
 
 def to_encrypt(mask: int) -> Mark:
@@ -52,30 +57,33 @@ def plan_policies(
     by_cidr: Collection[str],
     options: Options,
 ) -> dict[PolicyId, Policy]:
-    """Give all policies. ``owner``: the node of each managed pod's address; ``ways``: of ready peers, by name.
+    """Give all policies.
 
+    ``owner``: the node of each managed pod's address. ``ways``: of peers that send to us or that we can send to, by
+    name; ``by_cidr``: names of those selected by pod CIDR, all of them ready.
     Addresses of the peers among these are neither a pod's nor this node's (:mod:`kmesh_bpf.core.claims`).
     """
     encrypt, decrypted = to_encrypt(options.mark_mask), was_decrypted(options.mark_mask)
     remote = [(address, node) for address, node in owner.items() if node != view.node.name]
     found: list[Policy] = []
-    for pods, way in _pods_of_ready(remote, ways, by_cidr):
-        found.extend(_both_ways(pods, way.ends[pods.version], encrypt, decrypted))
-        if way.peer.node_traffic:
+    for pods, way in _pods_of_peers(remote, ways, by_cidr):
+        found.extend(_both_ways(pods, way, encrypt, decrypted))
+        if way.sends and way.peer.node_traffic:
             found.extend(_from_this_node(view, pods, way.ends[pods.version]))
     for address, way in _node_addresses(ways):
-        found.extend(_both_ways(host(address), way.ends[address.version], encrypt, decrypted))
+        found.extend(_both_ways(host(address), way, encrypt, decrypted))
     if options.strict:
+        ready = frozenset(name for name, way in ways.items() if way.sends)
         tag = (*view.node.addresses, LOOPBACK)[0]
         found.extend(
             Policy(Direction.OUT, ANY[address.version], host(address), encrypt, tag, tag, block=True)
             for address, node in remote
-            if node not in ways
+            if node not in ready
         )
     return {policy.id: policy for policy in found}
 
 
-def _pods_of_ready(
+def _pods_of_peers(
     remote: list[tuple[Address, str]], ways: Mapping[str, Way], by_cidr: Collection[str]
 ) -> Iterator[tuple[Network, Way]]:
     for name in sorted(by_cidr):
@@ -94,9 +102,11 @@ def _node_addresses(ways: Mapping[str, Way]) -> Iterator[tuple[Address, Way]]:
                     yield address, way
 
 
-def _both_ways(theirs: Network, ends: Ends, encrypt: Mark, decrypted: Mark) -> Iterator[Policy]:
-    (here, there), anybody = ends, ANY[theirs.version]
-    yield Policy(Direction.OUT, anybody, theirs, encrypt, here, there)
+def _both_ways(theirs: Network, way: Way, encrypt: Mark, decrypted: Mark) -> Iterator[Policy]:
+    """Encrypt what goes to their addresses, if we can, and take what was decrypted and comes from them."""
+    (here, there), anybody = way.ends[theirs.version], ANY[theirs.version]
+    if way.sends:
+        yield Policy(Direction.OUT, anybody, theirs, encrypt, here, there)
     for direction in INBOUND:
         yield Policy(direction, theirs, anybody, decrypted, there, here)
 

@@ -20,9 +20,13 @@ MASKS = pytest.mark.parametrize("mask", [0xFF, 0x7F])
 
 
 def planned(mask: int = 0xFF, **options):
-    """Give all kinds of policies: of pods and nodes of a ready peer, of one that is ready for pods only, and blocks."""
-    peers = (Peer(mesh.node(2), 1, mesh.WINDOW, node_traffic=True), Peer(mesh.node(3), 1, mesh.WINDOW))
-    view = mesh.view(nodes=4, peers=peers)
+    """Give all kinds of policies: of pods and nodes of a ready peer, of one that is ready for pods only, and blocks.
+
+    They block what is for a peer that cannot be sent to, from which packets are taken, and for a node that is none.
+    """
+    announced = ((2, 1, True), (3, 1, False), (4, 0, True))
+    peers = tuple(Peer(mesh.node(index), spi, mesh.WINDOW, traffic) for index, spi, traffic in announced)
+    view = mesh.view(nodes=5, peers=peers)
     state = make_plan(view, Observation(KernelState()), Options(mark_mask=mask, **options), 0.0).state
     marks = {policy.mark for policy in state.policies.values()}
     assert marks == {Mark(0xE0 & mask, 0xEF & mask), Mark(0xD0 & mask, 0xDF & mask), Mark(0, 0)}

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from kmesh.cluster.secret import Keyring
 
 from kmesh_bpf.core.incarnation import RENEWAL_SECONDS
-from tests.unit.wire import EVENTS, World, material
+from tests.unit.wire import World, material
+from tests.unit.wire_events import EVENTS
 
 STOP_SENDING, STOP_TAKING = "outbound_states_are_deleted1", "oldest_inbound_states_are_deleted2"
 SECONDS = st.sampled_from((0.3, 3.0, 45.0, 700.0))

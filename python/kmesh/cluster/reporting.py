@@ -97,14 +97,15 @@ def make_status(
         peers=tuple(sorted(told, key=lambda peer: (peer.ready, peer.spi_out, peer.name))[:PEER_ROWS]),
         by_cidr=tuple(sorted(report.plan.by_cidr)[:PEER_ROWS]),
         by_cidr_count=len(report.plan.by_cidr),
+        problems=tuple(sorted({problem.kind.name for problem in report.plan.problems})),
     )
 
 
 def should_publish(previous: NodeStatus | None, new: NodeStatus, now: float, jitter: float) -> bool:
     """Tell whether a report should be published now; ``previous`` is the one published last, None: none was.
 
-    What an operator waits for (readiness, versions) is told at once, progress (peers) as fast as the whole cluster
-    can bear, else it is renewed after a minute and ``jitter``, seconds, drawn anew after each publication.
+    What an operator waits for (readiness, versions) is told at once, progress (peers, problems) as fast as the whole
+    cluster can bear, else it is renewed after a minute and ``jitter``, seconds, drawn anew after each publication.
     """
     since = now - previous.reported_at if previous else PERIOD
     if previous is None or since < 0:  # less than 0: the clock was set back
@@ -128,6 +129,7 @@ def _progress(status: NodeStatus) -> tuple[object, ...]:
         status.spi_out,
         status.replacing_since is None,
         status.nat_exemption,
+        status.problems,
     )
 
 

@@ -68,6 +68,8 @@ class NodeStatus:
     ``nat_exemption``: whether masquerade rules are kept from packets on their way to encryption.
     ``peers``: some of those that are not as they should be, worst first (:mod:`kmesh.cluster.reporting`).
     ``by_cidr``: names of peers whose pods are selected by pod CIDR, the first of ``by_cidr_count``.
+    ``problems``: names of the kinds (ProblemKind) of the plan's problems, whose sentences are among ``reasons``; those
+    of a later version are kept as they are.
     """
 
     node: str
@@ -92,6 +94,7 @@ class NodeStatus:
     peers: tuple[PeerStatus, ...]
     by_cidr: tuple[str, ...] = ()
     by_cidr_count: int = 0
+    problems: tuple[str, ...] = ()
 
     @property
     def dropped(self) -> int:
@@ -110,6 +113,7 @@ def describe(status: NodeStatus) -> dict[str, Any]:
         "version": status.version,
         "ready": status.ready,
         "reasons": list(status.reasons),
+        "problems": list(status.problems),
         "spi": status.spi,
         "newestSpi": status.newest_spi,
         "spiOut": list(status.spi_out or ()),
@@ -232,6 +236,7 @@ def _status(node: str, reported_at: float, report: Fields) -> NodeStatus:
         ),
         by_cidr=selected.texts("peers") if report.has("byCidr") else (),
         by_cidr_count=selected.number("count", 0, LARGEST_COUNT) if report.has("byCidr") else 0,
+        problems=report.texts("problems"),
     )
 
 

@@ -27,6 +27,7 @@ from kmesh_bpf import (
     Network,
     Observation,
     Options,
+    ProblemKind,
     Stop,
     Trace,
     make_plan,
@@ -35,6 +36,8 @@ from kmesh_bpf import (
 
 STAND_IN = Key(bytes(secret.KEY_DIGITS // 2))
 """Stands for every version's key: which versions there are decides, what they are does not."""
+HINDERING = (ProblemKind.XFRM_DISABLED, ProblemKind.INTERFERENCE)
+"""Where a node reports one of these, its kernel may do otherwise than its plan says, with packets of either way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,16 +253,30 @@ def _by_cidr(here: Stop | None, node: str, peer: str) -> Iterator[str]:
 
 
 def _as_reported(cluster: Cluster, source: End, sink: End, way: Way) -> Way:
-    """Correct the plans' answer by what the sending node reports of its kernel."""
+    """Correct the plans' answer by what the two nodes report of their kernels."""
+    if way.trace.fate is not Fate.ENCRYPTED:
+        return way
     report = cluster.fresh(source.node)
     row = next((peer for peer in report.peers if peer.name == sink.node), None) if report else None
-    if report is None or row is None or way.trace.fate is not Fate.ENCRYPTED:
-        return way
-    if row.ready:
-        return replace(way, spi=row.spi_out)
-    why = f"{source.node} reports that it cannot send to {sink.node} yet"
-    fate = Fate.DROPPED if report.strict else Fate.UNKNOWN
+    if report and row and not row.ready:
+        why = f"{source.node} reports that it cannot send to {sink.node} yet"
+        return _instead(way, Fate.DROPPED if report.strict else Fate.UNKNOWN, why)
+    hindered = _hindered(report) or _hindered(cluster.fresh(sink.node))
+    if hindered:
+        return _instead(way, Fate.UNKNOWN, hindered)
+    return replace(way, spi=row.spi_out) if row else way
+
+
+def _instead(way: Way, fate: Fate, why: str) -> Way:
     return Way(way.src, way.dst, Trace(fate, why, way.trace.policy), 0)
+
+
+def _hindered(report: NodeStatus | None) -> str:
+    """Give a sentence where a node reports what may keep its kernel from its plan, with all that it says of it."""
+    kind = next((one for one in HINDERING if one.name in report.problems), None) if report else None
+    if report is None or kind is None:
+        return ""
+    return f"{report.node} reports that {kind.value}: {'; '.join(report.reasons)}"
 
 
 def _no_way(one: End, other: End, ways: list[Way]) -> Iterator[str]:

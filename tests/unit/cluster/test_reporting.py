@@ -7,6 +7,7 @@ from kmesh.cluster.status import Drop, PeerStatus, from_lease, to_lease
 
 from kmesh_bpf import FakeKernel, KernelError, Key, Node, Options, Peer, Pod, View, reconcile
 from tests.unit.cluster.test_status import STATUS
+from tests.unit.core import mesh
 
 COUNTERS = {"marked": 9, "dropped_by_guard": 0, "dropped_clear_text": 0, "esp_unknown_peer": 2}
 
@@ -198,6 +199,15 @@ def test_the_peers_that_are_selected_by_pod_cidr_are_named_the_first_of_many_and
     assert from_lease(to_lease(status)) == status
 
 
+def test_the_kinds_of_the_plan_s_problems_are_told_each_once(daemon):
+    kept = (replace(mesh.LINKS[1], xfrm_disabled=True), replace(mesh.LINKS[1], ifindex=9, name="eth9", unchecked=True))
+    daemon.kernel.links = (mesh.LINKS[0], *kept)
+    daemon.options = Options(uplinks=("eth7",))
+    status = daemon.report(view())
+    assert status.problems == ("UPLINK", "XFRM_DISABLED")
+    assert from_lease(to_lease(status)) == status
+
+
 def test_a_report_stays_small_even_when_every_peer_is_behind(daemon):
     daemon.report(view(peers=300))
     status = daemon.report(view(peers=300, held=(1, 2)))
@@ -207,7 +217,13 @@ def test_a_report_stays_small_even_when_every_peer_is_behind(daemon):
 
 
 NEWS = [{"ready": False}, {"spi": 3}, {"newest_spi": 3}, {"version": "9"}, {"strict": False}]
-PROGRESS = [{"peers_ready": 1}, {"peers_expected": 3}, {"peers_on_newest": 2}, {"spi_out": (2, 2)}]
+PROGRESS = [
+    {"peers_ready": 1},
+    {"peers_expected": 3},
+    {"peers_on_newest": 2},
+    {"spi_out": (2, 2)},
+    {"problems": ("KEY",)},
+]
 
 
 @pytest.mark.parametrize("changes", NEWS + PROGRESS)

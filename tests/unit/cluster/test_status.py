@@ -17,7 +17,7 @@ from kmesh.cluster.status import (
     to_lease,
 )
 
-from kmesh_bpf import ConfigError, contract
+from kmesh_bpf import ConfigError, ProblemKind, contract
 from tests.unit.cluster import kube
 
 STATUS = NodeStatus(
@@ -69,6 +69,7 @@ REPORTS = st.builds(
     services=st.sampled_from([(), ("10.96.0.0/16", "fd00:96::/108")]),
     nat_exemption=st.booleans(),
     peers=st.lists(st.builds(PeerStatus, NAME, st.booleans(), SPI, SPI, SHARE), max_size=3).map(tuple),
+    problems=st.lists(st.sampled_from([kind.name for kind in ProblemKind]), max_size=3).map(tuple),
 )
 
 
@@ -113,6 +114,11 @@ def test_fields_of_a_later_version_are_ignored():
     assert from_lease(lease) == STATUS
 
 
+def test_kinds_of_problems_may_be_missing_as_in_former_versions_or_unknown_as_in_later_ones():
+    assert from_lease(changed(problems=None)) == STATUS
+    assert from_lease(changed(problems=["INVENTED"])).problems == ("INVENTED",)
+
+
 def test_a_time_as_kubernetes_writes_it_is_read():
     lease = to_lease(STATUS)
     lease["spec"]["renewTime"] = "2026-11-24T20:44:52.123456Z"
@@ -136,6 +142,8 @@ def test_a_time_as_kubernetes_writes_it_is_read():
         ({"services": ["x"]}, "services: 'x' does not appear to be an IPv4 or IPv6 network"),
         ({"peers": [{"name": "n2", "spiIn": True}]}, "peers[0].spiIn is no number"),
         ({"peers": {}}, "peers is no list"),
+        ({"problems": "INTERFERENCE"}, "problems is no list"),
+        ({"problems": [1]}, "problems[0] is no string"),
     ],
 )
 def test_a_field_that_cannot_be_used_is_named_with_its_lease(fields, sentence):

@@ -43,6 +43,19 @@ def test_a_version_that_the_receiver_does_not_hold_is_dropped_there():
     assert found.reason == "the receiving node has no SA from 10.10.0.1 to 10.10.0.2 with SPI 2: dropped there"
 
 
+def test_what_a_node_can_send_is_taken_by_one_that_cannot_send_back():
+    newest = {2: mesh.key(2)}
+    ahead = tuple(Peer(mesh.node(index), 2, mesh.WINDOW, node_traffic=True) for index in (2, 3))
+    sender = stop(1, keys={1: mesh.key(1), **newest}, peers=ahead)
+    receiver = stop(2, keys=newest, traffic=True)  # it was told of version 1 only, and holds none such
+    for src, dst in ((A, B), (A, THERE), (HERE, B)):
+        found = trace(sender, receiver, src, dst)
+        assert (found.fate, found.spi) == (Fate.ENCRYPTED, 2)
+    assert trace(receiver, sender, B, A).reason == (
+        "the destination's node is no ready peer of the sending node: dropped (strict)"
+    )
+
+
 def test_a_receiver_that_does_not_know_the_sender_s_pods_refuses_them():
     found = trace(stop(1), stop(2, pods=(mesh.pod(2),)), A, B)
     assert (found.fate, found.reason) == (

@@ -7,11 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kmesh_bpf.core.marks import incarnations
 from kmesh_bpf.core.options import Options
 from kmesh_bpf.core.planner import make_plan
+from kmesh_bpf.core.pods import owners
 from kmesh_bpf.core.policies import ANY, UNMARKED, host, to_encrypt, was_decrypted
 from kmesh_bpf.core.problems import ProblemKind
 from kmesh_bpf.core.state import Direction, KernelState, Mark, Observation, PodFlags
+from kmesh_bpf.core.tunnels import tunnels
 from kmesh_bpf.core.view import Node, Peer, Pod, View
 from tests.unit.core import mesh
 
@@ -66,11 +69,36 @@ def test_an_address_that_a_peer_s_node_object_has_not_draws_nothing_to_it():
     assert PodFlags.PEER not in found.state.pods[stranger]
 
 
-@pytest.mark.parametrize("peers", [(), (Peer(mesh.node(2), 0, mesh.WINDOW, node_traffic=True),)])
-def test_what_is_for_a_node_that_is_not_ready_is_blocked_in_strict_mode_only(peers):
+def unready(traffic):
+    return (Peer(mesh.node(2), 0, mesh.WINDOW, node_traffic=traffic),)
+
+
+def from_there(source):
+    return {(direction, source, ANYBODY, DECRYPTED, R, L, False) for direction in (Direction.FWD, Direction.IN)}
+
+
+@pytest.mark.parametrize(
+    ("peers", "taken"),
+    [((), set()), (unready(False), from_there(POD)), (unready(True), from_there(POD) | from_there(PEER))],
+)
+def test_what_is_for_a_node_that_is_not_ready_is_blocked_in_strict_mode_only_and_what_it_sends_is_taken(peers, taken):
     view = mesh.view(nodes=2, peers=peers)
-    assert four(plan(view)) == {(Direction.OUT, ANYBODY, POD, ENCRYPT, L, L, True)}
-    assert four(plan(view, Options(strict=False))) == set()
+    assert four(plan(view)) == taken | {(Direction.OUT, ANYBODY, POD, ENCRYPT, L, L, True)}
+    assert four(plan(view, Options(strict=False))) == taken
+
+
+def test_from_a_peer_without_any_sa_nothing_is_taken():
+    assert four(plan(mesh.view(nodes=2, peers=unready(True), keys={}), Options(strict=False))) == set()
+
+
+def test_when_a_peer_becomes_ready_what_takes_its_packets_stays():
+    before = four(plan(mesh.view(nodes=2, peers=unready(True)), Options(strict=False)))
+    assert before < four(plan(mesh.view(nodes=2, traffic=True)))
+
+
+def test_a_peer_that_is_not_ready_is_taken_from_by_its_pods_addresses_however_many_there_are():
+    view = mesh.view(nodes=2, peers=unready(False))
+    assert four(plan(view, Options(max_exact=0))) == four(plan(view))
 
 
 @pytest.mark.parametrize(("mask", "marks"), [(0xFF, (0xE0, 0xEF, 0xD0, 0xDF)), (0x7F, (0x60, 0x6F, 0x50, 0x5F))])
@@ -211,6 +239,34 @@ def test_of_any_cluster_each_managed_address_elsewhere_has_exactly_one_policy_to
             for address, node in where.items():
                 if address in one.src:
                     assert one.tunnel_src in outer[node], "nobody speaks for another one's pod"
+
+
+@settings(max_examples=150, deadline=None)
+@given(VIEWS)
+def test_of_any_cluster_what_a_peer_may_send_encrypted_is_taken_from_it_whether_or_not_it_is_ready(view):
+    found = plan(view)
+    inbound = {(sa.dst, sa.src) for sa in found.state.sas.values() if sa.mark is not None}
+    ways = {}
+    for peer in view.peers:
+        ends = tunnels(view.node, peer.node)
+        entry = found.state.peers.get(peer.node.addresses[0])
+        accepted = entry is not None and entry.incarnations == incarnations(view.node, peer.node)
+        if peer.node.name in found.ready_peers or (accepted and not inbound.isdisjoint(ends.values())):
+            ways[peer.node.name] = (peer, ends)
+    where, _ = owners(view)
+    expected = [(address, ways[node][1]) for address, node in where.items() if node in ways]
+    expected += [
+        (address, ends) for peer, ends in ways.values() if peer.node_traffic for address in peer.node.addresses
+    ]
+    assert {
+        (one.direction, one.src, one.dst, one.tunnel_dst, one.tunnel_src)
+        for one in found.state.policies.values()
+        if one.direction is not Direction.OUT
+    } == {
+        (direction, host(address), ANY[address.version], *ends[address.version])
+        for address, ends in expected
+        for direction in (Direction.IN, Direction.FWD)
+    }
 
 
 @settings(max_examples=100, deadline=None)

@@ -10,7 +10,7 @@ from kmesh.kmeshctl.arguments import parser
 from kmesh.kmeshctl.completion import commands_of
 from kmesh.kmeshctl.status import HEAD, WIDE_HEAD
 
-from kmesh_bpf import Fate
+from kmesh_bpf import Fate, ProblemKind
 from tests.unit.cluster.test_status import STATUS
 from tests.unit.kmeshctl.test_explain import ask
 
@@ -45,4 +45,5 @@ def test_every_column_of_the_table_is_explained(word):
 
 def test_every_field_of_a_report_and_every_verdict_is_named():
     assert all(f"`{name}`" in SECTIONS["status"] for name in describe(STATUS))
+    assert all(f"`{kind.name}`" in SECTIONS["status"] for kind in ProblemKind)
     assert all(f"| {fate.name} |" in SECTIONS["explain"] for fate in Fate)

@@ -47,16 +47,16 @@ default/web (10.244.1.10, fd00:244:1::a) on n1: managed, the label of namespace 
 default/api (10.244.2.11, fd00:244:2::b) on n2: managed, the label of namespace default says 'Kmesh'
 
 10.244.1.10 -> 10.244.2.11: ENCRYPTED with SPI 1
-  both are managed, on different nodes that are ready for each other
+  both are managed, and the destination's node is a ready peer of the sending node
   policy 0.0.0.0/0 -> 10.244.2.11/32, tunnel 10.10.0.1 -> 10.10.0.2
 10.244.2.11 -> 10.244.1.10: ENCRYPTED with SPI 1
-  both are managed, on different nodes that are ready for each other
+  both are managed, and the destination's node is a ready peer of the sending node
   policy 0.0.0.0/0 -> 10.244.1.10/32, tunnel 10.10.0.2 -> 10.10.0.1
 fd00:244:1::a -> fd00:244:2::b: ENCRYPTED with SPI 1
-  both are managed, on different nodes that are ready for each other
+  both are managed, and the destination's node is a ready peer of the sending node
   policy ::/0 -> fd00:244:2::b/128, tunnel fd00:10::1 -> fd00:10::2
 fd00:244:2::b -> fd00:244:1::a: ENCRYPTED with SPI 1
-  both are managed, on different nodes that are ready for each other
+  both are managed, and the destination's node is a ready peer of the sending node
   policy ::/0 -> fd00:244:1::a/128, tunnel fd00:10::2 -> fd00:10::1
 """,
     )
@@ -89,7 +89,7 @@ def test_programs_get_the_whole_answer(form, load):
         "source": "10.244.1.10",
         "destination": "10.244.2.11",
         "verdict": "encrypted",
-        "reason": "both are managed, on different nodes that are ready for each other",
+        "reason": "both are managed, and the destination's node is a ready peer of the sending node",
         "spi": 1,
         "selector": ["0.0.0.0/0", "10.244.2.11/32"],
         "tunnel": ["10.10.0.1", "10.10.0.2"],
@@ -172,6 +172,41 @@ def test_a_peer_that_the_sender_cannot_send_to_is_not_encrypted_whatever_the_pla
     found, answer = verdicts("10.244.1.10", "api", reports=(behind, OTHER))
     assert found == {V4: "dropped", "10.244.2.11 -> 10.244.1.10": "encrypted"}
     assert answer["ways"][0]["reason"] == "n1 reports that it cannot send to n2 yet"
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("XFRM_DISABLED", "a device that leads out is kept from encryption, or from its policies"),
+        ("INTERFERENCE", "a rule of somebody else stands in the way"),
+    ],
+)
+@pytest.mark.parametrize("index", [0, 1])
+def test_what_keeps_the_kernel_of_either_node_from_its_plan_leaves_it_open_each_way(kind, words, index):
+    reports = [ONE, OTHER]
+    sentence = "the sentence of the node"
+    reports[index] = replace(reports[index], ready=False, reasons=(sentence,), problems=("CLAIM", kind))
+    found, answer = verdicts("web", "api", reports=reports)
+    assert set(found.values()) == {"unknown"}
+    assert {(way["reason"], way["spi"]) for way in answer["ways"]} == {
+        (f"n{index + 1} reports that {words}: {sentence}", 0)
+    }
+    assert ask("web", "api", reports=reports)[0] == 1
+
+
+def test_what_keeps_a_node_from_encrypting_changes_no_answer_that_it_cannot_send_and_counts_while_its_report_does():
+    hindered = replace(ONE, problems=("INTERFERENCE",), peers=(PeerStatus("n2", False, 1, 0, 0.0),))
+    assert verdicts("10.244.1.10", "api", reports=(hindered, OTHER))[0] == {
+        V4: "dropped",
+        "10.244.2.11 -> 10.244.1.10": "unknown",
+    }
+    stale = replace(hindered, reported_at=NOW - 400)
+    assert set(verdicts("web", "api", reports=(stale, OTHER))[0].values()) == {"encrypted"}
+
+
+@pytest.mark.parametrize("kind", ["BRIDGED", "UPLINK", "QUARANTINE", "INVENTED"])
+def test_a_problem_that_drops_packets_or_is_another_s_leaves_the_answer(kind):
+    assert set(verdicts("web", "api", reports=(replace(ONE, problems=(kind,)), OTHER))[0].values()) == {"encrypted"}
 
 
 def test_without_a_usable_key_nobody_can_tell():

@@ -1,5 +1,6 @@
 """A daemon over a folder of manifests and a kernel in memory, and records made from views by real passes."""
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -94,6 +95,14 @@ class Node:
 
     def reasons(self) -> list[str]:
         return [event["reason"] for event in self.told]
+
+    def ready(self) -> tuple[int, list[str]]:
+        page = self.recorder.answer("/readyz")
+        return page.status, json.loads(page.body)["reasons"]
+
+    def metric(self, name: str) -> float:
+        lines = self.recorder.answer("/metrics").body.splitlines()
+        return float(next(line for line in lines if line.startswith(f"kmesh_ipsec_{name} ")).split()[-1])
 
 
 @dataclass
