@@ -17,8 +17,8 @@ from kmesh_bpf._abi import ffi, lib
 from kmesh_bpf.core.policies import UNMARKED
 from kmesh_bpf.core.state import ICV_BITS, Direction, Mark, Policy, Sa, SaId, SaUsage
 from kmesh_bpf.core.view import KEY_BYTES, Address, Key, Network
-from kmesh_bpf.errors import ConfigError, DecodeError, EncodeError
-from kmesh_bpf.kernel import xfrm_marks
+from kmesh_bpf.errors import ConfigError, DecodeError
+from kmesh_bpf.kernel import xfrm_checks, xfrm_marks
 from kmesh_bpf.kernel.netlink import attribute, attributes, message
 
 AEAD_NAME = b"rfc4106(gcm(aes))"
@@ -35,7 +35,6 @@ PASSING, PRIORITY, INDEX, LASTING = (
 )
 ACTIONS = (lib.XFRM_POLICY_ALLOW, lib.XFRM_POLICY_BLOCK)
 ALL_ALGORITHMS = 0xFFFFFFFF
-MAX32 = 0xFFFFFFFF
 WORD_BITS = 32
 TUNNELS = 1 << 14
 """How many tunnel ends, or what is the same for all policies of a tunnel, are kept as they were read or written."""
@@ -74,7 +73,7 @@ def encode_new_sa(sa: Sa) -> bytes:
         EncodeError: families differ, or the SPI, a mark or the window is out of range.
 
     """
-    _check_sa(sa)
+    xfrm_checks.check_sa(sa)
     info = ffi.new("struct xfrm_usersa_info *")
     info.sel.family = 0 if sa.any_family else FAMILIES[sa.src.version]
     _put_address(info.id.daddr, sa.dst)
@@ -101,7 +100,7 @@ def encode_new_sa(sa: Sa) -> bytes:
 
 def encode_delete_sa(sa: Sa) -> bytes:
     """XFRM_MSG_DELSA by (destination, SPI, mark), as the SAD tells them apart."""
-    _check_sa(sa)
+    xfrm_checks.check_sa(sa)
     info = ffi.new("struct xfrm_usersa_id *")
     _put_address(info.daddr, sa.dst)
     info.spi = socket.htonl(sa.spi)
@@ -118,7 +117,7 @@ def encode_set_policy(policy: Policy, *, replace: bool) -> bytes:
         EncodeError: families differ, or a number is out of range.
 
     """
-    _check_policy(policy)
+    xfrm_checks.check_policy(policy)
     info = ffi.new("struct xfrm_userpolicy_info *")
     _put_selector(info.sel, policy)
     _put_no_limits(info.lft)
@@ -131,7 +130,7 @@ def encode_set_policy(policy: Policy, *, replace: bool) -> bytes:
 
 def encode_delete_policy(policy: Policy) -> bytes:
     """XFRM_MSG_DELPOLICY by selector and mark."""
-    _check_policy(policy)
+    xfrm_checks.check_policy(policy)
     info = ffi.new("struct xfrm_userpolicy_id *")
     _put_selector(info.sel, policy)
     info.dir = DIRECTIONS[policy.direction]
@@ -182,7 +181,7 @@ def decode_sa(body: bytes) -> DecodedSa | None:
     output = None
     if lib.XFRMA_SET_MARK in found:
         mask = found.get(lib.XFRMA_SET_MARK_MASK)
-        output = Mark(_read_u32(found[lib.XFRMA_SET_MARK]), _read_u32(mask) if mask else MAX32)
+        output = Mark(_read_u32(found[lib.XFRMA_SET_MARK]), _read_u32(mask) if mask else xfrm_checks.MAX32)
     if info.reqid != contract.REQID or not xfrm_marks.of_sa(mark, output):
         return DecodedSa(identity, usage, None)
     sa = Sa(
@@ -252,42 +251,6 @@ def _sequence(found: dict[int, bytes], esn: Any) -> int:
     return max(int(state.oseq), int(state.seq))
 
 
-def _check_sa(sa: Sa) -> None:
-    if sa.src.version != sa.dst.version:
-        raise EncodeError(f"SA {sa.src} -> {sa.dst}: addresses of two families")
-    if not 0 < sa.spi <= MAX32:
-        raise EncodeError(f"SA {sa.src} -> {sa.dst}: SPI {sa.spi} is not between 1 and 2^32-1")
-    if not 0 <= sa.replay_window <= lib.XFRMA_REPLAY_ESN_MAX:
-        raise EncodeError(f"SA {sa.src} -> {sa.dst}: replay window {sa.replay_window} is not within 0..4096 packets")
-    for mark in (sa.mark, sa.output_mark):
-        _check_mark(mark)
-    if not xfrm_marks.of_sa(sa.mark, sa.output_mark):
-        # It would not be taken for ours when read back, and stay for ever.
-        raise EncodeError(f"SA {sa.src} -> {sa.dst}: marks {sa.mark} and {sa.output_mark} are not ours")
-    _check_addresses(sa.src, sa.dst)
-
-
-def _check_policy(policy: Policy) -> None:
-    if policy.src.version != policy.dst.version:
-        raise EncodeError(f"policy {policy.src} -> {policy.dst}: prefixes of two families")
-    if policy.tunnel_src.version != policy.tunnel_dst.version:
-        raise EncodeError(f"policy {policy.src} -> {policy.dst}: tunnel ends of two families")
-    if not 0 <= policy.spi <= MAX32 or not 0 <= policy.priority <= MAX32:
-        raise EncodeError(f"policy {policy.src} -> {policy.dst}: SPI or priority is no 32-bit number")
-    _check_mark(policy.mark)
-    if not xfrm_marks.of_policy(policy.direction, policy.mark):
-        raise EncodeError(
-            f"policy {policy.src} -> {policy.dst} {policy.direction.value}: mark {policy.mark} is not ours"
-        )
-    _check_addresses(policy.tunnel_src, policy.tunnel_dst)
-
-
-def _check_addresses(*addresses: Address) -> None:
-    for address in addresses:
-        if isinstance(address, IPv6Address) and address.scope_id:
-            raise EncodeError(f"tunnel end {address}: an SA has no room for a scope")
-
-
 @lru_cache(maxsize=TUNNELS)
 def _template(src: Address, dst: Address, spi: int) -> bytes:
     """Encode what a policy says of its tunnel, which thousands of them have in common."""
@@ -306,11 +269,6 @@ def _template(src: Address, dst: Address, spi: int) -> bytes:
 def _policy_mark(policy: Policy) -> bytes:
     """Encode a policy's mark; the kernel leaves one that matches everything out of its dumps, and so do we."""
     return b"" if policy.mark == UNMARKED else attribute(lib.XFRMA_MARK, _mark(policy.mark))
-
-
-def _check_mark(mark: Mark | None) -> None:
-    if mark and not (0 <= mark.value <= MAX32 and 0 <= mark.mask <= MAX32 and mark.value & ~mark.mask == 0):
-        raise EncodeError(f"mark {mark}: not 32 bits, or bits outside its mask")
 
 
 def _bytes(struct: Any) -> bytes:
