@@ -25,7 +25,8 @@ class Ground:
 
     ``here``: this node's name, ``own``: its addresses; ``evidence``: addresses that devices of this node's pods carry.
     ``nodes``: names of the Nodes that there are; ``of_nodes``: the addresses of those that are to stay, and whose.
-    ``known``: addresses that the kernel has as a peer's.
+    ``known``: addresses of peers that tunnels in the kernel lead to. What a node announces besides is its word only:
+    whoever named an address in advance would take it from the pod that comes with it.
     """
 
     here: str = ""
