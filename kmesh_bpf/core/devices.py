@@ -133,6 +133,8 @@ def _is_port(link: Link, by_index: Mapping[int, Link]) -> bool:
 def _programs(link: Link, by_index: Mapping[int, Link], is_pods: bool, uplinks: Collection[str]) -> tuple[Program, ...]:
     if is_pods:
         return (Program.MARK_ENCRYPT,)
+    # Until the address of its other end tells, a pair that has just come may be an uplink: between its route and our
+    # hearing of it no guard but this one would keep what was decrypted for a pod that has just gone from leaving by it.
     guard = Program.INNER_GUARD if _is_inner(link, by_index, uplinks) else Program.LEAK_GUARD
     return (Program.MARK_DECRYPT, guard)
 
