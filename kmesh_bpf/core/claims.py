@@ -21,8 +21,8 @@ NAMES = 5
 class Evidence:
     """What a node sees with its own eyes, for whoever makes a view.
 
-    ``carried``: addresses at the other ends of the devices that are taken for pods'; ``tunnel_ends``: addresses that
-    the kernel has as a peer's.
+    ``carried``: addresses at the other ends of the devices that are taken for pods'; ``tunnel_ends``: addresses of
+    peers that SAs lead to or come from, and not all that peers say are theirs besides.
     """
 
     carried: frozenset[Address] = frozenset()
@@ -33,7 +33,11 @@ def evidence(observed: Observation) -> Evidence:
     """Give what an observation says of who has which address."""
     pods = {one.ifindex for one in observed.state.attachments if one.program is Program.MARK_ENCRYPT}
     far = (link.far_addresses or () for link in observed.links if link.ifindex in pods)
-    return Evidence(frozenset(address for addresses in far for address in addresses), frozenset(observed.state.peers))
+    ends = {end for sa in observed.state.sas.values() for end in (sa.src, sa.dst)}
+    return Evidence(
+        frozenset(address for addresses in far for address in addresses),
+        frozenset(address for address in observed.state.peers if address in ends),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from kmesh_bpf.core.problems import Problem, ProblemKind
 from kmesh_bpf.core.state import Attachment, Link, Program
-from kmesh_bpf.core.view import Address
+from kmesh_bpf.core.view import Address, Pod
 
 LOOPBACK = 1
 """The ifindex of lo, in every namespace."""
@@ -22,6 +22,9 @@ SWITCHES = frozenset({"bridge", "openvswitch", "vrf"})
 """Kinds that hand on to their ports what is sent to them, to those of pods too: the ports that lead out are guarded."""
 STACKED = frozenset({"vlan", "macvlan", "macvtap", "ipvlan"})
 """Kinds that hand on to the device below what is sent to them, no otherwise than if it had been sent to that one."""
+
+NAMES = 5
+"""Pods named in one sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,38 @@ def decide(
     return Devices(frozenset(attached), sources, frozenset(sources.values()), problems)
 
 
+def without_device(
+    links: Iterable[Link],
+    node_addresses: Iterable[Address],
+    uplinks: Collection[str],
+    pods: Iterable[Pod],
+    found: Devices,
+) -> Iterator[Problem]:
+    """Name the managed pods of this node whose addresses no pod's device carries; ``found``: what is decided.
+
+    Nothing is said of a pod that is beginning or ending; nor of any, as long as a device has just come and may be its,
+    or there is one that cannot be asked.
+    """
+    links, addresses = tuple(links), frozenset(node_addresses)
+    own = [link for link in links if _may_be_pods(link, addresses, uplinks)]
+    if not links or any(link.far_addresses is None or link.fresh for link in own):
+        return
+    known = addresses | found.sources.keys()
+    missing = [
+        f"{', '.join(map(str, without))} of pod {pod.name}"
+        for pod in sorted(pods, key=lambda one: one.name)
+        if pod.settled and (without := [address for address in pod.addresses if address not in known])
+    ]
+    if missing:
+        more = f" and those of {len(missing) - NAMES} more pods" if len(missing) > NAMES else ""
+        yield Problem(
+            ProblemKind.NO_DEVICE,
+            f"no pod's device of this node carries {', '.join(missing[:NAMES])}{more}: packets between there and "
+            "managed pods of other nodes are dropped; a pod that shares a device, or hides its address (macvlan, "
+            "ipvlan, gVisor, KubeVirt), cannot be managed: do not label it",
+        )
+
+
 def attach_order(attachments: Iterable[Attachment]) -> list[Attachment]:
     """Put devices by which packets leave the node first, then those within it, lo last of all."""
     wanted = tuple(attachments)
@@ -76,13 +111,18 @@ def attach_order(attachments: Iterable[Attachment]) -> list[Attachment]:
 def _is_pods(
     link: Link, by_index: Mapping[int, Link], node_addresses: frozenset[Address], uplinks: Collection[str]
 ) -> bool:
-    if link.kind not in PAIRS or not link.peer_elsewhere or link.leads_out or link.name in uplinks:
-        return False
-    if not node_addresses.isdisjoint(link.addresses):
+    if not _may_be_pods(link, node_addresses, uplinks):
         return False
     if link.far_addresses is None:
         return not _is_port(link, by_index)
     return any(address not in node_addresses for address in link.far_addresses)
+
+
+def _may_be_pods(link: Link, node_addresses: frozenset[Address], uplinks: Collection[str]) -> bool:
+    """Tell whether a device is a pod's if what is behind it is."""
+    if link.kind not in PAIRS or not link.peer_elsewhere or link.leads_out or link.name in uplinks:
+        return False
+    return node_addresses.isdisjoint(link.addresses)
 
 
 def _is_port(link: Link, by_index: Mapping[int, Link]) -> bool:
@@ -93,6 +133,8 @@ def _is_port(link: Link, by_index: Mapping[int, Link]) -> bool:
 def _programs(link: Link, by_index: Mapping[int, Link], is_pods: bool, uplinks: Collection[str]) -> tuple[Program, ...]:
     if is_pods:
         return (Program.MARK_ENCRYPT,)
+    # Until the address of its other end tells, a pair that has just come may be an uplink: between its route and our
+    # hearing of it no guard but this one would keep what was decrypted for a pod that has just gone from leaving by it.
     guard = Program.INNER_GUARD if _is_inner(link, by_index, uplinks) else Program.LEAK_GUARD
     return (Program.MARK_DECRYPT, guard)
 

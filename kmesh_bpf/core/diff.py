@@ -6,12 +6,12 @@ that encrypts is in place. Deletion is absence from the plan.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from kmesh_bpf.core import operations as ops
-from kmesh_bpf.core.devices import attach_order
+from kmesh_bpf.core.devices import Devices, attach_order
 from kmesh_bpf.core.operations import Operation
-from kmesh_bpf.core.state import Attachment, Direction, KernelState, Policy, Program, Sa
+from kmesh_bpf.core.state import Attachment, Direction, KernelState, Link, Policy, Program, Sa
 
 
 def diff(desired: KernelState, observed: KernelState) -> tuple[Operation, ...]:
@@ -30,6 +30,26 @@ def diff(desired: KernelState, observed: KernelState) -> tuple[Operation, ...]:
         *_set_pods(desired, observed),
         *_attach(desired, observed, guard=False),
         *_remove(desired, observed),
+    )
+
+
+def at_once(links: Iterable[Link], found: Devices, observed: KernelState) -> tuple[Operation, ...]:
+    """Give what must not wait for a pass when devices come and go, of what one would do; ``found``: what is decided.
+
+    A pod that is made again under its address has another device: what binds the address to the one that is gone
+    would have all its packets dropped. Bound are only devices that get their program now: whoever carries an address
+    that has just become free has taken it in advance.
+    """
+    there = {link.ifindex for link in links}
+    missing = attach_order(found.attachments - observed.attachments)
+    new = {one.ifindex for one in missing if one.program is Program.MARK_ENCRYPT}
+    bound = {address: ifindex for address, ifindex in found.sources.items() if ifindex in new}
+    gone = (address for address, ifindex in observed.sources.items() if ifindex not in there)
+    return (
+        *(ops.DeletePodDevice(ifindex) for ifindex in sorted(observed.pod_devices - there)),
+        *(ops.DeleteSource(address) for address in gone if address not in bound),
+        *_sources(KernelState(sources=bound, pod_devices=found.pod_devices & new), observed),
+        *(ops.Attach(attachment) for attachment in missing),
     )
 
 

@@ -85,8 +85,10 @@ def make_plan(
     limit = cidrs.bound(observed.state.policies.values(), options.max_exact)
     ready = frozenset(name for name, way in ways.items() if way.sends)
     by_cidr = cidrs.by_cidr(view, owner, ready, limit)
-    local = (address for pod in view.pods if pod.node == view.node.name for address in pod.addresses)
+    here = [pod for pod in view.pods if pod.node == view.node.name]
+    local = (address for pod in here for address in pod.addresses)
     on_devices = devices.decide(observed.links, view.node.addresses, options.uplinks, local, observed.state.sources)
+    alone = devices.without_device(observed.links, view.node.addresses, options.uplinks, here, on_devices)
     hindered = interference.judge(observed.suspects, observed.links, view.node.addresses, options.mark_mask)
     return Plan(
         KernelState(
@@ -106,7 +108,9 @@ def make_plan(
         waiting or bool(leaving.departing),
         tuple(gone),
         tuple(
-            dict.fromkeys((*_problems(view, observed, settled, returned), *conflicts, *on_devices.problems, *hindered))
+            dict.fromkeys(
+                (*_problems(view, observed, settled, returned), *conflicts, *on_devices.problems, *alone, *hindered)
+            )
         ),
         by_cidr,
         frozenset(returned),

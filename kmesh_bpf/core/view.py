@@ -82,11 +82,12 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A *managed* pod: enrolled, with addresses of its own."""
+    """A *managed* pod: enrolled, with addresses of its own. ``settled``: it runs, and nobody has asked it to end."""
 
     name: str
     node: str
     addresses: tuple[Address, ...]
+    settled: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,11 @@ from itertools import groupby
 from pathlib import Path
 
 from kmesh_bpf.core import operations as ops
-from kmesh_bpf.core.devices import attach_order, decide
-from kmesh_bpf.core.diff import diff
+from kmesh_bpf.core.devices import decide
+from kmesh_bpf.core.diff import at_once, diff
 from kmesh_bpf.core.operations import Operation
 from kmesh_bpf.core.render import render
-from kmesh_bpf.core.state import Attachment, KernelState, Link, Observation
+from kmesh_bpf.core.state import Attachment, KernelState, Link, Observation, PodFlags
 from kmesh_bpf.core.view import Address
 from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError, UnsupportedError
 from kmesh_bpf.kernel import nat, programs, xfrm, xfrm_stat
@@ -111,21 +111,24 @@ class LinuxKernel:
 
     def attach_missing(
         self, node_addresses: Iterable[Address], uplinks: Collection[str]
-    ) -> tuple[tuple[Attachment, ...], tuple[Failure, ...]]:
-        """Attach at once what devices lack, and nothing else; give what was attached, and what was refused.
+    ) -> tuple[tuple[Operation, ...], tuple[Failure, ...]]:
+        """Attach at once what devices lack, and unbind those that are gone; give what was done, and what was refused.
 
-        For devices that have just come: a pass of everything takes its time.
+        A pass of everything takes its time.
 
         Raises:
             DecodeError, KernelError: it could not be found out.
 
         """
-        devices = self._links.list()
-        wanted = decide(devices, node_addresses, uplinks, ()).attachments
-        missing = attach_order(wanted - self._attached(devices))
-        failures = self._apply_each([ops.Attach(attachment) for attachment in missing])
+        devices, maps = self._links.list(), self._need_maps()
+        far = {address for link in devices for address in link.far_addresses or ()}
+        local = [address for address in far if maps.pod(address) & PodFlags.LOCAL]
+        state = KernelState(sources=maps.sources(), pod_devices=maps.pod_devices(), attachments=self._attached(devices))
+        found = decide(devices, node_addresses, uplinks, local, state.sources)
+        wanted = at_once(devices, found, state)
+        failures = self._apply_each(wanted)
         refused = {failure.operation for failure in failures}
-        return tuple(one for one in missing if ops.Attach(one) not in refused), tuple(failures)
+        return tuple(one for one in wanted if one not in refused), tuple(failures)
 
     def look(self) -> bool:
         """Tell, cheaply, whether anything of ours that no notification tells of is other than last observed.

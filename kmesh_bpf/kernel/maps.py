@@ -167,6 +167,15 @@ class Maps:
         flags = cache(PodFlags)
         return {address: flags(value.flags) for address, value in self._by_address("kmesh_pods")}
 
+    def pod(self, address: Address) -> PodFlags:
+        """Give what is said of one address; nothing where it has no entry."""
+        try:
+            return PodFlags(self._of("kmesh_pods", address).get(address.packed).flags)
+        except KernelError as error:
+            if error.errno == errno.ENOENT:
+                return PodFlags(0)
+            raise
+
     def set_pod(self, address: Address, flags: PodFlags) -> None:
         """Write an entry.
 

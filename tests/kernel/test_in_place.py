@@ -4,7 +4,7 @@ import select
 import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -60,6 +60,10 @@ def put_in_place(kernel: LinuxKernel) -> None:
     state = kernel.observe().state
     assert state.attachments == wanted.attachments
     assert (state.sources, state.pod_devices) == (wanted.sources, wanted.pod_devices)
+
+
+def attachments(operations: Iterable[ops.Operation]) -> list[Attachment]:
+    return [one.attachment for one in operations if isinstance(one, ops.Attach)]
 
 
 def program_ids(root: Path) -> set[int]:
@@ -168,13 +172,45 @@ def test_a_device_that_comes_has_its_programs_at_once_and_no_other_device_is_tou
     run(f"ip link add late0 type veth peer name far netns {there}")
     assert select.select(told, [], [], 5)[0]
     assert kernel.changed()
-    attached, failures = kernel.attach_missing(NODE, ())
+    done, failures = kernel.attach_missing(NODE, ())
+    attached = attachments(done)
     index = socket.if_nametoindex("late0")
     assert [one.program for one in attached] == [Program.LEAK_GUARD, Program.MARK_DECRYPT]
     assert {one.ifindex for one in attached} == {index}
     assert failures == ()
+    assert len(done) == len(attached)
     assert set(attached) <= kernel.observe().state.attachments
     assert kernel.attach_missing(NODE, ()) == ((), ())
+
+
+def test_a_pod_that_is_made_again_under_its_address_is_bound_to_its_new_device_before_that_has_its_program(
+    kernel, new_netns
+):
+    old, there = kernel.observe().state.sources[POD], new_netns()
+    run(f"ip link del pod0; ip link add pod0 type veth peer name eth0 netns {there}; ip link set pod0 up")
+    run(f"ip -n {there} -b -", f"addr add {POD}/32 dev eth0\nlink set eth0 up\nroute add {REMOTE} dev eth0")
+    run(f"ip -n {there} neigh add {REMOTE} lladdr 02:00:00:00:00:01 dev eth0")
+    new = socket.if_nametoindex("pod0")
+    done, failures = kernel.attach_missing(NODE, ())
+    program = ops.Attach(Attachment(new, "pod0", Program.MARK_ENCRYPT))
+    assert done == (ops.DeletePodDevice(old), ops.SetSource(POD, new), ops.AddPodDevice(new), program)
+    assert failures == ()
+    before = kernel.counters()
+    run(f"ip netns exec {there} bash -c 'echo x > /dev/udp/{REMOTE}/9'")
+    after = kernel.counters()
+    assert (after["marked"], after["dropped_spoofed"]) == (before["marked"] + 1, before["dropped_spoofed"])
+    assert kernel.attach_missing(NODE, ()) == ((), ())
+
+
+def test_what_is_bound_to_a_device_that_is_gone_is_released_at_once_and_no_other_pod_is_bound_to_it(kernel, new_netns):
+    old, there = kernel.observe().state.sources[POD], new_netns()
+    run(f"ip link add pod1 type veth peer name eth0 netns {there}; ip -n {there} addr add {POD}/32 dev eth0")
+    kernel.apply([ops.Attach(Attachment(socket.if_nametoindex("pod1"), "pod1", Program.MARK_ENCRYPT))])
+    assert kernel.attach_missing(NODE, ()) == ((), ()), "the first one has it"
+    run("ip link del pod0")
+    assert kernel.attach_missing(NODE, ()) == ((ops.DeletePodDevice(old), ops.DeleteSource(POD)), ())
+    state = kernel.observe().state
+    assert (state.sources, state.pod_devices) == ({}, frozenset())
 
 
 def test_what_a_device_refuses_is_told_and_the_others_get_theirs(kernel, new_netns, monkeypatch):
@@ -189,7 +225,8 @@ def test_what_a_device_refuses_is_told_and_the_others_get_theirs(kernel, new_net
         attach(attachment, program)
 
     monkeypatch.setattr(kernel._tc, "attach", refusing)
-    attached, failures = kernel.attach_missing(NODE, ())
+    done, failures = kernel.attach_missing(NODE, ())
+    attached = attachments(done)
     assert {one.device for one in attached} == {"late1"}
     assert [type(one.error) for one in failures] == [ConflictError] * 2
 
@@ -214,9 +251,9 @@ def test_what_a_look_and_a_new_device_cost_with_a_hundred_pods_and_a_hundred_tho
         began = time.perf_counter()
         select.select(told, [], [], 5)
         kernel.changed()
-        attached, _ = kernel.attach_missing(NODE, ())
+        done, _ = kernel.attach_missing(NODE, ())
         delays.append(time.perf_counter() - began)
-        assert len(attached) == 2
+        assert len(attachments(done)) == 2
     with capsys.disabled():
         print(f"\n  look: {min(looks) * 1000:.1f} ms; new device to programs: {sorted(delays)[2] * 1000:.1f} ms")
     assert min(looks) < 0.5

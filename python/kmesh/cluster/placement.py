@@ -15,6 +15,7 @@ from kmesh_bpf import Address, Pod
 
 ENDED = frozenset({"Succeeded", "Failed"})
 """Phases of pods whose containers will never run again; their objects may stay for days, with addresses given on."""
+RUNNING = "Running"
 UNKNOWN_AGE = "~"
 """Sorts behind every time: a pod that nobody dated is as good as the newest."""
 
@@ -25,7 +26,8 @@ class Ground:
 
     ``here``: this node's name, ``own``: its addresses; ``evidence``: addresses that devices of this node's pods carry.
     ``nodes``: names of the Nodes that there are; ``of_nodes``: the addresses of those that are to stay, and whose.
-    ``known``: addresses that the kernel has as a peer's.
+    ``known``: addresses of peers that tunnels in the kernel lead to. What a node announces besides is its word only:
+    whoever named an address in advance would take it from the pod that comes with it.
     """
 
     here: str = ""
@@ -73,7 +75,7 @@ def place(pods: Iterable[PodObject], ground: Ground) -> tuple[tuple[Pod, ...], t
             holders[address] = holder
     placed = ((pod, tuple(one for one in pod.addresses if holders.get(one) is pod)) for pod in ordered)
     return (
-        tuple(Pod(pod.label, pod.node, free) for pod, free in placed if free),
+        tuple(Pod(pod.label, pod.node, free, _settled(pod)) for pod, free in placed if free),
         tuple(sorted(disputes, key=lambda dispute: (dispute.pod, dispute.sentence))),
     )
 
@@ -131,6 +133,10 @@ def _carried(pod: PodObject, address: Address, ground: Ground) -> str:
 
 def _passing(pod: PodObject) -> bool:
     return pod.phase in ENDED or pod.deleting
+
+
+def _settled(pod: PodObject) -> bool:
+    return pod.phase == RUNNING and not pod.deleting
 
 
 def _clash(loser: PodObject, winner: PodObject, address: Address, ground: Ground) -> Dispute:

@@ -130,7 +130,7 @@ def pod_claims(
     """Give the managed pods by name, as a node sees them, and sentences on claims that do not hold.
 
     ``node``: the node's name, empty for none in particular. ``evidence``: addresses that devices of this node's pods
-    carry; ``known``: those that the kernel has as a peer's; both empty where nothing is known of that.
+    carry; ``known``: peers' that tunnels in the kernel lead to; both empty where nothing is known of that.
     """
     pods, disputes = _placed(objects, node, evidence, known)
     return pods, tuple(dispute.sentence for dispute in disputes if not dispute.ordinary)

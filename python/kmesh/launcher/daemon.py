@@ -165,12 +165,12 @@ class Daemon:
         if not addresses:
             return  # before the first pass there is nothing to go by, and it comes at once
         try:
-            attached, _ = self.kernel.attach_missing(addresses, self.config.options.uplinks)
+            done, _ = self.kernel.attach_missing(addresses, self.config.options.uplinks)
         except KmeshBpfError as error:
             log.debug("%s; a pass will tell", error)
             return
-        for attachment in attached:
-            log.info("%s", self.kernel.render(Attach(attachment)))
+        for operation in done:
+            log.info("%s", self.kernel.render(operation))
 
     def step(self) -> float:
         """Do one pass; give the seconds until the next one is due without any event."""

@@ -2,12 +2,13 @@
 
 from ipaddress import ip_address
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from kmesh.cluster.objects import ClusterObjects, collect, parse
 from kmesh.cluster.snapshot import MODE_LABEL, build_view
 
-from kmesh_bpf import Key, Options, Plan, make_plan
+from kmesh_bpf import Key, Options, Plan, evidence, make_plan
 from kmesh_bpf.kernel.fake import FakeKernel
 from kmesh_bpf.reconcile import reconcile
 from tests.unit.cluster import kube
@@ -70,7 +71,7 @@ def kernel(*manifests) -> FakeKernel:
 
 
 def plan(made: FakeKernel, *manifests) -> Plan:
-    seen = view(objects(*manifests), frozenset(made.peers), made.incarnation or "")
+    seen = view(objects(*manifests), evidence(made.observe()).tunnel_ends, made.incarnation or "")
     return make_plan(seen, made.observe(), Options(), 1000.0)
 
 
@@ -111,6 +112,19 @@ def test_an_announcement_for_which_no_node_object_stands_changes_nothing_on_a_no
 def test_nor_does_one_of_addresses_that_pods_get_only_later(info):
     before = kernel(*NODES, *info, kube.node(3))
     assert selected(plan(before, *NODES, *PODS, *info, kube.node(3)))[1] == EXPECTED[1]
+
+
+@pytest.mark.parametrize("target", ["10.244.2.11", "fd00:244:2::b"])
+def test_nor_what_a_node_names_besides_its_tunnel_ends_in_both_its_objects_before_a_pod_has_it(target):
+    info, node = kube.node_info(3), kube.node(3)
+    info["spec"]["addresses"].append(target)
+    node["status"]["addresses"].append({"type": "InternalIP", "address": target})
+    before = kernel(*NODES, info, node)
+    assert ip_address(target) in before.peers, "it was believed as long as nobody else had it"
+    found = plan(before, *NODES, *PODS, info, node)
+    assert towards_n2(found)[1] == EXPECTED[1]
+    assert found.state.pods[ip_address(target)] == EXPECTED[1][ip_address(target)]
+    assert any(f"peer n3 claims {target}, which is of pod default/api" in str(problem) for problem in found.problems)
 
 
 @given(announcements(), nodes(TARGETS))

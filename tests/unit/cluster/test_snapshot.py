@@ -105,8 +105,19 @@ def test_the_gateway_label_of_another_controller_excludes_nothing():
 
 def test_a_managed_pod_has_its_node_and_all_its_addresses():
     assert view(kube.node(), kube.namespace(**KMESH), kube.pod("web", 2, 10)).pods == (
-        Pod("default/web", "n2", (ip_address("10.244.2.10"), ip_address("fd00:244:2::a"))),
+        Pod("default/web", "n2", (ip_address("10.244.2.10"), ip_address("fd00:244:2::a")), settled=True),
     )
+
+
+@pytest.mark.parametrize(
+    ("changes", "settled"),
+    [({}, True), ({"deleting": "2026-03-03T00:00:00Z"}, False)]
+    + [({"phase": phase}, False) for phase in ("Pending", "Succeeded", "Failed", "Unknown")],
+    ids=str,
+)
+def test_a_pod_is_settled_while_it_runs_and_nobody_has_asked_it_to_end(changes, settled):
+    (pod,) = view(kube.node(), kube.namespace(**KMESH), kube.pod("web", 1, 10, **changes)).pods
+    assert pod.settled is settled
 
 
 def test_the_namespace_s_label_counts_in_that_namespace_only():

@@ -23,6 +23,7 @@ def pod(index: int, number: int = 10) -> Pod:
         f"default/p{index}-{number}",
         f"n{index}",
         (ip_address(f"10.244.{index}.{number}"), ip_address(f"fd00:244:{index}::{number:x}")),
+        settled=True,
     )
 
 

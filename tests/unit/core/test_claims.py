@@ -173,3 +173,12 @@ def test_evidence_is_what_lies_behind_pods_devices_and_the_tunnel_ends_of_peers(
     seen = evidence(Observation(state, links=links))
     assert (seen.carried, seen.tunnel_ends) == ({behind}, {*mesh.node(2).addresses, *mesh.node(3).addresses})
     assert evidence(Observation(state, links=(replace(links[1], far_addresses=None),))).carried == frozenset()
+
+
+def test_no_tunnel_end_is_what_a_peer_names_besides():
+    besides = ip_address("10.244.9.9")
+    named = replace(mesh.node(2), addresses=(*mesh.node(2).addresses, besides))
+    state = kernel(mesh.view(peers=(Peer(named, 1, mesh.WINDOW),))).state
+    assert besides in state.peers
+    assert evidence(Observation(state)).tunnel_ends == set(mesh.node(2).addresses)
+    assert evidence(Observation(replace(state, sas={}))).tunnel_ends == frozenset()

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmesh_bpf.core.devices import LOOPBACK, attach_order, decide
-from kmesh_bpf.core.problems import ProblemKind
+from kmesh_bpf.core.devices import LOOPBACK, attach_order, decide, without_device
+from kmesh_bpf.core.problems import Problem, ProblemKind
 from kmesh_bpf.core.state import Attachment, Link, Program
+from kmesh_bpf.core.view import Pod
 
 V4, V6, OTHER = ip_address("10.10.0.1"), ip_address("fd00:10::1"), ip_address("10.10.0.9")
 POD, POD6, POD2 = ip_address("10.244.1.7"), ip_address("fd00:244:1::7"), ip_address("10.244.1.8")
@@ -185,6 +186,61 @@ def test_an_address_that_was_taken_before_its_pod_came_is_the_pod_s(ifindex, car
     found = decide((ETH0, pod, squatter), [V4], (), [carried[-1]])
     assert found.sources == {carried[-1]: 7}
     assert "squatter" in str(found.problems[0])
+
+
+MACHINE = Pod("default/machine", "n1", (POD2,), settled=True)
+WEB = Pod("default/web", "n1", (POD, POD6), settled=True)
+
+
+def lacking(*links, pods=(WEB, MACHINE), uplinks=()) -> list[Problem]:
+    addresses = [address for pod in pods for address in pod.addresses]
+    found = decide((ETH0, *links), [V4, V6], uplinks, addresses)
+    return list(without_device((ETH0, *links), [V4, V6], uplinks, pods, found))
+
+
+def test_a_managed_pod_whose_address_no_pod_s_device_carries_is_told_by_name_with_the_way_out():
+    (problem,) = lacking(PODS)
+    assert problem.kind is ProblemKind.NO_DEVICE
+    assert str(problem) == (
+        "no pod's device of this node carries 10.244.1.8 of pod default/machine: packets between there and managed pods "
+        "of other nodes are dropped; a pod that shares a device, or hides its address (macvlan, ipvlan, gVisor, KubeVirt), "
+        "cannot be managed: do not label it"
+    )
+    assert lacking(PODS, replace(PODS, ifindex=8, name="pod1", far_addresses=(POD2,))) == []
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"far_addresses": (POD,)}, {"leads_out": True}, {"addresses": (V4,)}, {"peer_elsewhere": False}],
+    ids=str,
+)
+def test_each_address_of_a_pod_counts_and_only_what_a_pod_s_device_carries(changed):
+    assert f"{POD6} of pod default/web: " in str(lacking(replace(PODS, **changed), pods=[WEB])[0])
+    assert f"{POD}, {POD6} of pod default/web: " in str(lacking(PODS, pods=[WEB], uplinks=["pod0"])[0])
+
+
+def test_nothing_is_said_of_a_pod_that_is_beginning_or_ending():
+    assert lacking(PODS, pods=[WEB, replace(MACHINE, settled=False)]) == []
+
+
+@pytest.mark.parametrize("changed", [{"far_addresses": None}, {"far_addresses": None, "master": 9}, {"fresh": True}])
+def test_nothing_is_said_while_a_device_may_be_the_pod_s_and_it_is_not_known(changed):
+    unknown = replace(PODS, **{"ifindex": 8, "name": "pod1", "far_addresses": ()} | changed)
+    assert lacking(PODS, BRIDGE, unknown) == []
+    assert len(lacking(PODS, BRIDGE, replace(unknown, leads_out=True))) == 1, "that one is no pod's, whatever is behind"
+    assert len(lacking(PODS, BRIDGE, unknown, uplinks=["pod1"])) == 1
+
+
+def test_nothing_is_said_where_no_device_was_looked_at_and_of_an_address_of_the_node_somebody_else_does():
+    nothing = decide((), [V4, V6], (), [POD2])
+    assert list(without_device((), [V4, V6], (), [MACHINE], nothing)) == []
+    assert lacking(PODS, pods=[replace(MACHINE, addresses=(V4,))]) == []
+
+
+def test_of_many_pods_without_a_device_some_are_named():
+    many = [replace(MACHINE, name=f"default/p{one}", addresses=(ip_address(f"10.244.9.{one}"),)) for one in range(9)]
+    (problem,) = lacking(PODS, pods=many)
+    assert "10.244.9.4 of pod default/p4 and those of 4 more pods: packets between" in str(problem)
 
 
 @given(LINKS, NODE_ADDRESSES, UPLINKS, LOCAL, BOUND)

@@ -4,10 +4,11 @@ from dataclasses import replace
 from itertools import groupby
 
 from kmesh_bpf.core import operations as ops
-from kmesh_bpf.core.diff import diff
+from kmesh_bpf.core.devices import decide
+from kmesh_bpf.core.diff import at_once, diff
 from kmesh_bpf.core.options import Options
 from kmesh_bpf.core.planner import make_plan
-from kmesh_bpf.core.state import Direction, KernelState, Mark, Observation, Policy, Program
+from kmesh_bpf.core.state import Attachment, Direction, KernelState, Mark, Observation, Policy, Program
 from tests.unit.core import mesh
 
 EMPTY = KernelState()
@@ -122,6 +123,39 @@ def test_towards_a_node_that_becomes_ready_nothing_but_the_block_is_replaced_and
         "DeleteSa in",
         "DeletePeer",
     ]
+
+
+POD = mesh.pod(1).addresses
+AGAIN = replace(mesh.LINKS[2], ifindex=8)
+
+
+def hurried(*links, bound=3, attached=()):
+    """Give what is done at once about these devices by a node whose pod is bound to a device that is gone."""
+    observed = KernelState(
+        sources=dict.fromkeys(POD, bound),
+        pod_devices=frozenset({bound}),
+        attachments=frozenset(Attachment(one.ifindex, one.name, Program.MARK_ENCRYPT) for one in attached),
+    )
+    return list(at_once(links, decide(links, mesh.node(1).addresses, (), POD, observed.sources), observed))
+
+
+def test_a_pod_s_new_device_is_bound_before_it_gets_its_program_and_the_old_one_is_released_first():
+    bound = [ops.SetSource(address, 8) for address in sorted(POD, key=lambda one: one.version)]
+    program = ops.Attach(Attachment(8, "pod0", Program.MARK_ENCRYPT))
+    assert hurried(AGAIN) == [ops.DeletePodDevice(3), *bound, ops.AddPodDevice(8), program]
+
+
+def test_a_new_device_that_is_not_known_to_be_the_pod_s_is_not_held_back_by_the_old_one():
+    released = [ops.DeletePodDevice(3), *map(ops.DeleteSource, POD)]
+    other = replace(AGAIN, far_addresses=mesh.pod(1, 11).addresses)
+    assert hurried(other) == [*released, ops.Attach(Attachment(8, "pod0", Program.MARK_ENCRYPT))]
+    assert hurried() == released
+    assert hurried(AGAIN, attached=[AGAIN]) == released, "it had the address while the other one was there"
+
+
+def test_a_device_that_is_there_keeps_what_is_its_own():
+    assert hurried(mesh.LINKS[2], attached=[mesh.LINKS[2]]) == []
+    assert hurried(mesh.LINKS[2], AGAIN, attached=[mesh.LINKS[2], AGAIN]) == []
 
 
 def test_programs_come_to_devices_that_lead_out_first_and_to_lo_last():

@@ -67,6 +67,28 @@ def test_what_it_brings_to_light_of_what_nobody_claims_starts_no_other_pass(node
     assert node.daemon.step() > SETTLE
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, True),
+        ({"phase": "Pending"}, False),
+        ({"phase": "Succeeded"}, False),
+        ({"deleting": "2026-03-03T00:00:00Z"}, False),
+    ],
+    ids=str,
+)
+def test_a_running_pod_that_no_device_carries_keeps_its_node_from_being_ready_as_long_as_it_is_managed(
+    node, changes, told
+):
+    node.put(kube.pod("machine", 1, addresses=[SHARED], **changes))
+    node.steps()
+    reasons = node.recorder.record.unready
+    assert [f"{SHARED} of pod default/machine: " in one for one in reasons] == [True] * told
+    node.put(kube.pod("machine", 1, addresses=[SHARED], labels={"istio.io/dataplane-mode": "none"}))
+    node.steps()
+    assert node.recorder.record.unready == ()
+
+
 def test_a_daemon_that_starts_anew_goes_by_the_tunnel_ends_that_the_kernel_knows_from_its_first_pass_on(node):
     node.put(kube.node(2))
     node.steps()
