@@ -75,6 +75,10 @@ def test_a_second_nic_that_pods_routes_lead_over_is_guarded_from_its_first_packe
     assert (count.received, clear_udp(seen)) == (0, 0)
 
 
+FORGET = "for one in p3a p3b n3; do ip -n $one neigh flush all; done"
+"""A bridge has the lowest of its ports' hardware addresses: with eth0 another one than before."""
+
+
 def test_what_pods_bridge_past_the_routing_to_an_uplink_is_dropped_counted_and_named(enrolled):
     """Flat layer 2: the uplink is a port of the bridge that the pods are on, and XFRM never sees what they bridge."""
     lab = enrolled
@@ -86,6 +90,7 @@ def test_what_pods_bridge_past_the_routing_to_an_uplink_is_dropped_counted_and_n
     # Else it tells the pods to go to the other nodes themselves, past it.
     run("nsenter --net=/run/netns/n3 sysctl -qw net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.cni0.send_redirects=0")
     lab.network._route_between_nodes()
+    run(FORGET)
     try:
         wait_reason(lab, "n3", "cni0", "eth0")
         before = lab.counters("n3")["dropped_by_guard"]
@@ -103,7 +108,9 @@ def test_what_pods_bridge_past_the_routing_to_an_uplink_is_dropped_counted_and_n
         run("ip -n n3 -b -", "addr replace 169.254.1.1/32 dev cni0\naddr replace fe80::1/64 dev cni0 nodad")
         run("ip -n n3 -b -", "\n".join(f"route replace {a} dev cni0" for p in ("p3a", "p3b") for a in both(lab, p)))
         lab.network._route_between_nodes()
+        run(FORGET)
     wait_ready(lab, "n3")
+    assert exchange(pod, target, SENT).lost == 0
 
 
 def both(lab, name):
