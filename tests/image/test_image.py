@@ -127,9 +127,9 @@ def test_with_the_daemonset_s_args_and_capabilities_it_becomes_ready(root, node,
     assert "kmesh_ipsec" in run(f"nsenter --net=/run/netns/{node.network} nft list tables")
     shown = json.loads(kmeshctl.run("./dump_maps", "--json").stdout)
     assert shown[0]["pods"] == [
-        {"address": "10.10.0.1", "flags": ["candidate"]},
+        {"address": "10.10.0.1", "flags": ["candidate", "own"]},
         {"address": "10.244.1.10", "flags": ["local"]},
-        {"address": "fd00:10::1", "flags": ["candidate"]},
+        {"address": "fd00:10::1", "flags": ["candidate", "own"]},
     ]
     assert container.stop() == 0
 
