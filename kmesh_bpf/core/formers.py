@@ -28,8 +28,8 @@ announcement may be back in a moment, and then nothing is lost."""
 class Partings:
     """What remains of peers that the plan has no place for.
 
-    ``peers`` and ``sas`` stay for a while; ``departing``: since when each fingerprint of theirs is missed, in the planner's
-    clock; ``formers``: all that must be remembered, by pair.
+    ``peers`` and ``sas`` stay for a while; ``departing``: since when each fingerprint of theirs is missed, in the
+    planner's clock; ``formers``: all that must be remembered, by pair.
     """
 
     peers: Mapping[Address, PeerEntry]
