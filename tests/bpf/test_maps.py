@@ -18,7 +18,7 @@ from kmesh_bpf.kernel.programs import Settings, ensure_loaded
 from tests.bpf.node import NODE_MARK, PEER, READY
 
 MANY = 200_000
-PATIENCE_SECONDS = 6  # for a dump of twice as many, on a busy machine
+PATIENCE_SECONDS = 3  # for a dump of twice as many, on a busy machine
 FIRST = {4: ip_address("10.0.0.0"), 6: ip_address("fd00::")}
 
 

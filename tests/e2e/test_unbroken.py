@@ -46,8 +46,8 @@ def test_an_entry_that_somebody_removes_from_the_pod_map_is_back_within_a_second
     print(
         f"entry removed: back after {took:.1f} s, sent {count.sent} lost {count.lost} in clear {seen.pods_in_clear()}"
     )
-    assert took < 12  # a second, under emulation, where looks are rarer; a pass without any reason comes after 30
-    assert seen.pods_in_clear() <= 2 * 100 * (took + 1)  # both ways, and none any more once it was back
+    assert took < 5  # a second, under emulation
+    assert seen.pods_in_clear() < 500
 
 
 def test_a_pin_root_that_somebody_removes_is_made_again_and_nothing_leaves_in_clear(enrolled):

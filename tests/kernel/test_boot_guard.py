@@ -95,7 +95,7 @@ def test_thirty_thousand_addresses_are_loaded_at_once(netns: str, tmp_path: Path
     boot_guard.keep(tmp_path, [ip_address((10 << 24) + number) for number in range(30_000)])
     began = time.monotonic()
     boot_guard.install(tmp_path)
-    assert time.monotonic() - began < 10  # of a boot; half a second on an idle machine
+    assert time.monotonic() - began < 3
 
 
 def test_a_folder_is_made_and_goes_again_unless_somebody_else_uses_it(tmp_path: Path) -> None:
