@@ -1,4 +1,4 @@
-"""The cheap look, each second, whether anything of ours has been changed that no notification tells of."""
+"""The cheap look, twice a second, whether anything of ours has been changed that no notification tells of."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # as in kmesh.launcher.daemon
 
 log = logging.getLogger("kmesh")
 
-LOOK = 1.0
+LOOK = 0.5
 """Seconds between two looks."""
 DEAREST = 50
 """How many times as long as one took is between two looks, at least: they never cost more than 2 % of a processor."""

@@ -62,13 +62,13 @@ class Waiting:
         return self.now - began
 
 
-def test_while_nothing_happens_the_daemon_looks_every_second_and_makes_no_pass(tmp_path, monkeypatch):
+def test_while_nothing_happens_the_daemon_looks_twice_a_second_and_makes_no_pass(tmp_path, monkeypatch):
     node = Node(tmp_path)
     node.steps(1)
     waiting = Waiting(node, monkeypatch)
     assert waiting.sleep(30.0) == pytest.approx(30.0)
     gaps = [after - before for before, after in pairwise(waiting.looked)]
-    assert len(waiting.looked) == pytest.approx(29, abs=1)
+    assert len(waiting.looked) == pytest.approx(30.0 / LOOK, abs=1)
     assert max(gaps) < LOOK + 0.3
 
 
