@@ -23,7 +23,7 @@ from kmesh.launcher.config import Config
 from kmesh.launcher.looks import Looks
 from kmesh.launcher.record import KeyRecord
 from kmesh.launcher.recorder import Recorder
-from kmesh.launcher.telling import told
+from kmesh.launcher.telling import news, told
 from kmesh_bpf import (
     Address,
     AddSa,
@@ -67,6 +67,7 @@ class Memory:
 
     ``used``: digests of keys that were in force before. ``passes``: what one pass leaves for the next. ``evidence``:
     what the last pass left in the kernel that claims are measured by. ``addresses``: this node's, of the last pass.
+    ``standing``: what the last pass found wrong, by where.
     """
 
     keyring: Keyring | None = None
@@ -75,8 +76,7 @@ class Memory:
     announced: int = 0
     announced_at: float = 0.0
     refused: str = ""
-    problems: tuple[str, ...] = ()
-    failures: tuple[str, ...] = ()
+    standing: dict[str, tuple[str, ...]] = field(default_factory=dict)
     published: bool = False
     generation: int = 0
     passes: PassMemory = field(default_factory=PassMemory)
@@ -266,7 +266,7 @@ class Daemon:
         if not self.memory.published and ours is not None and self.kernel.incarnation() == ours.boot_id:
             # A restart: our inbound SAs for that version have been there all along.
             self.memory.announced = ours.spi
-        self._problems(objects.problems)
+        self._problems("cluster", objects.problems)
         if self.memory.evidence is None:
             self.memory.evidence = evidence(self.kernel.observe())
         return build_view(
@@ -297,10 +297,11 @@ class Daemon:
             keyring = accept(known, parse_keys(objects.secret))
         except ConfigError as error:
             self.memory.refused = str(error)
-            self._problems((f"the key in the Secret is refused, the old one stays: {error}",))
+            self._problems("key", (f"the key in the Secret is refused, the old one stays: {error}",))
             return
         if keyring != self.memory.keyring:
             log.info("key with SPI %d taken from the Secret", keyring.current)
+        self._problems("key", ())
         self.memory.keyring, self.memory.refused = keyring, ""
         self.memory.keys.update(keyring.keys)
         self.memory.used = tuple(dict.fromkeys((*keyring.used, *self.memory.used)))
@@ -339,23 +340,17 @@ class Daemon:
             if log.isEnabledFor(level):
                 rest = f" # and {more} more of this kind, shown with --log-level=debug" if more else ""
                 log.log(level, "%s%s", self.kernel.render(operation), rest)
-        failures = tuple(dict.fromkeys(str(failure.error) for failure in report.failures))
-        for sentence in failures:
-            if sentence not in self.memory.failures:  # once, as long as it lasts
-                log.error("%s", sentence)
-        self.memory.failures = failures
-        self._problems(tuple(map(str, report.plan.problems)))
+        self._problems("kernel", tuple(str(failure.error) for failure in report.failures), logging.ERROR)
+        self._problems("plan", tuple(map(str, report.plan.problems)))
         if report.converged and not self.memory.ready:
             self.memory.ready = True
             managed = managed_pods(report.plan.state)
             log.info("ready: %d peers, %d managed addresses", len(report.plan.ready_peers), len(managed))
 
-    def _problems(self, problems: tuple[str, ...]) -> None:
-        """Log each problem once, as long as it lasts."""
-        for problem in problems:
-            if problem not in self.memory.problems:
-                log.warning("%s", problem)
-        self.memory.problems = (*self.memory.problems, *problems)[-100:]
+    def _problems(self, where: str, problems: tuple[str, ...], level: int = logging.WARNING) -> None:
+        for sentence in news(self.memory.standing.get(where, ()), problems):
+            log.log(level, "%s", sentence)
+        self.memory.standing[where] = problems
 
 
 def fresh_incarnation() -> str:

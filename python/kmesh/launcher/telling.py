@@ -1,10 +1,10 @@
-"""How much the log says of the operations that a pass carried out. Pure."""
+"""How much the log says of what a pass carried out and found wrong. Pure."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from kmesh_bpf import Operation
 
@@ -29,3 +29,12 @@ def told(applied: Sequence[Operation]) -> Iterator[tuple[int, Operation, int]]:
             yield logging.INFO, operation, numbers[kind] - 1
         else:
             yield logging.DEBUG, operation, 0
+
+
+def news(before: Collection[str], now: Sequence[str]) -> Iterator[str]:
+    """Give the problems to tell of: each when it comes, and when it comes back, but not for as long as it lasts."""
+    known = frozenset(before)
+    fresh = [problem for problem in dict.fromkeys(now) if problem not in known]
+    yield from fresh[:MOST]
+    if len(fresh) > MOST:
+        yield f"and {len(fresh) - MOST} more problems like these"

@@ -1,9 +1,9 @@
-"""How much the log says of a pass's operations."""
+"""How much the log says of a pass's operations, and of what is wrong."""
 
 import logging
 from ipaddress import ip_address
 
-from kmesh.launcher.telling import MOST, told
+from kmesh.launcher.telling import MOST, news, told
 
 from kmesh_bpf.core.operations import AddPodDevice, DeletePod, SetPod
 from kmesh_bpf.core.state import PodFlags
@@ -29,3 +29,16 @@ def test_of_many_the_first_stands_for_all_and_what_there_is_little_of_is_told_am
 
 def test_of_nothing_nothing_is_told():
     assert list(told([])) == []
+
+
+def test_a_problem_is_told_when_it_comes_and_when_it_comes_back_but_not_while_it_lasts():
+    passes = [("a",), ("a", "b"), ("b",), ("a", "b"), ("a", "b")]
+    told_of = [tuple(news(before, now)) for before, now in zip([(), *passes], passes, strict=False)]
+    assert told_of == [("a",), ("b",), (), ("a",), ()]
+
+
+def test_of_many_problems_at_once_some_are_told_and_how_many_more_there_are():
+    many = [f"problem {one}" for one in range(MOST + 3)]
+    *some, rest = news((), many)
+    assert (some, rest) == (many[:MOST], "and 3 more problems like these")
+    assert list(news(many, many)) == []
