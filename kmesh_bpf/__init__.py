@@ -22,7 +22,7 @@ from kmesh_bpf.core.view import Address, Key, Network, Node, Peer, Pod, View
 from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError
 from kmesh_bpf.kernel import boot_guard
 from kmesh_bpf.kernel.fake import FakeKernel
-from kmesh_bpf.kernel.interface import AttachMode
+from kmesh_bpf.kernel.interface import AttachMode, Kernel
 from kmesh_bpf.kernel.maps import Maps, open_maps
 from kmesh_bpf.kernel.programs import DEFAULT_PIN_ROOT, Settings, claim
 from kmesh_bpf.reconcile import Report, preview, reconcile
@@ -51,6 +51,7 @@ __all__ = [
     "Evidence",
     "FakeKernel",
     "Fate",
+    "Kernel",
     "KernelError",
     "KernelState",
     "Key",

@@ -6,12 +6,13 @@ that encrypts is in place. Deletion is absence from the plan.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from kmesh_bpf.core import operations as ops
-from kmesh_bpf.core.devices import Devices, attach_order
+from kmesh_bpf.core.devices import Devices, attach_order, decide
 from kmesh_bpf.core.operations import Operation
-from kmesh_bpf.core.state import Attachment, Direction, KernelState, Link, Policy, Program, Sa
+from kmesh_bpf.core.state import Attachment, Direction, KernelState, Link, PodFlags, Policy, Program, Sa
+from kmesh_bpf.core.view import Address
 
 
 def diff(desired: KernelState, observed: KernelState) -> tuple[Operation, ...]:
@@ -31,6 +32,23 @@ def diff(desired: KernelState, observed: KernelState) -> tuple[Operation, ...]:
         *_attach(desired, observed, guard=False),
         *_remove(desired, observed),
     )
+
+
+def missing(
+    links: Collection[Link],
+    node_addresses: Iterable[Address],
+    uplinks: Collection[str],
+    flags: Callable[[Address], PodFlags],
+    observed: KernelState,
+) -> tuple[Operation, ...]:
+    """Give what must not wait for a pass, by what the kernel alone can tell.
+
+    ``node_addresses``, ``uplinks``: as :func:`kmesh_bpf.core.devices.decide` takes them; ``flags``: of an address in
+    the pod map, none if it is not there. Of ``observed`` count the devices' bindings and attachments.
+    """
+    far = {address for link in links for address in link.far_addresses or ()}
+    local = [address for address in far if flags(address) & PodFlags.LOCAL]
+    return at_once(links, decide(links, node_addresses, uplinks, local, observed.sources), observed)
 
 
 def at_once(links: Iterable[Link], found: Devices, observed: KernelState) -> tuple[Operation, ...]:

@@ -1,14 +1,16 @@
-"""A kernel in memory, with the real one's contract: for tests of whoever uses :func:`kmesh_bpf.reconcile`."""
+"""A kernel in memory, with the real one's contract: for tests of whoever makes passes, or of a daemon."""
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
 
+from kmesh_bpf import contract
 from kmesh_bpf.core import operations as ops
+from kmesh_bpf.core.diff import diff, missing
 from kmesh_bpf.core.operations import Operation
+from kmesh_bpf.core.render import render
 from kmesh_bpf.core.state import (
     Attachment,
     KernelState,
@@ -23,14 +25,18 @@ from kmesh_bpf.core.state import (
     SaUsage,
 )
 from kmesh_bpf.core.view import Address, Network
-from kmesh_bpf.errors import ConflictError, KernelError, KmeshBpfError
+from kmesh_bpf.errors import ConflictError, KmeshBpfError
 from kmesh_bpf.kernel.interface import Failure
+
+PROGRAMS, MAPS = "/sys/fs/bpf/fake/programs", "/sys/fs/bpf/fake/maps"
+"""Folders named in what is rendered."""
 
 
 class FakeKernel:
     """Holds what it is given. ``refuse`` may name an operation's error; ``clock`` stamps new SAs.
 
     The attributes are the objects themselves: a test reads them, and changes them to play somebody else on the node.
+    ``remembered`` is the incarnation kept; ``numbers`` are the programs' counters, ``errors`` those of XFRM.
     """
 
     def __init__(self, links: Sequence[Link] = (), clock: Callable[[], float] = lambda: 0.0) -> None:
@@ -48,14 +54,24 @@ class FakeKernel:
         self.pod_devices: set[int] = set()
         self.formers: dict[int, int] = {}
         self.policy_hash = False
-        self.incarnation: str | None = None
+        self.remembered: str | None = None
+        self.numbers: dict[str, int] = dict.fromkeys(contract.COUNTERS, 0)
+        self.errors: dict[str, int] = {}
         self.foreign_sas: set[tuple[Address, int]] = set()
         self.log: list[Operation] = []
         self.refuse: Callable[[Operation], KmeshBpfError | None] = lambda _: None
+        self._seen: tuple[object, ...] | None = None
+        self._told = self._notified()
+        self._untold = False
 
     def observe(self) -> Observation:
         """Give a copy of everything."""
-        state = KernelState(
+        state = self._state()
+        self._seen = self._silent(state)
+        return Observation(state, dict(self.usage), self.links, self.remembered)
+
+    def _state(self) -> KernelState:
+        return KernelState(
             dict(self.sas),
             dict(self.policies),
             dict(self.pods),
@@ -68,14 +84,96 @@ class FakeKernel:
             dict(self.formers),
             self.policy_hash,
         )
-        return Observation(state, dict(self.usage), self.links, self.incarnation)
 
     def remember(self, incarnation: str) -> None:
         """Keep the incarnation."""
-        self.incarnation = incarnation
+        self.remembered = incarnation
+
+    def incarnation(self) -> str | None:
+        """Give the incarnation kept."""
+        return self.remembered
+
+    def subscribe(self) -> tuple[int, ...]:
+        """Give no descriptor: whoever waits asks :meth:`changed`."""
+        return ()
+
+    def changed(self) -> bool:
+        """Tell whether SAs, policies, links or tables were changed since last asked, but by :meth:`apply`."""
+        now = self._notified()
+        changed, self._told, self._untold = self._untold or now != self._told, now, False
+        return changed
+
+    def look(self) -> bool:
+        """Tell whether links, attachments or maps are other than last observed."""
+        return self._seen is not None and self._silent(self._state()) != self._seen
+
+    def attach_missing(
+        self, node_addresses: Iterable[Address], uplinks: Collection[str]
+    ) -> tuple[tuple[Operation, ...], tuple[Failure, ...]]:
+        """See :class:`kmesh_bpf.kernel.interface.Kernel`."""
+        wanted = missing(self.links, node_addresses, uplinks, self._flags, self._state())
+        failures = self.apply(wanted)
+        refused = {failure.operation for failure in failures}
+        return tuple(one for one in wanted if one not in refused), failures
+
+    def _flags(self, address: Address) -> PodFlags:
+        return self.pods.get(address, PodFlags(0))
+
+    def counters(self) -> dict[str, int]:
+        """Give a copy of the programs' counters."""
+        return dict(self.numbers)
+
+    def xfrm_errors(self) -> dict[str, int]:
+        """Give a copy of XFRM's counters."""
+        return dict(self.errors)
+
+    def render(self, operation: Operation) -> str:
+        """Give an operation as a command line, on pins that are nowhere."""
+        return render(operation, PROGRAMS, MAPS)
+
+    def remove_stale(self) -> None:
+        """Do nothing: no builds are kept."""
+
+    def remove_everything(self) -> tuple[Failure, ...]:
+        """Remove all objects, and what was remembered."""
+        failures = self.apply(diff(KernelState(), self._state()))
+        if not failures:
+            self.remembered = None
+        return failures
+
+    def close(self) -> None:
+        """Do nothing: nothing is open."""
+
+    def find_sa(self, dst: Address, spi: int, mark: int) -> Sa | None:
+        """Find an SA as the kernel does: by destination, SPI and the bits of the mark that each one looks at.
+
+        Of several it is the one that was added last (__xfrm_state_lookup: at the head of its chain).
+        """
+        for identity, sa in reversed(self.sas.items()):
+            if identity.spi == spi and identity.dst == dst:
+                selects = identity.mark
+                if selects is None or mark & selects.mask == selects.value:
+                    return sa
+        return None
+
+    def _notified(self) -> tuple[object, ...]:
+        """Give what the kernel notifies of."""
+        return list(self.sas.values()), list(self.policies.values()), self.links, self.nat_exemption
+
+    def _silent(self, state: KernelState) -> tuple[object, ...]:
+        """Give what nobody is told of."""
+        maps = (state.pods, state.peers, state.services, state.sources, state.pod_devices, state.formers)
+        return self.links, state.attachments, *maps, self.remembered
 
     def apply(self, operations: Sequence[Operation]) -> tuple[Failure, ...]:
         """Carry out what is not refused."""
+        self._untold = self._untold or self._notified() != self._told
+        try:
+            return self._carried_out(operations)
+        finally:
+            self._told = self._notified()
+
+    def _carried_out(self, operations: Sequence[Operation]) -> tuple[Failure, ...]:
         failures = []
         for operation in operations:
             self.log.append(operation)
@@ -107,7 +205,7 @@ class FakeKernel:
                     raise ConflictError("add policy", str(policy.id), errno.EEXIST)
                 self.policies[policy.id] = policy
             case ops.DeletePolicy(policy):
-                self._delete(self.policies, policy.id)
+                self.policies.pop(policy.id, None)
             case ops.SetPeer(address, entry):
                 self.peers[address] = entry
             case ops.DeletePeer(address):
@@ -144,21 +242,15 @@ class FakeKernel:
 
     def _add_sa(self, sa: Sa) -> None:
         # The SAD is searched by (destination, SPI, mark), not by source: an unmarked one collides with any.
-        taken = any(
-            (other.dst, other.spi) == (sa.dst, sa.spi) and (other.mark is None or other.mark == sa.mark)
-            for other in self.sas
-        )
-        if taken or (sa.dst, sa.spi) in self.foreign_sas:
+        taken = self.find_sa(sa.dst, sa.spi, sa.mark.value & sa.mark.mask if sa.mark else 0)
+        if taken is not None or (sa.dst, sa.spi) in self.foreign_sas:
             raise ConflictError("add SA", f"{sa.src} -> {sa.dst} spi {sa.spi:#010x}", errno.EEXIST)
         self.sas[sa.id] = sa
         self.usage[sa.id] = SaUsage(int(self.clock()), 0, 0, 0)
 
     def _delete_sa(self, sa: Sa) -> None:
-        self._delete(self.sas, sa.id)
-        self.usage.pop(sa.id, None)
-
-    @staticmethod
-    def _delete(objects: dict[Any, Any], identity: object) -> None:
-        if identity not in objects:
-            raise KernelError("delete", str(identity), errno.ENOENT)
-        del objects[identity]
+        # What is gone already is absent, as asked. What is deleted is what a packet with that mark would find.
+        found = self.find_sa(sa.dst, sa.spi, sa.mark.value & sa.mark.mask if sa.mark else 0)
+        if found is not None:
+            del self.sas[found.id]
+            self.usage.pop(found.id, None)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from kmesh_bpf.core.operations import Operation
 from kmesh_bpf.core.state import Observation
+from kmesh_bpf.core.view import Address
 from kmesh_bpf.errors import KmeshBpfError
 
 AttachMode = Literal["auto", "tcx", "clsact"]
@@ -23,7 +24,11 @@ class Failure:
 
 
 class Kernel(Protocol):
-    """Three verbs. ``kmesh_bpf.kernel.linux`` speaks to the real one, ``kmesh_bpf.kernel.fake`` is in memory."""
+    """Everything that a daemon asks. ``kmesh_bpf.kernel.linux`` speaks to the real one, ``kernel.fake`` is in memory.
+
+    A pass takes the first three verbs; the others are of whoever makes passes: when one is due, what cannot wait for
+    it, and what to tell of it.
+    """
 
     def observe(self) -> Observation:
         """Find all objects of ours.
@@ -39,3 +44,53 @@ class Kernel(Protocol):
 
     def remember(self, incarnation: str) -> None:
         """Keep this node's incarnation with the kernel objects, for as long as they live."""
+
+    def incarnation(self) -> str | None:
+        """Give the incarnation kept, None where there is none yet."""
+
+    def subscribe(self) -> tuple[int, ...]:
+        """Start to listen to changes of SAs, policies, devices and tables of ours; give the descriptors to wait for.
+
+        When one of them becomes readable, ask :meth:`changed`.
+        """
+
+    def changed(self) -> bool:
+        """Take the notifications waiting; tell whether somebody else changed SAs, policies, devices, or our tables."""
+
+    def look(self) -> bool:
+        """Tell, cheaply, whether anything of ours that no notification tells of is other than last observed.
+
+        Raises:
+            KmeshBpfError: it could not be found out.
+
+        """
+
+    def attach_missing(
+        self, node_addresses: Iterable[Address], uplinks: Collection[str]
+    ) -> tuple[tuple[Operation, ...], tuple[Failure, ...]]:
+        """Attach at once what devices lack, and unbind those that are gone; give what was done, and what was refused.
+
+        A pass of everything takes its time. What is done: :func:`kmesh_bpf.core.diff.missing`.
+
+        Raises:
+            DecodeError, KernelError: it could not be found out.
+
+        """
+
+    def counters(self) -> Mapping[str, int]:
+        """Give the programs' counters by name (:data:`kmesh_bpf.contract.COUNTERS`)."""
+
+    def xfrm_errors(self) -> Mapping[str, int]:
+        """Give the kernel's counters of packets that XFRM refused, by the kernel's names (/proc/net/xfrm_stat)."""
+
+    def render(self, operation: Operation) -> str:
+        """Give an operation as a command line, without its key."""
+
+    def remove_stale(self) -> None:
+        """Unpin former builds; called when every device runs the present one."""
+
+    def remove_everything(self) -> tuple[Failure, ...]:
+        """Remove every object of ours and nothing else; give what the kernel refused to remove."""
+
+    def close(self) -> None:
+        """Close all descriptors; what is in the kernel goes on working."""

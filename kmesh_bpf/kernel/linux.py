@@ -8,11 +8,10 @@ from itertools import groupby
 from pathlib import Path
 
 from kmesh_bpf.core import operations as ops
-from kmesh_bpf.core.devices import decide
-from kmesh_bpf.core.diff import at_once, diff
+from kmesh_bpf.core.diff import diff, missing
 from kmesh_bpf.core.operations import Operation
 from kmesh_bpf.core.render import render
-from kmesh_bpf.core.state import Attachment, KernelState, Link, Observation, PodFlags
+from kmesh_bpf.core.state import Attachment, KernelState, Link, Observation
 from kmesh_bpf.core.view import Address
 from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError, UnsupportedError
 from kmesh_bpf.kernel import nat, programs, xfrm, xfrm_stat
@@ -81,7 +80,7 @@ class LinuxKernel:
         return self._loaded is not None and self._loaded.compiled
 
     def close(self) -> None:
-        """Close all descriptors; what is pinned goes on working."""
+        """See :class:`kmesh_bpf.kernel.interface.Kernel`."""
         self._socket.close()
         if self._events:
             self._events.close()
@@ -94,17 +93,14 @@ class LinuxKernel:
             self._maps.close()
 
     def subscribe(self) -> tuple[int, ...]:
-        """Start to listen to changes of SAs, policies, devices and tables of ours; give the descriptors to wait for.
-
-        When one of them becomes readable, ask :meth:`changed`.
-        """
+        """See :class:`kmesh_bpf.kernel.interface.Kernel`."""
         self._events = NetlinkSocket(groups=xfrm.GROUPS)
         descriptors = (self._events.fileno(), self._links.watcher.fileno())
         tables = self._nat.subscribe()
         return descriptors if tables is None else (*descriptors, tables)
 
     def changed(self) -> bool:
-        """Take the notifications waiting; tell whether somebody else changed SAs, policies, devices, or our tables."""
+        """See :class:`kmesh_bpf.kernel.interface.Kernel`."""
         own, tables, devices = self._socket.port_id, self._nat.changed(), self._links.watcher.drain()
         others = self._events is not None and any(port != own for _, port in self._events.drain())
         return tables or devices or others
@@ -112,33 +108,16 @@ class LinuxKernel:
     def attach_missing(
         self, node_addresses: Iterable[Address], uplinks: Collection[str]
     ) -> tuple[tuple[Operation, ...], tuple[Failure, ...]]:
-        """Attach at once what devices lack, and unbind those that are gone; give what was done, and what was refused.
-
-        A pass of everything takes its time.
-
-        Raises:
-            DecodeError, KernelError: it could not be found out.
-
-        """
+        """See :class:`kmesh_bpf.kernel.interface.Kernel`."""
         devices, maps = self._links.list(), self._need_maps()
-        far = {address for link in devices for address in link.far_addresses or ()}
-        local = [address for address in far if maps.pod(address) & PodFlags.LOCAL]
         state = KernelState(sources=maps.sources(), pod_devices=maps.pod_devices(), attachments=self._attached(devices))
-        found = decide(devices, node_addresses, uplinks, local, state.sources)
-        wanted = at_once(devices, found, state)
+        wanted = missing(devices, node_addresses, uplinks, maps.pod, state)
         failures = self._apply_each(wanted)
         refused = {failure.operation for failure in failures}
         return tuple(one for one in wanted if one not in refused), tuple(failures)
 
     def look(self) -> bool:
-        """Tell, cheaply, whether anything of ours that no notification tells of is other than last observed.
-
-        Pins that somebody removed are made again on the way.
-
-        Raises:
-            KmeshBpfError: it could not be found out.
-
-        """
+        """See :class:`kmesh_bpf.kernel.interface.Kernel`; pins that somebody removed are made again on the way."""
         if self._seen is None or self._maps is None:
             return False  # there is nothing yet to compare with
         restored = self._pins is not None and self._pins.restore()
@@ -205,12 +184,12 @@ class LinuxKernel:
         return tuple(failures)
 
     def remove_stale(self) -> None:
-        """Unpin former builds; called when every device runs the present one."""
+        """See :class:`kmesh_bpf.kernel.interface.Kernel`."""
         if self._loaded:
             programs.remove_stale(self.pin_root, self._loaded)
 
     def remove_everything(self) -> tuple[Failure, ...]:
-        """Remove every object of ours and nothing else; give what the kernel refused to remove."""
+        """See :class:`kmesh_bpf.kernel.interface.Kernel`."""
         failures = self.apply(diff(KernelState(), self.observe().state))
         if not failures:
             programs.remove_all(self.pin_root)

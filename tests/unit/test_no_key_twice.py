@@ -42,7 +42,7 @@ def test_in_any_history_no_number_is_used_twice_and_no_packet_is_accepted_twice(
 def test_a_key_that_is_stored_again_without_its_history_is_used_under_other_incarnations_only():
     world = World()
     world.passes(3.0)
-    before = {host.kernel.incarnation for host in world.hosts}
+    before = {host.kernel.remembered for host in world.hosts}
     # The Secret was deleted, and the daemons remember nothing; what tells of the key are the SAs.
     world.keyring = Keyring(2, {2: material(1)})
     world.change_other(spi=2)
@@ -50,7 +50,7 @@ def test_a_key_that_is_stored_again_without_its_history_is_used_under_other_inca
         host.start()
     world.passes(3.0)
     world.passes(45.0)
-    assert before.isdisjoint(host.kernel.incarnation for host in world.hosts)
+    assert before.isdisjoint(host.kernel.remembered for host in world.hosts)
     assert {sa.spi for host in world.hosts for sa in host.kernel.sas.values()} == {2}
 
 

@@ -63,7 +63,7 @@ def test_a_pass_reaches_the_plan_and_a_second_one_does_nothing():
 def test_the_incarnation_is_never_the_boot_id_and_is_remembered():
     world = World()
     report = world.run(mesh.view())
-    assert report.incarnation == world.kernel.incarnation != mesh.node(1).boot_id
+    assert report.incarnation == world.kernel.remembered != mesh.node(1).boot_id
     assert not report.renewed
     assert world.run(mesh.view()).incarnation == report.incarnation
 
@@ -94,7 +94,7 @@ def test_a_flush_of_all_sas_is_healed_with_a_new_incarnation():
     report = world.run(mesh.view())
     assert report.renewed
     assert report.converged
-    assert world.kernel.incarnation == report.incarnation != first
+    assert world.kernel.remembered == report.incarnation != first
     assert not {sa.key for sa in before.values()} & {sa.key for sa in world.kernel.sas.values()}
     assert not world.run(mesh.view()).renewed
 
@@ -212,7 +212,7 @@ def test_a_peer_that_leaves_takes_all_its_objects_along_after_a_while_and_is_rem
     assert not world.kernel.formers
     assert world.run(view).converged, "it is back: nothing was made anew"
     assert world.born == 3
-    assert world.kernel.incarnation == missed.incarnation
+    assert world.kernel.remembered == missed.incarnation
     world.run(replace(view, peers=view.peers[:1], pods=view.pods[:2]))
     world.now += DEPARTED_LINGER
     world.run(replace(view, peers=view.peers[:1], pods=view.pods[:2]))

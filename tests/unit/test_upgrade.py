@@ -32,7 +32,7 @@ class Node:
     def __init__(self) -> None:
         self.now, self.memory, self.born = 5000.0, Memory(), 0
         self.kernel = FakeKernel(mesh.LINKS, lambda: self.now)
-        self.kernel.incarnation = X
+        self.kernel.remembered = X
         self.kernel.pods = {address: PodFlags.REMOTE for pod in VIEW.pods[1:] for address in pod.addresses}
         for peer in VIEW.peers:
             self.know(peer.node)
@@ -59,7 +59,7 @@ class Node:
         self.kernel.usage[sa.id] = SaUsage(1000, 4999, 77, 7700)
 
     def run(self, view=VIEW) -> Report:
-        known = {"shown": replace(SHOWN, boot_id=self.kernel.incarnation), "memory": self.memory}
+        known = {"shown": replace(SHOWN, boot_id=self.kernel.remembered), "memory": self.memory}
         report = reconcile(self.kernel, view, Options(), lambda: self.now, self.fresh, **known)
         self.memory = report.memory.announced(recreated=False)
         return report

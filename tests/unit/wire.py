@@ -17,7 +17,6 @@ from kmesh.launcher.config import parse as flags
 from kmesh.launcher.daemon import Daemon
 
 from kmesh_bpf import FakeKernel, Key, KmeshBpfError
-from kmesh_bpf.contract import COUNTERS
 from kmesh_bpf.core.keys import derive
 from tests.unit.cluster import kube
 from tests.unit.core import mesh
@@ -53,10 +52,6 @@ class Kernel(FakeKernel):
         super().__init__(mesh.LINKS, clock)
         self.taken = {}
         self.left = None
-        self.counters = lambda: dict.fromkeys(COUNTERS, 0)
-        self.xfrm_errors = dict
-        self.render = str
-        self.remove_stale = lambda: None
 
     def _apply(self, operation):
         if self.left is not None:
@@ -78,7 +73,7 @@ class Kernel(FakeKernel):
     def lose_pins(self):
         for name in ("pods", "peers", "services", "sources", "pod_devices", "formers"):
             getattr(self, name).clear()
-        self.incarnation = None
+        self.remembered = None
 
     def send(self):
         """Send a packet over every SA that sends."""
@@ -98,7 +93,7 @@ class Kernel(FakeKernel):
 
 
 class Host:
-    """A node with a daemon of ours; ``incarnation`` is the kernel's, which the daemon asks for."""
+    """A node with a daemon of ours."""
 
     def __init__(self, world, index):
         self.world, self.index, self.name = world, index, f"n{index}"
@@ -114,14 +109,7 @@ class Host:
             record=SimpleNamespace(unready=()),
             unwritten=30.0,
         )
-        kernel = SimpleNamespace(
-            incarnation=lambda: self.kernel.incarnation,
-            **{
-                name: getattr(self.kernel, name)
-                for name in ("observe", "apply", "remember", "counters", "xfrm_errors", "render", "remove_stale")
-            },
-        )
-        self.daemon = Daemon(flags(self.arguments, self.name, "host"), self.world, kernel, recorder)
+        self.daemon = Daemon(flags(self.arguments, self.name, "host"), self.world, self.kernel, recorder)
 
     def uninstall(self):
         self.kernel.flush_sas()

@@ -9,7 +9,6 @@ import time
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from kmesh.cluster.objects import ClusterObjects, NodeInfo, parse
 from kmesh.cluster.reporting import make_status
@@ -31,6 +30,7 @@ from kmesh_bpf import (
     Attach,
     ConfigError,
     Evidence,
+    Kernel,
     Key,
     KmeshBpfError,
     Operation,
@@ -44,9 +44,6 @@ from kmesh_bpf import (
     reconcile,
 )
 from kmesh_bpf import Memory as PassMemory
-
-if TYPE_CHECKING:  # it brings pyroute2, and boot-guard must not wait for that
-    from kmesh_bpf import LinuxKernel
 
 log = logging.getLogger("kmesh")
 
@@ -97,7 +94,7 @@ class Daemon:
         self,
         config: Config,
         source: ClusterSource,
-        kernel: LinuxKernel,
+        kernel: Kernel,
         recorder: Recorder,
         boot: BootGuard | None = None,
     ) -> None:
@@ -358,7 +355,7 @@ def fresh_incarnation() -> str:
     return str(uuid.uuid4())
 
 
-def uninstall(kernel: LinuxKernel, source: ClusterSource | None, node: str, pin_root: Path) -> tuple[str, ...]:
+def uninstall(kernel: Kernel, source: ClusterSource | None, node: str, pin_root: Path) -> tuple[str, ...]:
     """Remove every kernel object of ours, then our KmeshNodeInfo; give what could not be removed."""
     failures = kernel.remove_everything()
     if source is not None:

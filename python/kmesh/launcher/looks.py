@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from kmesh_bpf import KmeshBpfError
-
-if TYPE_CHECKING:  # as in kmesh.launcher.daemon
-    from kmesh_bpf import LinuxKernel
+from kmesh_bpf import Kernel, KmeshBpfError
 
 log = logging.getLogger("kmesh")
 
@@ -22,7 +18,7 @@ DEAREST = 50
 class Looks:
     """Looks during one sleep. ``clock`` gives seconds that only grow."""
 
-    def __init__(self, kernel: LinuxKernel, clock: Callable[[], float]) -> None:
+    def __init__(self, kernel: Kernel, clock: Callable[[], float]) -> None:
         self._kernel = kernel
         self._clock = clock
         self._due = clock() + LOOK

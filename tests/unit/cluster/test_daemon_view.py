@@ -20,7 +20,7 @@ def daemon():
     return Daemon(
         config,
         None,
-        SimpleNamespace(incarnation=lambda: None, observe=FakeKernel().observe),
+        FakeKernel(),
         SimpleNamespace(clock=lambda: 0.0),
     )
 

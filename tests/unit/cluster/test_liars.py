@@ -71,7 +71,7 @@ def kernel(*manifests) -> FakeKernel:
 
 
 def plan(made: FakeKernel, *manifests) -> Plan:
-    seen = view(objects(*manifests), evidence(made.observe()).tunnel_ends, made.incarnation or "")
+    seen = view(objects(*manifests), evidence(made.observe()).tunnel_ends, made.remembered or "")
     return make_plan(seen, made.observe(), Options(), 1000.0)
 
 

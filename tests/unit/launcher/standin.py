@@ -15,7 +15,6 @@ from kmesh.launcher.record import KeyRecord, Record, after_pass
 from kmesh.launcher.recorder import Recorder
 
 from kmesh_bpf import FakeKernel, Key, Options, reconcile
-from kmesh_bpf.contract import COUNTERS
 from tests.unit.cluster import kube
 from tests.unit.core import mesh
 
@@ -30,30 +29,6 @@ class Clock:
         return self.now
 
 
-class DaemonKernel:
-    """What a Daemon asks of a LinuxKernel, over one in memory."""
-
-    def __init__(self, memory: FakeKernel) -> None:
-        self.memory = memory
-        self.numbers = dict.fromkeys(COUNTERS, 0)
-        self.observe, self.apply, self.remember = memory.observe, memory.apply, memory.remember
-
-    def incarnation(self):
-        return self.memory.incarnation
-
-    def counters(self):
-        return dict(self.numbers)
-
-    def xfrm_errors(self):
-        return {"XfrmInNoStates": 3}
-
-    def render(self, operation):
-        return type(operation).__name__
-
-    def remove_stale(self):
-        pass
-
-
 class Node:
     """Node n1, ``others`` that have published a KmeshNodeInfo, and a managed pod on each."""
 
@@ -61,7 +36,7 @@ class Node:
         self.folder = folder
         self.clock = Clock()
         self.memory = FakeKernel(mesh.LINKS, self.clock)
-        self.kernel = DaemonKernel(self.memory)
+        self.memory.errors = {"XfrmInNoStates": 3}
         label = {"istio.io/dataplane-mode": "Kmesh"}
         self.put(kube.namespace("default", **label))
         self.put(kube.node(1))
@@ -73,7 +48,7 @@ class Node:
         self.told, self.reported, self.written = [], [], []
         outbox = SimpleNamespace(tell=self.told.append, report=self.reported.append, conditions=self.written.append)
         self.recorder = Recorder("n1", self.source.age, outbox, BOUNDS, self.clock)
-        self.daemon = Daemon(parse([], "n1", "host"), self.source, self.kernel, self.recorder)
+        self.daemon = Daemon(parse([], "n1", "host"), self.source, self.memory, self.recorder)
 
     def put(self, manifest) -> None:
         name = f"{manifest['kind']}-{manifest['metadata']['name']}".lower()

@@ -22,7 +22,7 @@ def test_flushed_sas_are_an_event_that_names_the_new_incarnation(node):
     node.memory.usage.clear()
     node.steps()
     (event,) = [one for one in node.told if one["reason"] == "SecurityAssociationsLost"]
-    assert node.memory.incarnation in event["message"]
+    assert node.memory.remembered in event["message"]
     assert event["involvedObject"]["name"] == "n1"
 
 
@@ -35,7 +35,7 @@ def test_a_node_whose_announcement_was_deleted_comes_back_as_another_for_its_pee
     node.steps(1)
     after = announced(node)
     assert after not in (before, None)
-    assert node.memory.incarnation == after
+    assert node.memory.remembered == after
     node.steps()
     assert announced(node) == after, "once"
     assert node.reasons()[-1] == "SecurityAssociationsLost"
@@ -55,7 +55,7 @@ def test_one_whose_announcement_cannot_be_written_becomes_another_once(node, mon
         for _ in range(3):
             with pytest.raises(ClusterError):
                 node.steps(1)
-            incarnations.add(node.memory.incarnation)
+            incarnations.add(node.memory.remembered)
     assert len(incarnations) == 1
     node.steps()
     assert {announced(node)} == incarnations
@@ -130,7 +130,7 @@ def test_a_new_incarnation_is_announced_by_another_object_where_a_go_node_must_s
     assert done == ["create", "update", "delete", "create"]
     first = announced(node)
     node.steps()
-    assert (announced(node), node.memory.incarnation, done[4:]) == (first, first, []), "it was us, and nobody else"
+    assert (announced(node), node.memory.remembered, done[4:]) == (first, first, []), "it was us, and nobody else"
 
 
 @pytest.mark.parametrize("restarted", [False, True])
@@ -148,9 +148,9 @@ def test_a_deletion_after_which_nothing_can_be_created_ends_well(node, monkeypat
             node.steps(1)
     assert announced(node) is None
     if restarted:
-        node.daemon = Daemon(node.daemon.config, node.source, node.kernel, node.recorder)
+        node.daemon = Daemon(node.daemon.config, node.source, node.memory, node.recorder)
     node.steps()
-    assert announced(node) == node.memory.incarnation
+    assert announced(node) == node.memory.remembered
     before = announced(node)
     node.steps()
     assert announced(node) == before
@@ -170,10 +170,10 @@ def test_lost_pins_and_an_uninstall_make_another_incarnation_whatever_is_announc
     node.steps()
     keys, seen = {sa.key for sa in node.memory.sas.values()}, [announced(node)]
     for flushed in (False, True):
-        node.memory.incarnation = None
+        node.memory.remembered = None
         for lost in (node.memory.peers, node.memory.pods, *([node.memory.sas, node.memory.usage] if flushed else [])):
             lost.clear()
-        node.daemon = Daemon(node.daemon.config, node.source, node.kernel, node.recorder)
+        node.daemon = Daemon(node.daemon.config, node.source, node.memory, node.recorder)
         node.steps()
         seen.append(announced(node))
         made = {sa.key for sa in node.memory.sas.values()}

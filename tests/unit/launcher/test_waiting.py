@@ -22,7 +22,7 @@ def test_between_two_passes_is_as_long_as_the_first_took_within_bounds(tmp_path,
     node.daemon.took, node.daemon.ended = took, 100.0 - ago
     monkeypatch.setattr("kmesh.launcher.daemon.time.monotonic", lambda: 100.0)
     node.put(kube.pod("late", 2, 77))
-    node.kernel.changed = lambda: False
+    node.memory.changed = lambda: False
     monkeypatch.setattr("kmesh.launcher.daemon.time.sleep", slept.append)
     node.daemon._sleep(SimpleNamespace(select=lambda seconds: []), 30.0)
     assert slept == [settled]
@@ -36,9 +36,9 @@ class Waiting:
         self.device_at, self.attached_at, self.found_after = self.now + device_after, None, 999
         monkeypatch.setattr("kmesh.launcher.daemon.time.monotonic", lambda: self.now)
         monkeypatch.setattr("kmesh.launcher.daemon.time.sleep", self.select)
-        monkeypatch.setattr(node.kernel, "changed", self.changed, raising=False)
-        monkeypatch.setattr(node.kernel, "look", self.look, raising=False)
-        monkeypatch.setattr(node.kernel, "attach_missing", self.attach, raising=False)
+        monkeypatch.setattr(node.memory, "changed", self.changed)
+        monkeypatch.setattr(node.memory, "look", self.look)
+        monkeypatch.setattr(node.memory, "attach_missing", self.attach)
         node.source.changed = lambda: False
 
     def select(self, seconds: float) -> None:
