@@ -18,7 +18,7 @@ from kmesh_bpf.core.options import Options
 from kmesh_bpf.core.planner import Plan, make_plan
 from kmesh_bpf.core.problems import Problem, ProblemKind
 from kmesh_bpf.core.state import Direction, KernelState, Observation, SaId, SaUsage, managed_pods, remote_pods
-from kmesh_bpf.core.view import Address, Key, Network, Node, Peer, Pod, View
+from kmesh_bpf.core.view import Address, Key, Network, Node, Peer, Pod, Pods, View
 from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError
 from kmesh_bpf.kernel import boot_guard
 from kmesh_bpf.kernel.fake import FakeKernel
@@ -68,6 +68,7 @@ __all__ = [
     "Peer",
     "Plan",
     "Pod",
+    "Pods",
     "Problem",
     "ProblemKind",
     "Report",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from itertools import chain
 from types import MappingProxyType
 
 from kmesh_bpf.errors import ConfigError
@@ -90,20 +91,79 @@ class Pod:
     settled: bool = False
 
 
+class Pods(Collection[Pod]):
+    """Managed pods by node, immutable and shared: where a node's pods stay as they are, its tuple is the very same.
+
+    Whoever has planned for a node goes by that: equal is not asked, the same is enough.
+    """
+
+    __slots__ = ("_by_node", "_size")
+
+    def __init__(self, pods: Iterable[Pod] = ()) -> None:
+        by_node: dict[str, list[Pod]] = {}
+        for pod in pods:
+            by_node.setdefault(pod.node, []).append(pod)
+        self._by_node: Mapping[str, tuple[Pod, ...]] = {node: tuple(found) for node, found in by_node.items()}
+        self._size = sum(map(len, by_node.values()))
+
+    @classmethod
+    def of(cls, pods: Collection[Pod]) -> Pods:
+        """Give pods by node: what is given, if it is that already."""
+        return pods if isinstance(pods, Pods) else cls(pods)
+
+    @property
+    def by_node(self) -> Mapping[str, tuple[Pod, ...]]:
+        """The pods of each node that has any."""
+        return self._by_node
+
+    def on(self, node: str) -> tuple[Pod, ...]:
+        """Give the pods of a node."""
+        return self._by_node.get(node, ())
+
+    def changed(self, nodes: Mapping[str, tuple[Pod, ...]]) -> Pods:
+        """Give these pods, with those of some nodes replaced; nodes whose pods are equal keep their tuple."""
+        new = {name: pods for name, pods in nodes.items() if pods != self.on(name)}
+        if not new:
+            return self
+        made = Pods()
+        made._size = self._size + sum(len(pods) - len(self.on(name)) for name, pods in new.items())
+        made._by_node = {name: pods for name, pods in {**self._by_node, **new}.items() if pods}
+        return made
+
+    def __iter__(self) -> Iterator[Pod]:
+        return chain.from_iterable(self._by_node.values())
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __contains__(self, pod: object) -> bool:
+        return isinstance(pod, Pod) and pod in self.on(pod.node)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Pods) and self._by_node == other._by_node
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._by_node.items()))
+
+    def __repr__(self) -> str:
+        return f"Pods({list(self)})"
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """Everything a plan depends on, but for what the kernel already holds.
 
-    ``keys`` maps key version (SPI) to the cluster's pre-shared key, the previous ones included. ``announced`` is the
-    version in our own KmeshNodeInfo, 0 before the first; ``announced_at`` when it was written, in the same seconds as
-    the ``now`` given to the planner. ``services`` are the cluster's Service CIDRs; ``candidates`` other addresses that
-    DNAT may turn into a pod's: of Services outside these CIDRs, and of all nodes. ``problems`` are sentences on claims
+    ``pods``: best as :class:`Pods`, so that a plan can tell which nodes' have changed. ``keys`` maps key version (SPI)
+    to the cluster's pre-shared key, the previous ones included. ``announced`` is the version in our own KmeshNodeInfo,
+    0 before the first; ``announced_at`` when it was written, in the same seconds as the ``now`` given to the planner.
+    ``services`` are the cluster's Service CIDRs; ``candidates`` other addresses that DNAT may turn into a pod's: of
+    Services outside these CIDRs, and of all nodes. ``problems`` are sentences on claims
     that do not hold (of pods, nodes, announcements).
     """
 
     node: Node
     peers: tuple[Peer, ...] = ()
-    pods: tuple[Pod, ...] = ()
+    pods: Collection[Pod] = ()
     keys: Mapping[int, Key] = field(default_factory=lambda: MappingProxyType({}))
     services: tuple[Network, ...] = ()
     candidates: frozenset[Address] = frozenset()
