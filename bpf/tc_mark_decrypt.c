@@ -5,7 +5,8 @@
  *
  * Everything else is clear: a stale mark of ours is wiped off, and in strict mode what pretends to come from a managed
  * pod of another node to one of ours is dropped, and so is an ICMP error that quotes such a packet, or its answer. To an
- * address of this node too, which DNAT may turn into a pod's: where that pod's node would have encrypted it.
+ * address of this node too, where that pod's node would have encrypted it. What else such a pod sends in clear is marked
+ * so: DNAT may turn it into a packet for one of ours, and then tc_pod_guard decides.
  */
 #include "packet.h"
 
@@ -34,14 +35,27 @@ static __always_inline int esp_of(struct __sk_buff *skb, const struct kmesh_peer
 	return TC_ACT_UNSPEC;
 }
 
+enum clear { HARMLESS, UNDECIDED, CLEAR_TEXT };
+
 /* Does it, in clear, speak for a managed pair, to our half of it? */
-static __always_inline bool is_clear_text(struct __sk_buff *skb, struct packet *packet, const struct kmesh_pod *source)
+static __always_inline enum clear judge(struct __sk_buff *skb, struct packet *packet, const struct kmesh_pod *source)
 {
 	const struct kmesh_pod *destination = destination_pod(packet);
 
-	if (is(destination, KMESH_POD_OWN))
-		return is_all(source, KMESH_POD_REMOTE | KMESH_POD_READY | KMESH_POD_PEER);
-	return is(destination, KMESH_POD_LOCAL) && (is(source, KMESH_POD_REMOTE) || quoted_remote(skb, packet));
+	if (is(destination, KMESH_POD_LOCAL))
+		return is(source, KMESH_POD_REMOTE) || quoted_remote(skb, packet) ? CLEAR_TEXT : HARMLESS;
+	if (!is(source, KMESH_POD_REMOTE))
+		return HARMLESS;
+	if (is(destination, KMESH_POD_OWN) && is_all(source, KMESH_POD_READY | KMESH_POD_PEER))
+		return CLEAR_TEXT;
+	return UNDECIDED;
+}
+
+/* Of a packet that was not decrypted. It is clear still on a device above the one that it came by. */
+static __always_inline bool is_stale(__u32 mark, enum clear clear)
+{
+	return mark == ENCRYPT || mark == DECRYPTED || mark == AGAIN ||
+	       (CLEAR != 0 && mark == CLEAR && clear != UNDECIDED);
 }
 
 /* On lo, and on a bridge above a pod's device, a mark is of this node's own making. */
@@ -56,6 +70,7 @@ int tc_mark_decrypt(struct __sk_buff *skb)
 	struct bpf_xfrm_state state = {};
 	struct kmesh_pod *source = NULL;
 	struct kmesh_peer *peer;
+	enum clear clear = HARMLESS;
 	int counter = -1, verdict = TC_ACT_UNSPEC;
 	__u32 mark = skb->mark & OURS;
 
@@ -71,7 +86,8 @@ int tc_mark_decrypt(struct __sk_buff *skb)
 			counter = KMESH_COUNT_ESP_UNKNOWN_PEER;
 		}
 		source = source_pod(&packet);
-		if (is_clear_text(skb, &packet, source)) {
+		clear = judge(skb, &packet, source);
+		if (clear == CLEAR_TEXT) {
 			counter = KMESH_SETTING_STRICT ? KMESH_COUNT_DROPPED_CLEAR_TEXT : KMESH_COUNT_ALLOWED_CLEAR_TEXT;
 			verdict = KMESH_SETTING_STRICT ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 		}
@@ -79,12 +95,13 @@ int tc_mark_decrypt(struct __sk_buff *skb)
 		counter = KMESH_COUNT_PARSE_FAILURE;
 		verdict = KMESH_SETTING_STRICT && packet.family == TOO_DEEP ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 	}
-	if (verdict != TC_ACT_SHOT && (mark == ENCRYPT || mark == DECRYPTED || mark == AGAIN) &&
-	    !may_be_marked(skb, source)) {
+	if (verdict != TC_ACT_SHOT && is_stale(mark, clear) && !may_be_marked(skb, source)) {
 		set_mark(skb, OURS, 0);
 		if (counter < 0)
 			counter = KMESH_COUNT_STALE_MARK_CLEARED;
 	}
+	if (CLEAR != 0 && clear == UNDECIDED)
+		set_mark(skb, OURS, CLEAR);
 	if (counter >= 0)
 		count(counter);
 	return verdict;

@@ -21,6 +21,8 @@
 #define KMESH_MARK_AGAIN 0x000000f0
 /* Neither bit: what was decrypted, and as the answer to who asked this node in clear goes on to him (masquerade.py). */
 #define KMESH_MARK_ANSWER 0x000000c0
+/* Both bits and none that goes with them: came in clear from a managed pod of another node, for no managed pod as yet. */
+#define KMESH_MARK_CLEAR 0x00000030
 
 /*
  * Where a node id lies in the mark of an ESP packet between TC ingress and the SAD. The holes are other people's

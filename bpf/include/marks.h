@@ -10,6 +10,8 @@
 #define AGAIN (KMESH_MARK_AGAIN & OURS)
 /* 0 where no bit is left for it: then such answers are dropped. */
 #define ANSWER (KMESH_MARK_ANSWER & OURS)
+/* 0 where no bit is left to tell it from AGAIN: then a masquerade on this node hides who sent in clear. */
+#define CLEAR ((KMESH_MARK_CLEAR & OURS) == AGAIN ? 0 : KMESH_MARK_CLEAR & OURS)
 
 _Static_assert(ENCRYPT != 0 && DECRYPTED != 0 && ENCRYPT != DECRYPTED, "the mask leaves bits that tell marks apart");
 _Static_assert(AGAIN != ENCRYPT && AGAIN != DECRYPTED, "and a third mark");

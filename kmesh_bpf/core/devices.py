@@ -100,11 +100,20 @@ def without_device(
 
 
 def attach_order(attachments: Iterable[Attachment]) -> list[Attachment]:
-    """Put devices by which packets leave the node first, then those within it, lo last of all."""
+    """Put devices by which packets leave the node first, then those within it, lo last of all.
+
+    What a pod gets comes by others, which have been looked at by then: its guard belongs to those within.
+    """
     wanted = tuple(attachments)
     inner = {one.ifindex for one in wanted if one.program is Program.INNER_GUARD}
     return sorted(
-        wanted, key=lambda one: (one.ifindex == LOOPBACK, one.ifindex in inner, one.ifindex, one.program.value)
+        wanted,
+        key=lambda one: (
+            one.ifindex == LOOPBACK,
+            one.ifindex in inner or one.program is Program.POD_GUARD,
+            one.ifindex,
+            one.program.value,
+        ),
     )
 
 
@@ -132,7 +141,7 @@ def _is_port(link: Link, by_index: Mapping[int, Link]) -> bool:
 
 def _programs(link: Link, by_index: Mapping[int, Link], is_pods: bool, uplinks: Collection[str]) -> tuple[Program, ...]:
     if is_pods:
-        return (Program.MARK_ENCRYPT,)
+        return (Program.MARK_ENCRYPT, Program.POD_GUARD)
     # Until the address of its other end tells, a pair that has just come may be an uplink: between its route and our
     # hearing of it no guard but this one would keep what was decrypted for a pod that has just gone from leaving by it.
     guard = Program.INNER_GUARD if _is_inner(link, by_index, uplinks) else Program.LEAK_GUARD

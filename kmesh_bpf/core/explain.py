@@ -142,7 +142,7 @@ def _decrypt(receiver: Stop | None, left: Trace, policy: Policy, src: Address, d
 
 
 def _arrive_clear(receiver: Stop | None, left: Trace, src: Address, dst: Address) -> Trace:
-    """Give what tc_mark_decrypt on the receiving node makes of a packet in clear."""
+    """Give what tc_mark_decrypt and tc_pod_guard on the receiving node make of a packet in clear."""
     if receiver is None or not receiver.strict:
         return left
     pods = receiver.plan.state.pods
@@ -150,6 +150,8 @@ def _arrive_clear(receiver: Stop | None, left: Trace, src: Address, dst: Address
     to_pod = PodFlags.REMOTE in there and PodFlags.LOCAL in here
     if to_pod or (ENCRYPTS_TO_NODES in there and PodFlags.OWN in here):
         return Trace(Fate.DROPPED, f"{left.reason}; the receiving node drops it as clear text (strict)")
+    if PodFlags.REMOTE in there and PodFlags.CANDIDATE in here:
+        return Trace(left.fate, f"{left.reason}; if it is a managed pod there, the receiving node drops it (strict)")
     return left
 
 

@@ -148,11 +148,12 @@ class Program(Enum):
     MARK_DECRYPT = "tc_mark_decrypt"
     LEAK_GUARD = "tc_leak_guard"
     INNER_GUARD = "tc_inner_guard"
+    POD_GUARD = "tc_pod_guard"
 
     @property
     def egress(self) -> bool:
         """Whether it sits on a device's egress; the others sit on ingress."""
-        return self in (Program.LEAK_GUARD, Program.INNER_GUARD)
+        return self in (Program.LEAK_GUARD, Program.INNER_GUARD, Program.POD_GUARD)
 
 
 @dataclass(frozen=True, slots=True)

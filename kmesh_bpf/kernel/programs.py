@@ -32,7 +32,7 @@ from kmesh_bpf.kernel.carry_over import carry_over
 
 DEFAULT_PIN_ROOT = Path("/sys/fs/bpf/kmesh-ipsec")
 PROGRAM_NAMES = tuple(program.value for program in Program)
-SOURCES = ("lookups.c", "tc_mark_encrypt.c", "tc_mark_decrypt.c", "tc_leak_guard.c")
+SOURCES = ("lookups.c", "tc_mark_encrypt.c", "tc_mark_decrypt.c", "tc_leak_guard.c", "tc_pod_guard.c")
 # Run by its path, not as a module: it needs nothing of the package, and the package takes time to import.
 LOADER = Path(__file__).with_name("bcc_loader.py")
 RUNNING = "running"

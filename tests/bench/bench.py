@@ -117,6 +117,8 @@ def packets(programs: Path, maps: Maps) -> Iterator[Result]:
         ("tc_leak_guard, ESP of ours", "tc_leak_guard", ipv4(HERE, THERE, esp), contract.MARK_ENCRYPT),
         ("tc_leak_guard, clear traffic of nobody's", "tc_leak_guard", ipv4(HERE, NOBODY, udp)),
         ("tc_inner_guard, clear traffic of nobody's", "tc_inner_guard", ipv4(HERE, NOBODY, udp)),
+        ("tc_pod_guard, to a managed pod, source not managed", "tc_pod_guard", ipv4(NOBODY, LOCAL, udp)),
+        ("tc_pod_guard, to a managed pod from one of another node", "tc_pod_guard", ipv4(REMOTE, LOCAL, udp)),
     ):
         spent = cost(program, packet, *mark)
         yield Result(f"{what} ({PODS:,} pods)", spent, "a program of six instructions", empty, "ns")

@@ -48,6 +48,11 @@ class Case:
         return 0xF0 & self.mark_mask
 
     @property
+    def clear(self):
+        """None: no bit is left for it."""
+        return None if 0x30 & self.mark_mask == self.again else 0x30 & self.mark_mask
+
+    @property
     def own(self):
         """The bits of the mark that are ours."""
         return self.mark & self.mark_mask
@@ -64,6 +69,7 @@ def expected(case):
         Program.MARK_DECRYPT: mark_decrypt,
         Program.LEAK_GUARD: guard,
         Program.INNER_GUARD: guard,
+        Program.POD_GUARD: pod_guard,
     }[case.program](case)
 
 
@@ -114,20 +120,35 @@ def mark_decrypt(case):
     managed = managed or (to_node and encrypts)
     if managed and case.strict:
         return SHOT, case.mark, "dropped_clear_text"
-    mark = wiped(case, case.source)
+    undecided = has(case.source, PodFlags.REMOTE) and not managed
+    mark = wiped(case, case.source, undecided=undecided)
     reasons = [
         (managed, "allowed_clear_text"),
         (case.esp, "esp_unknown_peer"),
         (mark != case.mark, "stale_mark_cleared"),
     ]
+    if undecided and case.clear is not None:
+        mark = mark & ~case.mark_mask | case.clear
     return UNSPEC, mark, next((name for holds, name in reasons if holds), None)
 
 
-def wiped(case, source):
-    """Give the mark without what is stale of it."""
-    stale = case.own in (case.encrypt, case.decrypted, case.again)
+def wiped(case, source, *, undecided=False):
+    """Give the mark without what is stale of it. ``undecided``: that it came in clear is still true."""
+    stale = case.own in (case.encrypt, case.decrypted, case.again) or (case.own == case.clear and not undecided)
     kept = case.on_lo or has(source, PodFlags.LOCAL)
     return case.mark & ~case.mark_mask if stale and not kept else case.mark
+
+
+def pod_guard(case):
+    """Without a security path: what comes to a managed pod, and where it came from."""
+    if case.too_deep:
+        return SHOT if case.strict else UNSPEC, case.mark, "parse_failure"
+    noted = case.own == case.clear
+    if not has(case.destination, PodFlags.LOCAL):
+        return UNSPEC, case.mark, None
+    if case.strict and (noted or has(case.source, PodFlags.REMOTE)):
+        return SHOT, case.mark, "dropped_clear_text"
+    return UNSPEC, case.mark, "allowed_clear_text" if noted and not case.strict else None
 
 
 def guard(case):

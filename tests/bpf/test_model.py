@@ -58,10 +58,12 @@ LOCAL_SCOPE = {
 THERE = {4: ip_address("10.4.5.6"), 6: ip_address("fd04::6")}
 QUOTED = {4: (ip_address("10.7.0.1"), ip_address("10.7.0.2")), 6: (ip_address("fd07::1"), ip_address("fd07::2"))}
 AROUND_THERE = {4: ip_network("10.4.0.0/16"), 6: ip_network("fd04::/64")}
-MASKS = (0xFF, 0x7F)
+MASKS = (0xFF, 0x7F, 0x30)
 
 programs = st.sampled_from(list(Program))
-low_bytes = st.sampled_from([0, 0xD0, 0xE0, 0xF0, 0x50, 0x60, 0x70, 0xD1]) | st.integers(0, 0xFF)
+low_bytes = st.sampled_from([0, 0xD0, 0xE0, 0xF0, 0x50, 0x60, 0x70, 0xD1, 0x30, 0xB0, 0x10, 0x20]) | st.integers(
+    0, 0xFF
+)
 marks = st.builds(lambda high, low: high << 8 | low, st.integers(0, 0xFFFFFF), low_bytes)
 pods = [None, PodFlags.LOCAL, PodFlags.REMOTE, READY, READY_PEERS_POD]
 flags = st.sampled_from([*pods, PodFlags.CANDIDATE, NODE, READY_NODE, OWN])

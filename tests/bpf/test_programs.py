@@ -25,6 +25,7 @@ from tests.bpf.node import (
     STRANGER,
     UNSPEC,
     UPLINK,
+    NodeUnderTest,
 )
 from tests.bpf.packets import (
     ARP,
@@ -162,17 +163,64 @@ def test_clear_text_to_this_node_s_address_is_dropped_where_the_pod_s_node_would
     packet = frame(version, named[NEAR], here, protocol)
     assert strict.run(Program.MARK_DECRYPT, packet)[::2] == (SHOT, "dropped_clear_text")
     assert permissive.run(Program.MARK_DECRYPT, packet, 0x40D0) == (UNSPEC, 0x4000, "allowed_clear_text")
-    for source, destination in (
-        (named[REMOTE], here),
-        (named[FAR], here),
-        (named[STRANGER], here),
-        (PEER[version], here),
-        (named[NEAR], PEER[version]),
-        (named[NEAR], FAR_PEER[version]),
-        (named[NEAR], named[OUTSIDE]),
-        (named[NEAR], named[STRANGER]),
+    for source, destination, mark in (
+        (named[REMOTE], here, 0x30),
+        (named[FAR], here, 0x30),
+        (named[STRANGER], here, 0),
+        (PEER[version], here, 0),
+        (named[NEAR], PEER[version], 0x30),
+        (named[NEAR], FAR_PEER[version], 0x30),
+        (named[NEAR], named[OUTSIDE], 0x30),
+        (named[NEAR], named[STRANGER], 0x30),
     ):
-        assert strict.run(Program.MARK_DECRYPT, frame(version, source, destination)) == PASSED
+        assert strict.run(Program.MARK_DECRYPT, frame(version, source, destination)) == (UNSPEC, mark, None)
+
+
+@VERSIONS
+@pytest.mark.parametrize(
+    "target",
+    [OURSELVES, PEER, SERVICE, *({v: ADDRESSES[v][one] for v in (4, 6)} for one in (OUTSIDE, STRANGER, REMOTE))],
+)
+def test_what_a_pod_managed_elsewhere_sends_in_clear_and_dnat_may_turn_into_one_of_ours_is_noted_on_it(
+    strict, masked, version, target
+):
+    """Whoever masquerades it on its way to the pod changes the source, not the mark."""
+    named, noted = ADDRESSES[version], FOREIGN_BITS | 0x30
+    clear = frame(version, named[FAR], target[version])
+    assert strict.run(Program.MARK_DECRYPT, clear, FOREIGN_BITS) == (UNSPEC, noted, None)
+    assert strict.run(Program.MARK_DECRYPT, clear, noted) == (UNSPEC, noted, None)  # on a bridge above its port
+    assert strict.run(Program.MARK_DECRYPT, clear, 0xE0) == (UNSPEC, 0x30, "stale_mark_cleared")
+    assert masked.run(Program.MARK_DECRYPT, clear, 0x80) == (UNSPEC, 0xB0, None)
+    of_nobody = frame(version, named[STRANGER], target[version])
+    assert strict.run(Program.MARK_DECRYPT, of_nobody, noted) == (UNSPEC, FOREIGN_BITS, "stale_mark_cleared")
+
+
+@VERSIONS
+@pytest.mark.parametrize("protocol", [UDP, TCP, ESP])
+@pytest.mark.parametrize("src", [REMOTE, NEAR, FAR, LOCAL, STRANGER, "ourselves"])
+@pytest.mark.parametrize("dst", [LOCAL, STRANGER, REMOTE])
+@pytest.mark.parametrize("mark", [0, 0x40_0030, 0xD0, 0xF0, 0xB0])
+def test_no_managed_pod_gets_in_clear_what_one_managed_elsewhere_sent_whatever_nat_has_made_of_it(
+    strict, permissive, version, protocol, src, dst, mark
+):
+    source = OURSELVES[version] if src == "ourselves" else ADDRESSES[version][src]
+    packet = frame(version, source, ADDRESSES[version][dst], protocol)
+    noted, passed = mark == 0x40_0030, (UNSPEC, mark, None)
+    in_clear = dst == LOCAL and (noted or src in (REMOTE, NEAR, FAR))
+    dropped, counted = (SHOT, mark, "dropped_clear_text"), (UNSPEC, mark, "allowed_clear_text")
+    assert strict.run(Program.POD_GUARD, packet, mark) == (dropped if in_clear else passed)
+    # What is not noted was for the pod when it came, and is counted already.
+    assert permissive.run(Program.POD_GUARD, packet, mark) == (counted if in_clear and noted else passed)
+
+
+def test_where_no_bit_is_left_to_note_it_by_the_mark_of_what_was_decrypted_is_not_taken_for_it(roots, devices):
+    node = NodeUnderTest(roots / "two-bits", devices, mark_mask=0x30)
+    named = ADDRESSES[4]
+    assert node.run(Program.MARK_DECRYPT, frame(4, named[FAR], OURSELVES[4])) == PASSED
+    for mark in (0, 0x30, 0x30):
+        assert node.run(Program.POD_GUARD, frame(4, OURSELVES[4], named[LOCAL]), mark) == (UNSPEC, mark, None)
+        forged = frame(4, named[FAR], named[LOCAL])
+        assert node.run(Program.POD_GUARD, forged, mark) == (SHOT, mark, "dropped_clear_text")
 
 
 @VERSIONS
@@ -201,9 +249,12 @@ def test_permissive_lets_clear_text_in_counts_it_and_wipes_the_mark(permissive, 
 
 @VERSIONS
 @pytest.mark.parametrize(("src", "dst"), [(REMOTE, STRANGER), (STRANGER, LOCAL), (LOCAL, LOCAL), (REMOTE, FAR)])
-def test_clear_text_of_any_other_pair_is_let_in_untouched(strict, version, src, dst):
-    named = ADDRESSES[version]
-    assert strict.run(Program.MARK_DECRYPT, frame(version, named[src], named[dst]), 0x12) == (UNSPEC, 0x12, None)
+def test_clear_text_of_any_other_pair_is_let_in_untouched_but_for_a_note_on_what_a_managed_pod_sent(
+    strict, version, src, dst
+):
+    packet = frame(version, ADDRESSES[version][src], ADDRESSES[version][dst])
+    left = 0x30 if src == REMOTE else 0x12
+    assert strict.run(Program.MARK_DECRYPT, packet, FOREIGN_BITS | 0x12) == (UNSPEC, FOREIGN_BITS | left, None)
 
 
 @VERSIONS

@@ -136,6 +136,7 @@ def pair(program, version):
         Program.MARK_DECRYPT: (named[REMOTE], named[LOCAL], "dropped_clear_text"),
         Program.LEAK_GUARD: (named[LOCAL], named[FAR], "dropped_by_guard"),
         Program.INNER_GUARD: (named[LOCAL], named[FAR], "dropped_by_guard"),
+        Program.POD_GUARD: (named[FAR], named[LOCAL], "dropped_clear_text"),
     }[program]
 
 

@@ -142,7 +142,7 @@ def test_tags_hide_nothing(strict, version, tags):
 def test_more_tags_than_are_looked_through_are_dropped_where_packets_leave_and_come(strict, permissive, version, tags):
     named = ADDRESSES[version]
     packet_ = tagged(version, packet(version, named[STRANGER], named[STRANGER]), **tags)
-    for program in (Program.MARK_DECRYPT, Program.LEAK_GUARD, Program.INNER_GUARD):
+    for program in (Program.MARK_DECRYPT, Program.LEAK_GUARD, Program.INNER_GUARD, Program.POD_GUARD):
         assert strict.run(program, packet_) == (SHOT, 0, "parse_failure")
         assert permissive.run(program, packet_) == (UNSPEC, 0, "parse_failure")
     assert strict.run(Program.MARK_ENCRYPT, packet_) == (UNSPEC, 0, "parse_failure")

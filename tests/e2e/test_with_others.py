@@ -3,7 +3,6 @@
 import hashlib
 import os
 import socket
-import time
 from contextlib import contextmanager
 
 import pytest
@@ -11,11 +10,13 @@ import pytest
 from tests.kernel import tiny_bpf
 from tests.lab.capture import Capture
 from tests.lab.cluster import wait_for
-from tests.lab.network import WIRE, inside, run
+from tests.lab.frames import ethernet, inject, ipv4, mac_of
+from tests.lab.network import inside, run
 from tests.lab.traffic import Echo, exchange
 
 HAND, HAND_BOOT_ID = "n4", "0badcafe-0000-4000-8000-00000000beef"
 SENT = 20
+N2 = mac_of(2)
 
 
 # --- a peer made by hand: nothing of kmesh is imported for it ----------------------------------------------------
@@ -196,35 +197,12 @@ def test_options_extension_headers_and_fragments_are_encrypted_like_any_other(en
     assert sum(seen.esp(*[("10.10.0.1", "10.10.0.2"), ("fd00:10::1", "fd00:10::2")][version == 6]).values()) >= SENT
 
 
-def inject(frame, times=SENT):
-    """Send a frame from the wire into node n2's uplink."""
-    with inside(WIRE), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
-        raw.bind(("u2", 0))
-        for _ in range(times):
-            raw.send(frame)
-    time.sleep(0.3)
-
-
-def ethernet(kind, body, vlan=None):
-    target = b"\x02\0\0\0\0\x02"  # of n2's uplink
-    tag = b"" if vlan is None else b"\x81\x00" + vlan.to_bytes(2, "big")
-    return target + b"\x02\0\0\0\0\x09" + tag + kind + body
-
-
-def ipv4(src, dst, protocol, payload):
-    header = bytes([0x45, 0]) + (20 + len(payload)).to_bytes(2, "big") + bytes([0, 0, 0, 0, 64, protocol, 0, 0])
-    header += socket.inet_aton(src) + socket.inet_aton(dst)
-    words = sum(int.from_bytes(header[i : i + 2], "big") for i in range(0, 20, 2))
-    total = (words & 0xFFFF) + (words >> 16)
-    return header[:10] + (~total & 0xFFFF).to_bytes(2, "big") + header[12:] + payload
-
-
 @pytest.mark.parametrize("vlan", [None, 7], ids=["untagged", "VLAN tag"])
 def test_clear_text_that_pretends_to_come_from_a_managed_pod_is_dropped_and_counted(enrolled, vlan):
     lab = enrolled
     forged = ipv4("10.244.1.10", "10.244.2.10", socket.IPPROTO_UDP, bytes(8))
     before = lab.counters("n2")["dropped_clear_text"]
-    inject(ethernet(b"\x08\x00", forged, vlan))
+    inject(2, ethernet(N2, forged, vlan=vlan), SENT)
     assert lab.counters("n2")["dropped_clear_text"] - before == SENT
 
 
@@ -233,8 +211,8 @@ def test_esp_of_strangers_is_counted_and_harms_nobody(enrolled):
     stranger = ipv4("10.10.0.77", "10.10.0.2", socket.IPPROTO_ESP, bytes([0, 0, 0, 1, 0, 0, 0, 9]) + bytes(48))
     forged = ipv4("10.10.0.1", "10.10.0.2", socket.IPPROTO_ESP, bytes([0, 0, 0, 1, 0, 0, 0, 9]) + bytes(48))
     before = lab.counters("n2")
-    inject(ethernet(b"\x08\x00", stranger))
-    inject(ethernet(b"\x08\x00", forged))
+    inject(2, ethernet(N2, stranger), SENT)
+    inject(2, ethernet(N2, forged), SENT)
     after = lab.counters("n2")
     assert after["esp_unknown_peer"] - before["esp_unknown_peer"] == SENT
     assert after["esp_known_peer"] - before["esp_known_peer"] == SENT
@@ -248,6 +226,6 @@ def test_packets_cut_short_are_counted_and_harm_nobody(enrolled):
     lab = enrolled
     before = lab.counters("n2")["parse_failure"]
     for kind, first in ((b"\x08\x00", 0x45), (b"\x86\xdd", 0x60)):
-        inject(ethernet(kind, bytes([first]) + bytes(11)))
+        inject(2, ethernet(N2, bytes([first]) + bytes(11), kind), SENT)
     assert lab.counters("n2")["parse_failure"] - before == 2 * SENT
     assert exchange(lab.pod("p1a"), lab.pod("p2a").address(6), SENT).lost == 0

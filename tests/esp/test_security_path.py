@@ -227,6 +227,23 @@ def test_what_a_foreign_sa_decrypted_may_leave_again(node, version, reqid):
 
 
 @VERSIONS
+@pytest.mark.parametrize(
+    ("reqid", "output_mark"),
+    [(OURS, MARKED), (OURS, UNMARKED), (FOREIGN, MARKED), (FOREIGN, UNMARKED)],
+    ids=["ours", "ours, its mark lost on the way", "foreign, with the mark of ours", "foreign"],
+)
+def test_a_pod_gets_from_one_managed_elsewhere_what_an_sa_of_ours_decrypted_and_nothing_else(
+    node, version, reqid, output_mark
+):
+    """The security path stays on the packet while it is forwarded, up to the pod's device."""
+    tunnel(version, reqid, output_mark)
+    before = node.maps.counters()
+    with attached(node, pod0=Program.POD_GUARD):
+        arrived = send(version, LOCAL, POD if reqid == OURS else None)
+    assert (arrived, raised(node, before)) == ((PACKETS, {}) if reqid == OURS else (0, {"dropped_clear_text": PACKETS}))
+
+
+@VERSIONS
 @pytest.mark.parametrize(("target", "arrives_at"), [(STRANGER, GATEWAY), (LOCAL, None)], ids=[STRANGER, LOCAL])
 def test_what_connection_tracking_found_an_answer_leaves_if_it_is_for_nobody_known(node, version, target, arrives_at):
     """The mark is what our nft tables lay on the answer to who asked this node's NodePort from outside."""

@@ -123,6 +123,7 @@ def test_with_the_daemonset_s_args_and_capabilities_it_becomes_ready(root, node,
         "tc_mark_decrypt",
         "tc_leak_guard",
         "tc_inner_guard",
+        "tc_pod_guard",
     }
     assert "kmesh_ipsec" in run(f"nsenter --net=/run/netns/{node.network} nft list tables")
     shown = json.loads(kmeshctl.run("./dump_maps", "--json").stdout)

@@ -192,8 +192,8 @@ def test_a_pod_that_is_made_again_under_its_address_is_bound_to_its_new_device_b
     run(f"ip -n {there} neigh add {REMOTE} lladdr 02:00:00:00:00:01 dev eth0")
     new = socket.if_nametoindex("pod0")
     done, failures = kernel.attach_missing(NODE, ())
-    program = ops.Attach(Attachment(new, "pod0", Program.MARK_ENCRYPT))
-    assert done == (ops.DeletePodDevice(old), ops.SetSource(POD, new), ops.AddPodDevice(new), program)
+    programs = (ops.Attach(Attachment(new, "pod0", program)) for program in (Program.MARK_ENCRYPT, Program.POD_GUARD))
+    assert done == (ops.DeletePodDevice(old), ops.SetSource(POD, new), ops.AddPodDevice(new), *programs)
     assert failures == ()
     before = kernel.counters()
     run(f"ip netns exec {there} bash -c 'echo x > /dev/udp/{REMOTE}/9'")
@@ -205,7 +205,8 @@ def test_a_pod_that_is_made_again_under_its_address_is_bound_to_its_new_device_b
 def test_what_is_bound_to_a_device_that_is_gone_is_released_at_once_and_no_other_pod_is_bound_to_it(kernel, new_netns):
     old, there = kernel.observe().state.sources[POD], new_netns()
     run(f"ip link add pod1 type veth peer name eth0 netns {there}; ip -n {there} addr add {POD}/32 dev eth0")
-    kernel.apply([ops.Attach(Attachment(socket.if_nametoindex("pod1"), "pod1", Program.MARK_ENCRYPT))])
+    new, programs = socket.if_nametoindex("pod1"), (Program.MARK_ENCRYPT, Program.POD_GUARD)
+    kernel.apply([ops.Attach(Attachment(new, "pod1", program)) for program in programs])
     assert kernel.attach_missing(NODE, ()) == ((), ()), "the first one has it"
     run("ip link del pod0")
     assert kernel.attach_missing(NODE, ()) == ((ops.DeletePodDevice(old), ops.DeleteSource(POD)), ())

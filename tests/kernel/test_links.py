@@ -133,6 +133,7 @@ def test_what_is_listed_leads_to_attachments_for_pod_and_uplink(netns: str, new_
         ("eth0", Program.MARK_DECRYPT),
         ("eth0", Program.LEAK_GUARD),
         ("pod0", Program.MARK_ENCRYPT),
+        ("pod0", Program.POD_GUARD),
     }
     assert wanted.sources == {ip_address("10.244.1.7"): socket.if_nametoindex("pod0")}
     assert wanted.problems == ()

@@ -109,8 +109,7 @@ def test_what_was_planned_is_what_is_observed_and_a_second_pass_does_nothing(ker
         *((device, Program.MARK_DECRYPT) for device in ("lo", "cni0", "in0", "in1", "eth0")),
         *inner,
         ("eth0", Program.LEAK_GUARD),
-        ("pod0", Program.MARK_ENCRYPT),
-        ("pod1", Program.MARK_ENCRYPT),
+        *((device, program) for device in ("pod0", "pod1") for program in (Program.MARK_ENCRYPT, Program.POD_GUARD)),
     }
     pod = socket.if_nametoindex("pod0")
     assert (found.sources, found.pod_devices) == (dict.fromkeys(mesh.pod(1).addresses, pod), {pod})

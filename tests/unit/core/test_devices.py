@@ -12,7 +12,7 @@ from kmesh_bpf.core.view import Pod
 
 V4, V6, OTHER = ip_address("10.10.0.1"), ip_address("fd00:10::1"), ip_address("10.10.0.9")
 POD, POD6, POD2 = ip_address("10.244.1.7"), ip_address("fd00:244:1::7"), ip_address("10.244.1.8")
-ENCRYPT = {Program.MARK_ENCRYPT}
+PODS_OWN = {Program.MARK_ENCRYPT, Program.POD_GUARD}
 UPLINK = {Program.MARK_DECRYPT, Program.LEAK_GUARD}
 INNER = {Program.MARK_DECRYPT, Program.INNER_GUARD}
 LO = Link(LOOPBACK, "lo", "", False, ())
@@ -58,7 +58,7 @@ def kinds(*links, uplinks=()) -> list[ProblemKind]:
 
 @pytest.mark.parametrize("kind", ["veth", "netkit"])
 def test_a_pair_with_an_end_elsewhere_that_has_an_address_is_a_pods(kind):
-    assert programs(replace(PODS, kind=kind)) == ENCRYPT
+    assert programs(replace(PODS, kind=kind)) == PODS_OWN
 
 
 @pytest.mark.parametrize(
@@ -75,13 +75,13 @@ def test_a_pair_with_an_end_elsewhere_that_has_an_address_is_a_pods(kind):
     ids=str,
 )
 def test_what_is_not_surely_a_pods_is_guarded(changed):
-    assert ENCRYPT.isdisjoint(programs(replace(PODS, **changed)))
+    assert PODS_OWN.isdisjoint(programs(replace(PODS, **changed)))
 
 
 def test_a_pair_named_as_uplink_is_no_pods_and_naming_one_takes_nothing_from_the_others():
     assert programs(PODS, uplinks=["pod0"]) == UPLINK
     assert programs(PODS, ETH0, uplinks=["pod0"]) == UPLINK
-    assert programs(ETH0, PODS, uplinks=["eth0"]) == ENCRYPT
+    assert programs(ETH0, PODS, uplinks=["eth0"]) == PODS_OWN
 
 
 @pytest.mark.parametrize("kind", ["", "dummy", "bond", "vxlan", "geneve", "ipip", "wireguard", "tun", "nobody knows"])
@@ -109,14 +109,14 @@ def test_devices_that_packets_do_not_leave_the_node_by_have_the_guard_that_lets_
 
 def test_an_end_that_cannot_be_asked_is_a_pods_unless_the_device_is_a_bridge_s_port():
     unknown = replace(PODS, far_addresses=None)
-    assert programs(unknown) == ENCRYPT
+    assert programs(unknown) == PODS_OWN
     assert programs(BRIDGE, replace(unknown, master=9)) == UPLINK
     assert programs(replace(unknown, master=9)) == UPLINK, "whatever the master is"
-    assert programs(replace(BRIDGE, kind="vrf"), replace(unknown, master=9)) == ENCRYPT
+    assert programs(replace(BRIDGE, kind="vrf"), replace(unknown, master=9)) == PODS_OWN
 
 
 def test_a_bridge_port_is_a_pods_by_the_address_behind_it():
-    assert programs(BRIDGE, replace(PODS, master=9)) == ENCRYPT
+    assert programs(BRIDGE, replace(PODS, master=9)) == PODS_OWN
     assert programs(BRIDGE, replace(PODS, master=9, far_addresses=())) == UPLINK
 
 
@@ -248,7 +248,7 @@ def test_each_device_is_a_pods_or_guarded_both_ways(links, addresses, uplinks, l
     found = decide(links, addresses, uplinks, local, bound)
     for one in links:
         own = {attachment.program for attachment in found.attachments if attachment.ifindex == one.ifindex}
-        assert own in (ENCRYPT, UPLINK, INNER)
+        assert own in (PODS_OWN, UPLINK, INNER)
     assert {(one.ifindex, one.device) for one in found.attachments} == {(one.ifindex, one.name) for one in links}
 
 
@@ -292,7 +292,8 @@ def test_devices_that_lead_out_come_first_and_lo_last(links, addresses, uplinks)
     found = decide(links, addresses, uplinks, ()).attachments
     order = attach_order(found)
     inner = {one.ifindex for one in found if one.program is Program.INNER_GUARD}
-    ranks = [2 if one.ifindex == LOOPBACK else int(one.ifindex in inner) for one in order]
+    within = {one for one in found if one.ifindex in inner or one.program is Program.POD_GUARD}
+    ranks = [2 if one.ifindex == LOOPBACK else int(one in within) for one in order]
     assert ranks == sorted(ranks)
     assert set(order) == found
 

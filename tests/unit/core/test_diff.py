@@ -126,7 +126,9 @@ def test_towards_a_node_that_becomes_ready_nothing_but_the_block_is_replaced_and
 
 
 POD = mesh.pod(1).addresses
+POD_S = (Program.MARK_ENCRYPT, Program.POD_GUARD)
 AGAIN = replace(mesh.LINKS[2], ifindex=8)
+PROGRAMS = [ops.Attach(Attachment(8, "pod0", program)) for program in POD_S]
 
 
 def hurried(*links, bound=3, attached=()):
@@ -134,21 +136,20 @@ def hurried(*links, bound=3, attached=()):
     observed = KernelState(
         sources=dict.fromkeys(POD, bound),
         pod_devices=frozenset({bound}),
-        attachments=frozenset(Attachment(one.ifindex, one.name, Program.MARK_ENCRYPT) for one in attached),
+        attachments=frozenset(Attachment(one.ifindex, one.name, program) for one in attached for program in POD_S),
     )
     return list(at_once(links, decide(links, mesh.node(1).addresses, (), POD, observed.sources), observed))
 
 
 def test_a_pod_s_new_device_is_bound_before_it_gets_its_program_and_the_old_one_is_released_first():
     bound = [ops.SetSource(address, 8) for address in sorted(POD, key=lambda one: one.version)]
-    program = ops.Attach(Attachment(8, "pod0", Program.MARK_ENCRYPT))
-    assert hurried(AGAIN) == [ops.DeletePodDevice(3), *bound, ops.AddPodDevice(8), program]
+    assert hurried(AGAIN) == [ops.DeletePodDevice(3), *bound, ops.AddPodDevice(8), *PROGRAMS]
 
 
 def test_a_new_device_that_is_not_known_to_be_the_pod_s_is_not_held_back_by_the_old_one():
     released = [ops.DeletePodDevice(3), *map(ops.DeleteSource, POD)]
     other = replace(AGAIN, far_addresses=mesh.pod(1, 11).addresses)
-    assert hurried(other) == [*released, ops.Attach(Attachment(8, "pod0", Program.MARK_ENCRYPT))]
+    assert hurried(other) == [*released, *PROGRAMS]
     assert hurried() == released
     assert hurried(AGAIN, attached=[AGAIN]) == released, "it had the address while the other one was there"
 
@@ -159,5 +160,6 @@ def test_a_device_that_is_there_keeps_what_is_its_own():
 
 
 def test_programs_come_to_devices_that_lead_out_first_and_to_lo_last():
-    found = [op.attachment.device for op in diff(planned(), EMPTY) if isinstance(op, ops.Attach)]
-    assert [name for name, _ in groupby(found)] == ["eth0", "lo", "pod0"]
+    found = [op.attachment for op in diff(planned(), EMPTY) if isinstance(op, ops.Attach)]
+    assert [name for name, _ in groupby(one.device for one in found)] == ["eth0", "pod0", "lo", "pod0"]
+    assert [one.program for one in found if one.device == "pod0"] == [Program.POD_GUARD, Program.MARK_ENCRYPT]

@@ -123,6 +123,10 @@ def test_between_a_pod_and_the_address_of_another_node_it_is_in_clear_both_ways(
     assert (there.fate, back.fate) == (Fate.CLEAR, Fate.CLEAR)
     assert there.reason.startswith("it is the address of a node that takes nothing")
     assert trace(stop(1, traffic=True, keys={}), stop(2), A, THERE).fate is Fate.CLEAR
+    told = "if it is a managed pod there, the receiving node drops it (strict)"
+    assert told in there.reason
+    assert told not in back.reason
+    assert told not in trace(stop(1), stop(2, False), A, THERE).reason
 
 
 def test_what_goes_to_the_own_node_s_address_does_not_leave_it():

@@ -99,6 +99,7 @@ def test_programs_go_on_every_device(uplinks):
         ("eth0", "tc_mark_decrypt"),
         ("eth0", "tc_leak_guard"),
         ("pod0", "tc_mark_encrypt"),
+        ("pod0", "tc_pod_guard"),
     }
 
 
