@@ -1,17 +1,20 @@
 """What comes in clear, or forged, for a managed pod of this node as one of another node: by whatever address and way."""
 
 import itertools
+import json
 import socket
 import time
 from contextlib import contextmanager
 
 import pytest
 
+from tests.e2e import layer2
+from tests.e2e.telling import wait_ready, wait_reason
 from tests.lab.cluster import wait_for
-from tests.lab.frames import ethernet, inject, mac_of, udp
+from tests.lab.frames import ethernet, inject, mac_of, udp, vxlan
 from tests.lab.listening import Listening
 from tests.lab.network import run, socket_in
-from tests.lab.traffic import Flow
+from tests.lab.traffic import Flow, exchange
 
 SENT = 20
 PORT = 4243
@@ -109,3 +112,44 @@ def test_an_address_that_nobody_but_the_receiving_node_s_rules_knows_changes_not
         assert len(found) == SENT
         assert (OUTSIDE in found) is not masquerade
         assert dropped(lab, "n1") - before == SENT
+
+
+def hardware(pod):
+    """Give the hardware address of a pod's device."""
+    (link,) = json.loads(run(f"ip -n {pod.name} -j link show dev eth0"))
+    return bytes.fromhex(link["address"].replace(":", ""))
+
+
+def bridged_in(lab, pod, wrapped):
+    """Send a pod behind a bridge frames of its own as somebody outside, then as a pod of another node; check both."""
+    with arrivals(pod) as found:
+        before = dropped(lab, pod.node)
+        for source in (OUTSIDE, lab.pod("p1a").address(4)):
+            frame = ethernet(hardware(pod), udp(source, pod.address(4), PORT))
+            inject(3, wrapped(frame), SENT)
+        print(f"bridged in: arrived from {set(found)}, {len(found)}; dropped {dropped(lab, pod.node) - before}")
+        assert found == [OUTSIDE] * SENT
+        assert dropped(lab, pod.node) - before == SENT
+
+
+def test_what_a_flat_layer_2_bridges_in_is_dropped_counted_and_named(enrolled):
+    lab, pod = enrolled, enrolled.pod("p3a")
+    with layer2.flat(lab):
+        wait_reason(lab, "n3", "cni0", "eth0")
+        bridged_in(lab, pod, lambda frame: frame)
+        assert exchange(pod, lab.pod("p1a").address(4), SENT).lost == 0  # what is routed is decrypted all the same
+    wait_ready(lab, "n3")
+
+
+def in_vxlan(frame):
+    """Give what carries a frame to n3's vxlan: anybody on the wire may send it."""
+    return ethernet(mac_of(3), vxlan("10.10.0.9", "10.10.0.3", layer2.VNI, frame))
+
+
+def test_what_an_overlay_s_device_bridges_in_is_dropped_counted_and_named(enrolled):
+    lab, pod = enrolled, enrolled.pod("p3a")
+    with layer2.overlay(lab):
+        wait_reason(lab, "n3", "cni0", "vx0")
+        bridged_in(lab, pod, in_vxlan)
+        assert exchange(pod, lab.pod("p1a").address(4), SENT).lost == 0
+    wait_ready(lab, "n3")

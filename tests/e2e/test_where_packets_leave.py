@@ -1,6 +1,5 @@
 """Where packets leave and come: every device of a node is guarded, and nothing that was decrypted leaves in clear."""
 
-import json
 import shutil
 import signal
 import socket
@@ -9,8 +8,11 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.e2e import layer2
+from tests.e2e.telling import wait_ready, wait_reason
 from tests.lab.capture import Capture
 from tests.lab.cluster import wait_for
+from tests.lab.frames import ethernet, mac_of, udp
 from tests.lab.network import WIRE, inside, run
 from tests.lab.traffic import Echo, Flow, exchange
 
@@ -37,29 +39,6 @@ def second_nic(node, address):
         run(f"ip -n {WIRE} link del {port}")
 
 
-def reasons(lab, node):
-    """Give what a node's daemon reports against itself."""
-    done = lab.cluster.kmeshctl("status", "-o", "json")
-    rows = {row["node"]: row for row in json.loads(done.stdout)["nodes"]}
-    return rows[node]["report"]["reasons"], rows[node]["ready"]
-
-
-def wait_reason(lab, node, *words):
-    def there():
-        found, ready = reasons(lab, node)
-        return not ready and any(all(word in one for word in words) for one in found)
-
-    wait_for(f"{node} reports {' '.join(words)}", there)
-
-
-def wait_ready(lab, node):
-    """Wait until a node's daemon has nothing to say against itself."""
-    try:
-        wait_for(f"{node} is ready", lambda: reasons(lab, node)[1])
-    except TimeoutError as error:
-        raise TimeoutError(f"{error}: {reasons(lab, node)}") from error
-
-
 def test_a_second_nic_that_pods_routes_lead_over_is_guarded_from_its_first_packet_on(enrolled):
     lab = enrolled
     node = lab.network.nodes[0]
@@ -75,53 +54,25 @@ def test_a_second_nic_that_pods_routes_lead_over_is_guarded_from_its_first_packe
     assert (count.received, clear_udp(seen)) == (0, 0)
 
 
-FORGET = "for one in p3a p3b n3; do ip -n $one neigh flush all; done"
-"""A bridge has the lowest of its ports' hardware addresses: with eth0 another one than before."""
-
-
 def test_what_pods_bridge_past_the_routing_to_an_uplink_is_dropped_counted_and_named(enrolled):
     """Flat layer 2: the uplink is a port of the bridge that the pods are on, and XFRM never sees what they bridge."""
     lab = enrolled
-    node = lab.network.nodes[2]
-    v4, v6 = node.addresses
     pod, target = lab.pod("p3a"), lab.pod("p1a").address(4)
-    move = "ip -n n3 addr flush dev {0}; ip -n n3 addr add {1}/24 dev {2}; ip -n n3 addr add {3}/64 dev {2} nodad"
-    run(f"{move.format('eth0', v4, 'cni0', v6)}; ip -n n3 link set eth0 master cni0")
-    # Else it tells the pods to go to the other nodes themselves, past it.
-    run("nsenter --net=/run/netns/n3 sysctl -qw net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.cni0.send_redirects=0")
-    lab.network._route_between_nodes()
-    run(FORGET)
-    try:
+    with layer2.flat(lab):
         wait_reason(lab, "n3", "cni0", "eth0")
         before = lab.counters("n3")["dropped_by_guard"]
+        forged = ethernet(mac_of(1), udp(pod.address(4), target, 7))
         with Capture(lab.network) as seen, inside(pod.name), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
             raw.bind(("eth0", 0))
             for _ in range(SENT):
-                raw.send(datagram(pod.address(4), target, b"\x02\0\0\0\0\x01"))
+                raw.send(forged)
             time.sleep(0.5)
         assert clear_udp(seen) == 0
         assert lab.counters("n3")["dropped_by_guard"] - before >= SENT
         count = exchange(pod, target, SENT)  # what is routed is encrypted all the same
         assert count.lost == 0
-    finally:
-        run(f"ip -n n3 link set eth0 nomaster; {move.format('cni0', v4, 'eth0', v6)}")
-        run("ip -n n3 -b -", "addr replace 169.254.1.1/32 dev cni0\naddr replace fe80::1/64 dev cni0 nodad")
-        run("ip -n n3 -b -", "\n".join(f"route replace {a} dev cni0" for p in ("p3a", "p3b") for a in both(lab, p)))
-        lab.network._route_between_nodes()
-        run(FORGET)
     wait_ready(lab, "n3")
     assert exchange(pod, target, SENT).lost == 0
-
-
-def both(lab, name):
-    return tuple(lab.pod(name).address(version) for version in (4, 6))
-
-
-def datagram(src, dst, mac):
-    payload = b"\x00\x07\x00\x07\x00\x10\x00\x00" + bytes(8)
-    header = bytes([0x45, 0]) + (20 + len(payload)).to_bytes(2, "big") + bytes([0, 0, 0, 0, 64, 17, 0, 0])
-    header += socket.inet_aton(src) + socket.inet_aton(dst)
-    return mac + b"\x02\0\0\0\0\x0f" + b"\x08\x00" + header + payload
 
 
 def test_a_pod_on_a_netkit_device_is_encrypted(enrolled):
