@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from kmesh.cluster.objects import NAMESPACE
 from kmesh.cluster.secret import KEY_DIGITS
-from kmesh.kmeshctl import completion, explain, status
+from kmesh.kmeshctl import completion, explain, status, upstream
 from kmesh_bpf import ConfigError
 
 HIDDEN = "(hidden)"
@@ -25,7 +26,7 @@ examples:
   kmeshctl completion bash
   kmeshctl version -o json
 
-kmeshctl COMMAND --help tells more about each.
+kmeshctl COMMAND --help, or kmeshctl help COMMAND, tells more about each.
 """
 EPILOG = """\
 examples:
@@ -59,6 +60,11 @@ examples:
   kmeshctl version
   kmeshctl version -o json
 """
+HELP_EPILOG = """\
+examples:
+  kmeshctl help
+  kmeshctl help secret create
+"""
 KEY_LIKE = re.compile(r"[0-9A-Fa-f]{8,}")
 
 
@@ -73,14 +79,31 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{KEY_LIKE.sub(HIDDEN, message)} (see {self.prog} --help)")
 
 
-def parser() -> Parser:
-    """Make the parser.
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Read a command line; where it asks for help, or names no command, help is printed and the program ends.
 
-    ``command`` is ``version``, ``completion``, ``status``, ``explain`` or ``secret``; ``action`` of the latter None,
-    ``create``, ``get`` or ``delete``; ``direct_key`` the key of the guide's form, ``secret --key=HEX``.
-    ``manifests``, ``kubeconfig``, ``context`` and ``namespace``, which name the cluster, are there only if given.
+    Raises:
+        ConfigError: it means nothing, or what it asks for is not provided.
+        SystemExit: help was printed.
+
     """
-    shared = Parser(add_help=False)
+    upstream.refuse(_shared().parse_known_args(argv)[1])
+    flags = parser().parse_args(argv)
+    match flags.command:
+        case None:
+            return parse(["--help"])
+        case "help":
+            return parse([*flags.words, "--help"])
+        case "secret" if flags.action is None and flags.direct_key is None:
+            return parse(["secret", "--help"])
+        case "version" if flags.pod is not None:
+            raise ConfigError("version POD is not provided by this project: kmeshctl status shows each daemon's version")
+    return flags
+
+
+def _shared() -> Parser:
+    """Make the parser of the flags that name the cluster, which every command takes."""
+    shared = Parser(prog="kmeshctl", add_help=False)
     # SUPPRESS: it may stand before or behind the command, and a default of the latter would undo the former.
     shared.add_argument(
         "--manifests",
@@ -95,26 +118,40 @@ def parser() -> Parser:
         (("-n", "--namespace"), "NAME", f"where Kmesh is (default: {NAMESPACE}); explain: where pods are (default)"),
     ):
         shared.add_argument(*flags, default=argparse.SUPPRESS, metavar=metavar, help=what)
+    return shared
+
+
+def parser() -> Parser:
+    """Make the parser.
+
+    ``command`` is None, ``help``, ``version``, ``completion``, ``status``, ``explain`` or ``secret``; ``action`` of the
+    latter None, ``create``, ``get`` or ``delete``; ``direct_key`` the key of the guide's form, ``secret --key=HEX``.
+    ``manifests``, ``kubeconfig``, ``context`` and ``namespace``, which name the cluster, are there only if given.
+    """
+    shared = _shared()
 
     def look(epilog: str) -> dict[str, Any]:
         return {"formatter_class": argparse.RawDescriptionHelpFormatter, "epilog": epilog}
 
     about = "Works on Kmesh's IPsec: the key, the nodes, the traffic between pods."
     top = Parser(prog="kmeshctl", description=about, parents=[shared], **look(TOP_EPILOG + EXIT_STATUS))
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     version = commands.add_parser("version", help="print the version", parents=[shared], **look(VERSION_EPILOG))
     version.add_argument("-o", "--output", choices=("text", "json"), default="text", help="default: %(default)s")
+    version.add_argument("pod", nargs="?", help=argparse.SUPPRESS)  # of Go Kmesh's kmeshctl
+    about_help = commands.add_parser("help", help="show the help of a command", parents=[shared], **look(HELP_EPILOG))
+    about_help.add_argument("words", nargs="*", metavar="COMMAND", help="a command, and what it can do")
     for module in (status, explain, completion):
         module.register(commands, shared)
     secret = commands.add_parser(
         "secret", help="create, replace, show or delete the key", parents=[shared], **look(EPILOG + EXIT_STATUS)
     )
     digits = f"{KEY_DIGITS} hexadecimal digits"
-    secret.add_argument("--key", dest="direct_key", metavar="HEX", help=f"{digits}: creates or replaces the key")
+    secret.add_argument("--key", "-k", dest="direct_key", metavar="HEX", help=f"{digits}: creates or replaces the key")
     actions = secret.add_subparsers(dest="action", metavar="ACTION", parser_class=Parser)
     create = actions.add_parser("create", help="create or replace the key", parents=[shared], **look(CREATE_EPILOG))
     origin = create.add_mutually_exclusive_group()
-    origin.add_argument("--key", metavar="HEX", help=f"{digits} (show in the process list)")
+    origin.add_argument("--key", "-k", metavar="HEX", help=f"{digits} (show in the process list)")
     origin.add_argument("--key-file", metavar="FILE", help=f"a file with the {digits}; - is standard input")
     origin.add_argument("--random", action="store_true", help="make one (default)")
     get = actions.add_parser("get", help="show the key's version and algorithm", parents=[shared], **look(GET_EPILOG))

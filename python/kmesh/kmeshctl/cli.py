@@ -17,7 +17,7 @@ from kmesh.cluster.objects import NAMESPACE, SECRET_NAME, ClusterObjects
 from kmesh.cluster.source import ClusterSource, read_whole
 from kmesh.errors import ClusterError
 from kmesh.kmeshctl import completion, explain, status
-from kmesh.kmeshctl.arguments import HIDDEN, parser
+from kmesh.kmeshctl.arguments import HIDDEN, parse, parser
 from kmesh_bpf import ConfigError, Key, KmeshBpfError, __version__
 
 EXIT_FAILED, EXIT_REFUSED, EXIT_INTERRUPTED = 1, 2, 130
@@ -39,7 +39,7 @@ def main(
     environment = environment or {}
     try:
         with redirect_stdout(stdout):  # argparse prints its help to sys.stdout
-            flags = parser().parse_args(argv)
+            flags = parse(argv)
         if flags.command == "version":
             as_json = flags.output == "json"
             print(json.dumps({"version": __version__}) if as_json else f"kmeshctl {__version__}", file=stdout)
@@ -89,8 +89,6 @@ def _run(flags: argparse.Namespace, source: ClusterSource, stdin: TextIO, stdout
 
 
 def _secret(flags: argparse.Namespace, source: ClusterSource, stdin: TextIO, stdout: TextIO, stderr: TextIO) -> int:
-    if flags.action is None and flags.direct_key is None:
-        raise ConfigError("say what to do: secret --key=HEX, or secret create, get, delete")
     if flags.action is not None and flags.direct_key is not None:
         raise ConfigError(
             f"--key does not go before {flags.action}; write: secret --key=HEX, or secret create --key=HEX"

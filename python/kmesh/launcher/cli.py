@@ -48,7 +48,12 @@ def main(argv: Sequence[str], environment: dict[str, str], stderr: TextIO) -> in
     """Run a command; give the exit status."""
     try:
         config = parse(argv, environment.get("NODE_NAME"), socket.gethostname())
+        if config.command == "version":
+            print(f"kmesh-daemon {kmesh_bpf.__version__}")
+            return 0
         _set_up_logging(config, stderr)
+        if config.ignored:
+            log.warning("flags of Go Kmesh that have no meaning here are ignored: %s", ", ".join(config.ignored))
         return _run(config, environment)
     except ConfigError as error:
         print(f"kmesh-daemon: {error}", file=stderr)

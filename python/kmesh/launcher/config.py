@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from kmesh.launcher import upstream
 from kmesh_bpf import (
     DEFAULT_PIN_ROOT,
     Address,
@@ -56,11 +57,11 @@ class HostPort:
 class Config:
     """The daemon's settings.
 
-    ``command`` is ``run``, ``uninstall`` or ``boot-guard``; ``manifests`` the folder that is the cluster, None: an API
+    ``command`` is ``run``, ``uninstall``, ``boot-guard`` or ``version``; ``manifests`` the folder that is the cluster, None: an API
     server, which ``kubeconfig`` and ``context`` name, else it is found; ``key_file`` None: the key comes from the
     Secret; ``node`` is this node's name; ``state_dir``: what guards its next boot is kept there. ``health``: where
     health and metrics are served, None: nowhere. ``max_view_age``: seconds that the cluster may be out of sight before
-    the node counts as not ready.
+    the node counts as not ready. ``ignored``: flags of Go Kmesh that were given and have no meaning here.
     """
 
     command: str
@@ -81,18 +82,27 @@ class Config:
     max_view_age: float
     log_level: str
     log_format: str
+    ignored: tuple[str, ...]
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message} (see --help)")
 
 
 def _boolean(text: str) -> bool:
-    words = {"true": True, "1": True, "false": False, "0": False}
-    if text.lower() not in words:
+    if text.lower() not in upstream.TRUE | upstream.FALSE:
         raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
-    return words[text.lower()]
+    return text.lower() in upstream.TRUE
+
+
+def _command(text: str) -> str:
+    if text in upstream.NOT_PROVIDED:
+        raise argparse.ArgumentTypeError(f"{text!r} is not provided by this project: {upstream.NOT_PROVIDED[text]}")
+    return text
 
 
 def _number(text: str) -> int:
@@ -136,10 +146,18 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("command", nargs="?", choices=("run", "uninstall", "boot-guard"), default="run", help="default: run")
+    add(
+        "command",
+        nargs="?",
+        type=_command,
+        choices=("run", "uninstall", "boot-guard", "version", "help"),
+        default="run",
+        help="default: run",
+    )
     add("--mode", default="dual-engine", help="dual-engine, the only mode of this project (default)")
-    add("--enable-bypass", type=_boolean, default=False, metavar="BOOL", help="only false is provided (default)")
-    add("--enable-ipsec", type=_boolean, default=False, metavar="BOOL", help="encrypt between nodes (default: false)")
+    boolean: dict[str, Any] = {"type": _boolean, "nargs": "?", "const": True, "metavar": "BOOL"}
+    add("--enable-bypass", **boolean, default=False, help="only false is provided (default)")
+    add("--enable-ipsec", **boolean, default=False, help="encrypt between nodes (default: false; without a value: true)")
     add("--manifests", type=Path, metavar="DIR", help="the cluster: a folder of Kubernetes manifests")
     add(
         "--kubeconfig",
@@ -174,7 +192,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DEV",
         help="a device that is no pod's (several; none is needed)",
     )
-    add("--pin-root", type=Path, default=DEFAULT_PIN_ROOT, metavar="DIR", help="bpffs folder (default: %(default)s)")
+    pins = parser.add_mutually_exclusive_group()
+    pins.add_argument(
+        "--pin-root", type=Path, default=DEFAULT_PIN_ROOT, metavar="DIR", help="bpffs folder (default: %(default)s)"
+    )
+    pins.add_argument(
+        "--bpf-fs-path", type=Path, metavar="DIR", help=f"where bpffs is: pins are in {DEFAULT_PIN_ROOT.name} below it"
+    )
     add(
         "--state-dir",
         type=Path,
@@ -229,6 +253,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--dry-run", action="store_true", help="print the operations as commands, change nothing, exit")
     add("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     add("--log-format", choices=("text", "json"), default="text")
+    theirs = parser.add_argument_group("flags of Go Kmesh", "taken with one warning: they have no meaning here")
+    for flag in upstream.IGNORED:
+        takes: dict[str, Any] = boolean if flag.metavar == "BOOL" else {"metavar": flag.metavar}
+        theirs.add_argument(flag.name, **takes, default=argparse.SUPPRESS, help=f"(there: {flag.about})")
     return parser
 
 
@@ -239,7 +267,13 @@ def parse(argv: Sequence[str], node_name: str | None, hostname: str) -> Config:
         ConfigError: a flag is unknown, cannot be used, or asks for what this project does not provide.
 
     """
-    flags = _parser().parse_args(argv)
+    parser = _parser()
+    booleans = frozenset(
+        name for action in parser._actions if action.type is _boolean for name in action.option_strings
+    )
+    flags = parser.parse_args(upstream.spelled_out(argv, booleans))
+    if flags.command == "help":
+        parser.parse_args(["--help"])
     if flags.mode != "dual-engine":
         raise ConfigError(f"--mode={flags.mode} is not provided by this project; use --mode=dual-engine")
     if flags.manifests and (flags.kubeconfig or flags.context):
@@ -259,7 +293,7 @@ def parse(argv: Sequence[str], node_name: str | None, hostname: str) -> Config:
         context=flags.context,
         key_file=flags.key_file,
         node=node_name or hostname,
-        pin_root=flags.pin_root,
+        pin_root=flags.bpf_fs_path / DEFAULT_PIN_ROOT.name if flags.bpf_fs_path else flags.pin_root,
         state_dir=flags.state_dir,
         settings=Settings(strict=flags.strict, node_mark_mask=node_mark_mask, mark_mask=mark_mask),
         options=Options(
@@ -277,6 +311,7 @@ def parse(argv: Sequence[str], node_name: str | None, hostname: str) -> Config:
         max_view_age=flags.max_view_age,
         log_level=flags.log_level,
         log_format=flags.log_format,
+        ignored=upstream.ignored(vars(flags)),
     )
 
 

@@ -58,7 +58,7 @@ def test_delete_then_get_says_what_to_do(tmp_path):
 def test_without_a_cluster_or_an_action_the_way_out_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert "or --manifests DIR" in ctl("secret", f"--key={KEY}")[2]
-    assert "secret create" in ctl("--manifests", str(tmp_path), "secret")[2]
+    assert "secret create" in ctl("--manifests", str(tmp_path), "secret")[1]
     assert ctl("version")[1].startswith("kmeshctl ")
     assert ctl("nonsense")[0] == 2
 

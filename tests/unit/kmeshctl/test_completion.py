@@ -12,6 +12,7 @@ SHARED = {name for flag in COMMANDS[0].flags for name in flag.names}
 def test_the_tree_holds_every_command_with_the_words_that_lead_to_it():
     assert {command.path for command in COMMANDS} == {
         "kmeshctl",
+        "kmeshctl help",
         "kmeshctl version",
         "kmeshctl status",
         "kmeshctl explain",
@@ -70,7 +71,7 @@ IN_SHELL = {"bash": bash, "zsh": zsh, "fish": fish}
     ("line", "offered"),
     [
         ("kmeshctl st", ["status"]),
-        ("kmeshctl secret ", ["create", "get", "delete", "--key"]),
+        ("kmeshctl secret ", ["create", "get", "delete", "--key", "-k"]),
         ("kmeshctl secret create --k", ["--key", "--key-file"]),
         ("kmeshctl status -o ", ["table", "wide", "json", "yaml"]),
         ("kmeshctl status --output=", ["table", "wide", "json", "yaml"]),

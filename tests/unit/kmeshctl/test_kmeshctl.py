@@ -59,7 +59,15 @@ def test_the_same_form_replaces_it_under_the_next_spi_and_keeps_the_old_one(kmes
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--key", HEX], [f"--key={HEX}\n"], ["--key-file=-"], ["--key-file", "-"]],
+    [
+        ["--key", HEX],
+        [f"--key={HEX}\n"],
+        ["-k", HEX],
+        [f"-k={HEX}"],
+        [f"-k{HEX}"],
+        ["--key-file=-"],
+        ["--key-file", "-"],
+    ],
 )
 def test_a_key_may_be_given_in_several_ways(kmeshctl, tmp_path, arguments):
     assert kmeshctl("secret", "create", *arguments, stdin=f"{HEX}\n")[0] == 0
@@ -117,8 +125,6 @@ def test_a_key_that_cannot_be_used_is_refused_with_its_own_sentence_and_nothing_
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "the following arguments are required: COMMAND"),
-        (["secret"], "say what to do: secret --key=HEX, or secret create, get, delete"),
         (["secret", HEX], "invalid choice: '(hidden)'"),
         (["secret", "create", HEX], "unrecognized arguments: (hidden)"),
         (["secret", "create", f"--kye={HEX}"], "unrecognized arguments: --kye=(hidden)"),
@@ -126,7 +132,11 @@ def test_a_key_that_cannot_be_used_is_refused_with_its_own_sentence_and_nothing_
         (["secret", f"--key={HEX}", "create", "--random"], "--key does not go before create"),
         (["secret", "create", f"--key={HEX}", "--random"], "not allowed with argument --key"),
         (["secret", "create", f"--key={HEX}", "--key-file=-"], "not allowed with argument --key"),
-        (["secret", "create", "--key"], "argument --key: expected one argument"),
+        (["secret", "create", "--key"], "argument --key/-k: expected one argument"),
+        (["secret", "create", "-k"], "argument --key/-k: expected one argument"),
+        (["secret", f"-k{HEX}", "get"], "--key does not go before get"),
+        (["help", "secret", HEX], "invalid choice: '(hidden)'"),
+        (["help", "frobnicate"], "invalid choice: 'frobnicate'"),
         (["secret", "create", "--rand"], "unrecognized arguments: --rand"),
         (["secret", "get", "-o", "xml"], "argument -o/--output: invalid choice: 'xml'"),
         (["secret", "create", "--key-file", "/nowhere"], "cannot read /nowhere: No such file or directory"),
