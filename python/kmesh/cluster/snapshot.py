@@ -181,6 +181,23 @@ def kmesh_node_info(node: NodeObject, spi: int, replay_window: int, boot_id: str
     }
 
 
+def announces_boot_id(info: NodeInfo, node: NodeObject | None) -> bool:
+    """Tell whether a KmeshNodeInfo names the kernel's boot id, as Go nodes do; ``node``: the Node that it speaks for.
+
+    It is never an incarnation of ours (kmesh_bpf/core/incarnation.py).
+    """
+    return node is not None and node.boot_id == info.boot_id
+
+
+def announced_by_us(info: NodeInfo, node: NodeObject | None) -> bool:
+    """Tell whether a daemon of this project wrote a KmeshNodeInfo last; ``node``: the Node that it speaks for.
+
+    A Go node changes the spec only: annotations stay that a daemon of ours wrote there before.
+    """
+    ours = not info.annotations.keys().isdisjoint((REPLAY_ANNOTATION, NODE_TRAFFIC_ANNOTATION))
+    return ours and not announces_boot_id(info, node)
+
+
 def _peer(info: NodeInfo, node: NodeObject | None) -> Peer:
     """``node``: the Node that it speaks for, None: it is gone. What that says of pod CIDRs counts, not the info.
 
@@ -188,11 +205,12 @@ def _peer(info: NodeInfo, node: NodeObject | None) -> Peer:
     """
     addresses = tuple(ip_address(address) for address in info.addresses)
     unconfirmed = frozenset(addresses).difference(node.addresses if node else ())
+    ours = announced_by_us(info, node)
     return Peer(
         Node(info.name, addresses, info.boot_id, node.pod_cidrs if node else ()),
         info.spi,
-        info.replay_window or 0,
-        info.node_traffic,
+        (info.replay_window or 0) if ours else 0,
+        info.node_traffic and ours,
         alive=node is not None and not node.deleting and not info.deleting,
         vouched=node is None or not unconfirmed,
         unconfirmed=unconfirmed,

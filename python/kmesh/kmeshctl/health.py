@@ -11,8 +11,8 @@ from typing import Any
 from kmesh.cluster import secret
 from kmesh.cluster.fields import Fields
 from kmesh.cluster.objects import NAMESPACE, SECRET_NAME, ClusterObjects, NodeInfo, NodeObject
-from kmesh.cluster.snapshot import pod_claims
-from kmesh.cluster.status import LEASE_SECONDS, NodeStatus, describe, from_lease
+from kmesh.cluster.snapshot import announced_by_us, announces_boot_id, pod_claims
+from kmesh.cluster.status import LEASE_SECONDS, NodeStatus, describe, from_lease, lease_name
 from kmesh.kmeshctl.output import share, span
 from kmesh_bpf import ConfigError
 
@@ -24,13 +24,22 @@ SEQUENCE_LIMIT = 0.5
 """The share of an SA's sequence numbers after which a new key should be made."""
 NAMES = 5
 """Peers named in one sentence."""
+FOREIGN = (
+    "a daemon of another make announces it (Go Kmesh?): whether it is ready, whom it can send to and what it drops "
+    "is not known here (docs/migrating.md)"
+)
+"""All that can be said of a node that never reports."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeHealth:
-    """A node: what it announces, what its daemon reports (None: nothing that could be read), and how old that is."""
+    """A node: what it announces, what its daemon reports (None: nothing that could be read), and how old that is.
+
+    ``known`` is its Node object.
+    """
 
     name: str
+    known: NodeObject | None
     info: NodeInfo | None
     status: NodeStatus | None
     age: float
@@ -40,10 +49,19 @@ class NodeHealth:
         """The report, if it is recent enough to count."""
         return self.status if self.age <= LEASE_SECONDS else None
 
+    @property
+    def foreign(self) -> bool:
+        """Whether a daemon of another make announces it, Go Kmesh's say; one of ours that reports is none."""
+        if self.info is None or self.fresh is not None:
+            return False
+        if self.status is not None:
+            return announces_boot_id(self.info, self.known)
+        return not announced_by_us(self.info, self.known)
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something that is not as it should be; ``node`` is empty for what concerns the whole cluster."""
+    """A sentence on a node; ``node`` is empty for what concerns the whole cluster."""
 
     node: str
     sentence: str
@@ -54,11 +72,15 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """The whole cluster; ``key_spi`` is the version in the Secret, 0 without a usable one."""
+    """The whole cluster; ``key_spi`` is the version in the Secret, 0 without a usable one.
+
+    ``findings``: what is not as it should be; ``notes``: what cannot be known.
+    """
 
     key_spi: int
     nodes: tuple[NodeHealth, ...]
     findings: tuple[Finding, ...]
+    notes: tuple[Finding, ...]
 
 
 def examine(objects: ClusterObjects, leases: Iterable[Mapping[str, Any]], now: float) -> Health:
@@ -68,7 +90,13 @@ def examine(objects: ClusterObjects, leases: Iterable[Mapping[str, Any]], now: f
     known = {node.name: node for node in objects.nodes}
     spi, key_problem = _key(objects)
     nodes = tuple(
-        NodeHealth(name, infos.get(name), status := statuses.get(name), now - status.reported_at if status else 0.0)
+        NodeHealth(
+            name,
+            known.get(name),
+            infos.get(name),
+            status := statuses.get(name),
+            now - status.reported_at if status else 0.0,
+        )
         for name in sorted(known.keys() | infos.keys() | statuses.keys())
     )
     placed, conflicts = pod_claims(objects)
@@ -78,13 +106,13 @@ def examine(objects: ClusterObjects, leases: Iterable[Mapping[str, Any]], now: f
     findings = [Finding("", sentence) for sentence in (*key_problem, *objects.problems, *conflicts, *unreadable)]
     for node in nodes:
         sentences = (
-            *_presence(node, node.name in known, pods[node.name]),
-            *_contradicted(node, known.get(node.name)),
+            *_presence(node, pods[node.name]),
+            *_contradicted(node),
             *_announced(node, 0 if settling else spi),
             *(_reported(node.fresh, now) if node.fresh else ()),
         )
         findings.extend(Finding(node.name, sentence) for sentence in sentences)
-    return Health(spi, nodes, tuple(findings))
+    return Health(spi, nodes, tuple(findings), tuple(Finding(node.name, FOREIGN) for node in nodes if node.foreign))
 
 
 def read_reports(leases: Iterable[Mapping[str, Any]]) -> tuple[dict[str, NodeStatus], tuple[str, ...]]:
@@ -113,10 +141,12 @@ def plain(health: Health) -> dict[str, Any]:
                 "addresses": list(node.info.addresses) if node.info else [],
                 "reportAgeSeconds": round(node.age, 3) if node.status else None,
                 "report": describe(node.status) if node.status else None,
+                "foreign": node.foreign,
             }
             for node in health.nodes
         ],
         "findings": [{"node": finding.node, "sentence": finding.sentence} for finding in health.findings],
+        "notes": [{"node": note.node, "sentence": note.sentence} for note in health.notes],
     }
 
 
@@ -140,24 +170,29 @@ def _changed_at(manifest: Mapping[str, Any]) -> float | None:
         return None
 
 
-def _presence(node: NodeHealth, known: bool, pods: int) -> Iterator[str]:
-    if node.info is not None and not known:
+def _presence(node: NodeHealth, pods: int) -> Iterator[str]:
+    if node.info is not None and node.known is None:
         yield (
             "there is no such Node, yet a KmeshNodeInfo; if it has left for good: "
             f"kubectl -n {NAMESPACE} delete kmeshnodeinfo {node.name}"
         )
-    if node.status is not None and node.fresh is None and (node.info or known):
+    if node.status is not None and node.foreign:
+        yield (
+            f"a daemon of another make announces it now; the report of ours is {span(node.age)} old and stayed behind: "
+            f"kubectl -n {NAMESPACE} delete lease {lease_name(node.name)}"
+        )
+    elif node.status is not None and node.fresh is None and (node.info or node.known):
         yield f"its last report is {span(node.age)} old; does its daemon run?"
-    if node.status is None and node.info is not None:
-        yield "it announces itself, and there is no report of it; does its daemon run, and is it of this project?"
+    if node.status is None and node.info is not None and not node.foreign:
+        yield "it announces itself, and there is no report of it; does its daemon run?"
     if node.status is None and node.info is None and pods:
         yield f"{pods} managed pods run there, and no daemon announces it: other nodes drop what they would send there"
 
 
-def _contradicted(node: NodeHealth, known: NodeObject | None) -> Iterator[str]:
-    if node.info is None or known is None:
+def _contradicted(node: NodeHealth) -> Iterator[str]:
+    if node.info is None or node.known is None:
         return
-    other = set(node.info.addresses).difference(map(str, known.addresses))
+    other = set(node.info.addresses).difference(map(str, node.known.addresses))
     if other:
         yield (
             f"it announces {', '.join(sorted(other))}, which its Node object does not have as InternalIP: whoever else "

@@ -23,8 +23,8 @@ examples:
   kmeshctl status --watch            # every 2 seconds, until Ctrl-C
   kmeshctl status -o json
 
-READY unknown: there is no report of that node, or it is too old. DROPS: packets that the programs dropped
-because they would have left, or had arrived, in clear. AGE: of the node's report.
+READY unknown: there is no report of that node, or it is too old; nodes of Go Kmesh never report. DROPS: packets
+that the programs dropped because they would have left, or had arrived, in clear. AGE: of the node's report.
 
 exit status: 0 all is as it should be, 1 something is not (said under the table) or failed, 2 refused
 """
@@ -95,8 +95,9 @@ def render(health: Health, form: str) -> str:
     wide = form == "wide"
     head = (*HEAD, *WIDE_HEAD) if wide else HEAD
     lines = table(head, ((*_row(node), *_more(node)) if wide else _row(node) for node in health.nodes))
-    findings = "".join(f"{finding}\n" for finding in health.findings) or "all is as it should be\n"
-    return printable(f"{lines}\n{findings}")
+    well = "all that is known is as it should be" if health.notes else "all is as it should be"
+    sentences = [*(map(str, health.findings) if health.findings else [well]), *map(str, health.notes)]
+    return printable(lines + "\n" + "".join(f"{sentence}\n" for sentence in sentences))
 
 
 def _row(node: NodeHealth) -> tuple[str, ...]:

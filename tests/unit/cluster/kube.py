@@ -5,6 +5,9 @@ import json
 from typing import Any
 
 BOOT_ID = "6c8f8b1e-3a0a-4d52-9b7e-1f6a2c3d4e5f"
+"""The kernel's, of each node; Go nodes announce it."""
+INCARNATION = "0d9c5a52-7f0e-4c1b-8a44-5e2b9d1c7a60"
+"""Of a node of ours, which is never the boot id."""
 
 
 def namespace(name: str = "default", **labels: str) -> dict[str, Any]:
@@ -77,7 +80,7 @@ def node_info(index: int = 2, spi: int = 1, **annotations: str) -> dict[str, Any
         "spec": {
             "spi": spi,
             "addresses": [f"10.10.0.{index}", f"fd00:10::{index}"],
-            "bootID": BOOT_ID,
+            "bootID": INCARNATION,
             "podCIDRS": [f"10.244.{index}.0/24", f"fd00:244:{index}::/64"],
         },
     }

@@ -142,7 +142,7 @@ def test_a_kmeshnodeinfo_keeps_its_addresses_as_text():
         "n2",
         7,
         ("10.10.0.2", "fd00:10::2"),
-        kube.BOOT_ID,
+        kube.INCARNATION,
         ("10.244.2.0/24", "fd00:244:2::/64"),
         {"kmesh.net/ipsec-replay-window": "4096"},
     )

@@ -4,7 +4,15 @@ from itertools import product
 
 import pytest
 from kmesh.cluster.objects import ClusterObjects, Namespace, collect, parse
-from kmesh.cluster.snapshot import MODE_LABEL, build_view, enrolment, kmesh_node_info, local_node, pod_claims
+from kmesh.cluster.snapshot import (
+    MODE_LABEL,
+    announced_by_us,
+    build_view,
+    enrolment,
+    kmesh_node_info,
+    local_node,
+    pod_claims,
+)
 
 from kmesh_bpf import ConfigError, Key, Node, Peer, Pod
 from tests.unit.cluster import kube
@@ -155,11 +163,42 @@ def test_peers_are_the_other_nodes_kmeshnodeinfos_by_name():
         Node(
             "n2",
             (ip_address("10.10.0.2"), ip_address("fd00:10::2")),
-            kube.BOOT_ID,
+            kube.INCARNATION,
             (ip_network("10.244.2.0/24"), ip_network("fd00:244:2::/64")),
         ),
         1,
     )
+
+
+ANNOTATIONS = {"kmesh.net/ipsec-replay-window": "4096", "kmesh.net/ipsec-node-traffic": "true"}
+
+
+@pytest.mark.parametrize(
+    ("annotations", "boot_id", "ours"),
+    [
+        (ANNOTATIONS, kube.INCARNATION, True),
+        ({"kmesh.net/ipsec-replay-window": "0"}, kube.INCARNATION, True),
+        ({"kmesh.net/ipsec-node-traffic": "true"}, kube.INCARNATION, True),
+        ({}, kube.INCARNATION, False),
+        ({"other": "x"}, kube.INCARNATION, False),
+        # A Go node that took over from one of ours: its daemon changes the spec and leaves the rest.
+        (ANNOTATIONS, kube.BOOT_ID, False),
+    ],
+)
+def test_a_go_node_is_told_from_one_of_ours_and_what_one_of_ours_left_there_counts_for_nothing(
+    annotations, boot_id, ours
+):
+    info = changed(kube.node_info(2, **annotations), "spec.bootID", boot_id)
+    assert announced_by_us(parse(info), parse(kube.node(2))) is ours
+    (peer,) = view(kube.node(), kube.node(2), info).peers
+    window = int(annotations.get("kmesh.net/ipsec-replay-window", 0))
+    assert peer.replay_window == (window if ours else 0)
+    assert peer.node_traffic is (ours and "kmesh.net/ipsec-node-traffic" in annotations)
+
+
+def test_whose_node_object_is_gone_is_judged_by_its_annotations():
+    assert announced_by_us(parse(changed(kube.node_info(2, **ANNOTATIONS), "spec.bootID", kube.BOOT_ID)), None)
+    assert not announced_by_us(parse(kube.node_info(2)), None)
 
 
 def test_a_go_node_that_has_no_key_yet_is_a_peer_with_spi_0():

@@ -333,7 +333,8 @@ def test_every_example_of_the_secret_works(kmeshctl):
 def cluster(tmp_path):
     """Two nodes that announce themselves with SPI 1, and a managed pod on each."""
     objects = [
-        *(make(index) for index in (1, 2) for make in (kube.node, kube.node_info)),
+        *(kube.node(index) for index in (1, 2)),
+        *(kube.node_info(index, **{"kmesh.net/ipsec-node-traffic": "true"}) for index in (1, 2)),
         kube.secret(kube.entry(1, MATERIAL)),
         *(kube.pod(f"p{index}", index, labels={"istio.io/dataplane-mode": "Kmesh"}) for index in (1, 2)),
     ]

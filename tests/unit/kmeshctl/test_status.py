@@ -32,7 +32,14 @@ WELL = replace(
     last_drop=None,
     peers=(PeerStatus("n2", True, 1, 1, 0.0),),
 )
-BASE = (kube.node(1), kube.node(2), kube.node_info(1), kube.node_info(2), kube.secret(kube.entry(1)))
+OURS = {"kmesh.net/ipsec-replay-window": "4096"}
+BASE = (
+    kube.node(1),
+    kube.node(2),
+    kube.node_info(1, **OURS),
+    kube.node_info(2, **OURS),
+    kube.secret(kube.entry(1)),
+)
 
 
 REPORTS = (WELL, replace(WELL, node="n2"))
@@ -137,8 +144,59 @@ def test_every_node_that_anything_knows_of_has_a_row():
 
 def test_a_node_that_announces_itself_and_reports_nothing_is_told():
     assert findings(reports=(WELL,)) == [
-        "n2: it announces itself, and there is no report of it; does its daemon run, and is it of this project?"
+        "n2: it announces itself, and there is no report of it; does its daemon run?"
     ]
+
+
+NOT_KNOWN = (
+    "n2: a daemon of another make announces it (Go Kmesh?): whether it is ready, whom it can send to and what it drops "
+    "is not known here (docs/migrating.md)"
+)
+
+
+def go_node(spi=1, **annotations):
+    info = kube.node_info(2, spi, **annotations)
+    info["spec"]["bootID"] = kube.BOOT_ID
+    return info
+
+
+@pytest.mark.parametrize("info", [kube.node_info(2), go_node(), go_node(**OURS)], ids=["bare", "Go", "Go after ours"])
+def test_beside_a_go_node_it_is_said_what_cannot_be_known_and_nothing_is_wrong(info):
+    source = Source((*BASE[:3], info, BASE[4]), (WELL,))
+    code, text = status(source=source)
+    assert code == 0
+    assert text.splitlines()[2].split() == ["n2", "unknown", "1", *"------"]
+    assert text.splitlines()[-2:] == ["all that is known is as it should be", NOT_KNOWN]
+    found = json.loads(status("-o", "json", source=source)[1])
+    assert (found["healthy"], found["findings"]) == (True, [])
+    assert found["notes"] == [{"node": "n2", "sentence": NOT_KNOWN[4:]}]
+    assert [node["foreign"] for node in found["nodes"]] == [False, True]
+    assert [node["ready"] for node in found["nodes"]] == [True, None]
+
+
+def test_what_can_be_known_of_a_go_node_is_judged_as_of_any_other():
+    behind = (*BASE[:3], go_node(spi=1), kube.secret(kube.entry(2)))
+    ours = replace(WELL, spi=2, newest_spi=2)
+    code, text = status(source=Source((*behind[:2], kube.node_info(1, 2, **OURS), *behind[3:]), (ours,)))
+    assert code == 1
+    assert text.splitlines()[-2:] == ["n2: it announces SPI 1, the key in the Secret has 2", NOT_KNOWN]
+
+
+def test_a_report_that_stayed_behind_on_a_node_that_went_back_to_go_is_told_with_the_way_to_delete_it():
+    stale = replace(WELL, node="n2", reported_at=NOW - 7200)
+    source = Source((*BASE[:3], go_node(**OURS), BASE[4]), (WELL, stale))
+    code, text = status(source=source)
+    assert code == 1
+    assert text.splitlines()[-2:] == [
+        "n2: a daemon of another make announces it now; the report of ours is 2h old and stayed behind: "
+        "kubectl -n kmesh-system delete lease kmesh-ipsec-n2",
+        NOT_KNOWN,
+    ]
+
+
+def test_a_daemon_of_ours_that_reports_counts_whatever_the_announcement_says_yet():
+    code, text = status(source=Source((*BASE[:3], go_node(), BASE[4])))
+    assert (code, text.splitlines()[-1]) == (0, "all is as it should be")
 
 
 def test_a_report_that_is_too_old_is_told_and_no_longer_says_ready():
