@@ -49,6 +49,24 @@ def test_the_probes_go_to_the_port_where_the_daemon_listens():
         assert CONTAINER[probe]["httpGet"]["port"] == port["name"]
 
 
+def test_who_looks_for_go_kmesh_s_pods_finds_these_by_label_and_scrapes_them_by_annotation():
+    template = DAEMONSET["spec"]["template"]["metadata"]
+    assert template["labels"]["app"] == DAEMONSET["metadata"]["labels"]["app"] == "kmesh"
+    (port,) = CONTAINER["ports"]
+    where = "status/metric"
+    assert template["annotations"] == {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": str(port["containerPort"]),
+        "prometheus.io/path": where,
+    }
+    assert answer(f"/{where}", READY, READY.attempted, 0.0, BOUNDS).status == 200
+
+
+def test_it_never_selects_by_go_kmesh_s_label():
+    # What is selected by never changes, and two DaemonSets must not mean each other's pods.
+    assert DAEMONSET["spec"]["selector"] == {"matchLabels": {"app.kubernetes.io/name": "kmesh"}}
+
+
 def test_the_name_of_the_node_is_the_one_that_the_pod_was_put_on():
     # The host's name, which counts otherwise, may be another one.
     assert CONTAINER["env"] == [{"name": "NODE_NAME", "valueFrom": {"fieldRef": {"fieldPath": "spec.nodeName"}}}]
