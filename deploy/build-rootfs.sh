@@ -48,6 +48,9 @@ install_wheels() { # OUT
 	cp "$out/start_kmesh.sh" "$out/dump_maps" /kmesh/
 	ln -sf /kmesh/.venv/bin/kmesh-daemon /kmesh/.venv/bin/kmeshctl /usr/local/bin/
 	mkdir -p /kmesh/kmesh-ipsec /var/lib/kmesh-ipsec
+	# The guide's step 2 starts the daemon by `/bin/sh -c`. dash would stay in between, and as a container's first
+	# process take the signal to end and do nothing about it; bash becomes the program.
+	ln -sf bash /usr/bin/sh
 }
 
 debian() { # apt's own sources for the release, as this machine has them

@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 import time
 import uuid
+from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,10 +72,10 @@ def daemon(root, node):
     """Give a function that starts the daemon in a container; all that it started end with the test."""
     started = []
 
-    def start(capabilities=None, flag="--manifests=/mnt/cluster"):
-        container = Container(root, SPEC, node, capabilities)
+    def start(capabilities=None, flag="--manifests=/mnt/cluster", spec=SPEC):
+        container = Container(root, spec, node, capabilities)
         started.append(container)
-        container.start(flag)
+        container.start(*flag.split())
         return container
 
     yield start
@@ -132,6 +133,20 @@ def test_with_the_daemonset_s_args_and_capabilities_it_becomes_ready(root, node,
         {"address": "10.244.1.10", "flags": ["local"]},
         {"address": "fd00:10::1", "flags": ["candidate", "own"]},
     ]
+    assert container.stop() == 0
+
+
+@pytest.mark.parametrize("more", ["", " --monitoring=true"], ids=["guide", "upstream's e2e"])
+def test_by_the_guide_s_step_2_as_it_is_written_in_go_kmesh_s_yaml_it_becomes_ready_and_ends_when_it_is_told(
+    daemon, more
+):
+    line = f"./start_kmesh.sh --mode=dual-engine --enable-bypass=false{more} --enable-ipsec=true"
+    # The folder that is the cluster here is part of the one argument, as a flag added to the yaml would be.
+    container = daemon(flag="", spec=replace(SPEC, command=["/bin/sh", "-c", f"{line} --manifests=/mnt/cluster"]))
+    container.wait_for(" ready: ")
+    said = container.log.read_text()
+    assert said.count("WARNING flags of Go Kmesh") == bool(more)
+    assert container.status("Name") == "kmesh-daemon", "a shell in between would keep the signal from it"
     assert container.stop() == 0
 
 

@@ -9,6 +9,7 @@ from kmesh.cluster.status import describe
 from kmesh.kmeshctl.arguments import parser
 from kmesh.kmeshctl.completion import commands_of
 from kmesh.kmeshctl.status import HEAD, WIDE_HEAD
+from kmesh.kmeshctl.upstream import NOT_PROVIDED
 
 from kmesh_bpf import Fate, ProblemKind
 from tests.unit.cluster.test_status import STATUS
@@ -31,6 +32,10 @@ def test_every_command_and_flag_stands_in_its_section():
             for name in flag.names:
                 assert name in section or name in shared, (command.path, name)
             assert "|".join(flag.words) in section.replace("\\|", "|"), (command.path, flag)
+
+
+def test_every_command_of_go_kmesh_s_that_is_not_provided_is_named():
+    assert [name for name in NOT_PROVIDED if f"`{name}`" not in TEXT] == []
 
 
 def test_the_sample_of_explain_is_what_it_prints():
