@@ -97,7 +97,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         case "secret" if flags.action is None and flags.direct_key is None:
             return parse(["secret", "--help"])
         case "version" if flags.pod is not None:
-            raise ConfigError("version POD is not provided by this project: kmeshctl status shows each daemon's version")
+            raise ConfigError(
+                "version POD is not provided by this project: kmeshctl status shows each daemon's version"
+            )
     return flags
 
 

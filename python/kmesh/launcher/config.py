@@ -37,6 +37,8 @@ examples:
   kmesh-daemon uninstall --manifests ./cluster                         # remove every kernel object of ours
   kmesh-daemon boot-guard                                              # at boot: drop what could leave in clear
 
+BOOL is true or false; a flag without it is true.
+
 exit status: 0 stopped as asked, 1 failed, 2 refused (a flag or value that cannot be used)
 """
 
@@ -57,11 +59,11 @@ class HostPort:
 class Config:
     """The daemon's settings.
 
-    ``command`` is ``run``, ``uninstall``, ``boot-guard`` or ``version``; ``manifests`` the folder that is the cluster, None: an API
-    server, which ``kubeconfig`` and ``context`` name, else it is found; ``key_file`` None: the key comes from the
-    Secret; ``node`` is this node's name; ``state_dir``: what guards its next boot is kept there. ``health``: where
-    health and metrics are served, None: nowhere. ``max_view_age``: seconds that the cluster may be out of sight before
-    the node counts as not ready. ``ignored``: flags of Go Kmesh that were given and have no meaning here.
+    ``command`` is ``run``, ``uninstall``, ``boot-guard`` or ``version``; ``manifests`` the folder that is the cluster,
+    None: an API server, which ``kubeconfig`` and ``context`` name, else it is found; ``key_file`` None: the key comes
+    from the Secret; ``node`` is this node's name; ``state_dir``: what guards its next boot is kept there. ``health``:
+    where health and metrics are served, None: nowhere. ``max_view_age``: seconds that the cluster may be out of sight
+    before the node counts as not ready. ``ignored``: flags of Go Kmesh that were given and have no meaning here.
     """
 
     command: str
@@ -157,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--mode", default="dual-engine", help="dual-engine, the only mode of this project (default)")
     boolean: dict[str, Any] = {"type": _boolean, "nargs": "?", "const": True, "metavar": "BOOL"}
     add("--enable-bypass", **boolean, default=False, help="only false is provided (default)")
-    add("--enable-ipsec", **boolean, default=False, help="encrypt between nodes (default: false; without a value: true)")
+    add("--enable-ipsec", **boolean, default=False, help="encrypt between nodes (default: false)")
     add("--manifests", type=Path, metavar="DIR", help="the cluster: a folder of Kubernetes manifests")
     add(
         "--kubeconfig",

@@ -143,9 +143,7 @@ def test_every_node_that_anything_knows_of_has_a_row():
 
 
 def test_a_node_that_announces_itself_and_reports_nothing_is_told():
-    assert findings(reports=(WELL,)) == [
-        "n2: it announces itself, and there is no report of it; does its daemon run?"
-    ]
+    assert findings(reports=(WELL,)) == ["n2: it announces itself, and there is no report of it; does its daemon run?"]
 
 
 NOT_KNOWN = (

@@ -108,7 +108,9 @@ def test_bypass_asked_for_without_a_value_is_refused_too(flag):
         read(flag)
 
 
-@pytest.mark.parametrize("flag", ["--enable-ipse", "--enable-ipsecs=true", "--enable-IPsec", "-enable-ipsec", "--foo=1"])
+@pytest.mark.parametrize(
+    "flag", ["--enable-ipse", "--enable-ipsecs=true", "--enable-IPsec", "-enable-ipsec", "--foo=1"]
+)
 def test_a_flag_that_nobody_knows_is_refused_where_cobra_is_silent(flag):
     with pytest.raises(ConfigError, match="unrecognized arguments"):
         read(flag)
@@ -163,5 +165,5 @@ def test_help_is_printed(argv, capsys):
 
 @pytest.mark.parametrize("line", ["dump", "dump dual-engine", "log", "log default", "log --set default:debug"])
 def test_a_command_that_is_not_provided_says_so_with_a_way_out(line):
-    with pytest.raises(ConfigError, match="is not provided by this project: .*(--log-level|dump_maps)"):
+    with pytest.raises(ConfigError, match=r"is not provided by this project: .*(--log-level|dump_maps)"):
         read(line)
