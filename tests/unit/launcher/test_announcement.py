@@ -214,3 +214,13 @@ def test_a_node_announces_a_key_only_when_it_could_decrypt_with_it(node):
     node.memory.refuse = lambda op: None
     node.steps()
     assert announced(node) is not None
+
+
+def test_a_node_announces_a_key_only_when_its_programs_are_attached(node):
+    node.memory.refuse = lambda operation: KernelError("do", "it", 1) if isinstance(operation, ops.Attach) else None
+    node.key(1)
+    node.steps()
+    assert announced(node) is None, "nobody would mark for decryption what peers send then"
+    node.memory.refuse = lambda operation: KernelError("do", "it", 1) if isinstance(operation, ops.SetPod) else None
+    node.steps()
+    assert announced(node) == node.memory.remembered, "of what receives nothing is missing"
