@@ -22,16 +22,27 @@ def run(operation: str, target: str, arguments: Sequence[str], script: str = "")
     """Run it, with a script on its standard input; give what it prints.
 
     Raises:
-        UnsupportedError: there is no nft.
-        KernelError: it took too long, or the kernel refused.
+        UnsupportedError: there is no nft, or it may not be run.
+        KernelError: it could not be started, took too long, or the kernel refused.
 
     """
     try:
         done = subprocess.run(
-            ["nft", *arguments], input=script, capture_output=True, text=True, check=False, timeout=TIMEOUT
+            ["nft", *arguments],
+            input=script,
+            capture_output=True,
+            text=True,
+            errors="replace",  # rules of others may have comments in any encoding
+            check=False,
+            timeout=TIMEOUT,
         )
     except FileNotFoundError as error:
         raise UnsupportedError("nft", "install Debian's nftables: masquerade rules would undo encryption") from error
+    except PermissionError as error:
+        remedy = "what is found under that name may not be run: masquerade rules would undo encryption"
+        raise UnsupportedError("nft", remedy) from error
+    except OSError as error:  # no more processes, descriptors or memory; no program
+        raise KernelError(operation, target, error.errno or 0, "nft cannot be started") from error
     except subprocess.TimeoutExpired as error:
         raise KernelError(operation, target, errno.ETIMEDOUT, f"nft took more than {TIMEOUT} s") from error
     if done.returncode:

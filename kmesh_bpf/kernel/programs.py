@@ -253,7 +253,7 @@ def _compile(sources: Path, flags: list[str], programs: Path) -> None:
     }
     # -P: the script's folder holds modules of common names, which must not hide those that BCC imports.
     command = [sys.executable, "-P", str(LOADER)]
-    with tempfile.TemporaryDirectory(prefix="kmesh-bcc-") as scratch:
+    with _scratch() as scratch:
         text = json.dumps(job | {"kernel_source": f"{scratch}/linux"})
         try:
             child = subprocess.run(
@@ -269,6 +269,23 @@ def _compile(sources: Path, flags: list[str], programs: Path) -> None:
         raise UnsupportedError(*answer["unsupported"])
     if "error" in answer:
         raise LoadError(f"BCC: {answer['error']}{_reason(child.stderr)}", child.stderr)
+
+
+@contextmanager
+def _scratch() -> Iterator[str]:
+    """Make a folder for the child, and remove it.
+
+    Raises:
+        LoadError: there is no place for one.
+
+    """
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="kmesh-bcc-", ignore_cleanup_errors=True)
+    except OSError as error:
+        remedy = "make /tmp writable, or name another folder in TMPDIR"
+        raise LoadError(f"there is no folder for temporary files ({error.strerror}): {remedy}") from error
+    with folder as path:
+        yield path
 
 
 def _reason(log: str) -> str:
