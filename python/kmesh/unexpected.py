@@ -7,6 +7,7 @@ import os
 import traceback
 from types import TracebackType
 
+from kmesh.text import one_line
 from kmesh_bpf import KmeshBpfError
 
 OURS = ("kmesh.", "kmesh_bpf.")
@@ -18,12 +19,12 @@ def sentence(error: Exception) -> str:
     Of errors of others only the operating system's words are repeated: what the others quote could be a key.
     """
     if isinstance(error, KmeshBpfError):
-        return str(error)
+        return one_line(str(error))
     if isinstance(error, MemoryError):
         return f"out of memory, at {_where(error)}"
     if isinstance(error, OSError) and error.errno:
         name = errno.errorcode.get(error.errno, str(error.errno))
-        what = f"{error.filename}: " if isinstance(error.filename, str) else ""
+        what = f"{one_line(error.filename)}: " if isinstance(error.filename, str) else ""
         return f"{what}{os.strerror(error.errno)} ({name}), at {_where(error)}"
     return f"{type(error).__name__} at {_where(error)}, a mistake of this program; please report it"
 

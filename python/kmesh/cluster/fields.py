@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from ipaddress import ip_address, ip_network
 from typing import Any
 
+from kmesh.text import shown
 from kmesh_bpf import Address, ConfigError, Network
 
 LONGEST = 1024
@@ -17,8 +18,6 @@ LONGEST = 1024
 LONGEST_NAME = 253
 LONGEST_ADDRESS = 64
 """Characters of an address or CIDR; IPv6 with an IPv4 address in it and a prefix length has 49."""
-SHOWN = 64
-"""Characters of somebody else's text that a sentence quotes."""
 
 
 class Fields:
@@ -132,11 +131,6 @@ class Fields:
         if not isinstance(value, Mapping):
             raise ConfigError(f"{path} is no mapping")
         return Fields(value, path)
-
-
-def shown(text: str) -> str:
-    """Give somebody else's text as it may stand in a sentence: quoted, on one line, not too long."""
-    return repr(text if len(text) <= SHOWN else f"{text[:SHOWN]}…")
 
 
 def whole(text: str) -> bool:

@@ -37,10 +37,5 @@ def read_file(path: Path, most: int) -> tuple[bytes, os.stat_result, os.stat_res
     return content, before, after
 
 
-def printable(name: str) -> str:
-    """Give a file's name as it may stand in a sentence: names may hold line ends, and bytes that are no characters."""
-    return name if name.isprintable() else ascii(name)
-
-
 def _size(number: int) -> str:
     return f"{number >> 20} MiB" if number >= 1 << 20 else f"{number >> 10} KiB"

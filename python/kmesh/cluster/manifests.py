@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 from kmesh.cluster.documents import LARGEST, SUFFIXES, manifests
-from kmesh.cluster.files import printable, read_file
+from kmesh.cluster.files import read_file
 from kmesh.cluster.objects import (
     NAMESPACE,
     SECRET_NAME,
@@ -39,6 +39,7 @@ from kmesh.cluster.objects import (
 from kmesh.cluster.source import SecretChange
 from kmesh.cluster.status import LEASE_PREFIX
 from kmesh.errors import ClusterError, ConcurrentChangeError
+from kmesh.text import one_line
 from kmesh_bpf import ConfigError
 
 SECRET: Identity = ("Secret", NAMESPACE, SECRET_NAME)
@@ -73,7 +74,7 @@ class _File:
 
     def read(self, path: Path) -> None:
         """Read it anew; what cannot be read, file or object, stays as it was."""
-        name = printable(path.name)
+        name = one_line(path.name)
         try:
             content = self._content(path)
             if not content:
@@ -149,7 +150,7 @@ class FolderCluster:
                 file.read(self._folder / name)
             problems.extend(file.problems)
             for who in file.objects.keys() & merged.keys():
-                problems.append(f"{printable(name)}: {label(who)} stands in another file too; this one counts")
+                problems.append(f"{one_line(name)}: {label(who)} stands in another file too; this one counts")
             merged.update(file.objects)
         self._complete = self._complete or (not self._trouble and all(file.known for file in self._files.values()))
         return replace(collect(merged.values(), problems), complete=self._complete)
@@ -220,7 +221,7 @@ class FolderCluster:
                 raise ClusterError(f"{name} holds other objects too, which would be lost: move them")
             if name != SECRET_FILE and SECRET in file.objects:
                 raise ClusterError(
-                    f"{label(SECRET)} stands in {printable(name)}, which kmeshctl did not write: move it away"
+                    f"{label(SECRET)} stands in {one_line(name)}, which kmeshctl did not write: move it away"
                 )
 
     def _look(self) -> tuple[dict[str, Signature], str | None]:

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kmesh.cluster.fields import Fields, nameable, shown
+from kmesh.cluster.fields import Fields, nameable
+from kmesh.text import shown
 from kmesh_bpf import Address, ConfigError, Network
 
 NAMESPACE = "kmesh-system"

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from kmesh.cluster.fields import Fields, nameable, shown
+from kmesh.cluster.fields import Fields, nameable
 from kmesh.cluster.objects import LARGEST_SPI, NAMESPACE
+from kmesh.text import shown
 from kmesh_bpf import ConfigError
 
 LEASE_API = "coordination.k8s.io/v1"

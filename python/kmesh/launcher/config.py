@@ -10,6 +10,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import NoReturn
 
+from kmesh.text import file_name, path, shown
 from kmesh_bpf import (
     DEFAULT_PIN_ROOT,
     Address,
@@ -25,7 +26,9 @@ from kmesh_bpf import (
 MOUNTED_KEY = Path("/kmesh/kmesh-ipsec/ipSec")
 """Where the DaemonSet may mount the Secret's data key ipSec."""
 DEFAULT_STATE_DIR = Path("/var/lib/kmesh-ipsec")
-LARGEST_PORT = 65535
+LARGEST_PORT, PORT_DIGITS = 65535, 5
+LONGEST_NUMBER = 34
+"""Characters of a number in a flag: 32 binary digits and what stands before them."""
 
 HELP_EPILOG = """\
 examples:
@@ -97,9 +100,12 @@ def _boolean(text: str) -> bool:
 
 def _number(text: str) -> int:
     try:
-        return int(text, 0)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from error
+        number = int(text, 0) if len(text) <= LONGEST_NUMBER else None
+    except ValueError:
+        number = None
+    if number is None:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a number")
+    return number
 
 
 def _seconds(text: str) -> float:
@@ -108,7 +114,7 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no number of seconds above 0")
     return seconds
 
 
@@ -116,8 +122,8 @@ def _host_port(text: str) -> HostPort | None:
     if not text:
         return None
     host, colon, port = text.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > LARGEST_PORT:
-        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT, like :15020 or [::1]:15020")
+    if not colon or not port.isdecimal() or len(port) > PORT_DIGITS or int(port) > LARGEST_PORT:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not HOST:PORT, like :15020 or [::1]:15020")
     bracketed = host.startswith("[") and host.endswith("]")
     try:
         address = ip_address(host[1:-1] if bracketed else host) if host else None
@@ -140,16 +146,17 @@ def _parser() -> argparse.ArgumentParser:
     add("--mode", default="dual-engine", help="dual-engine, the only mode of this project (default)")
     add("--enable-bypass", type=_boolean, default=False, metavar="BOOL", help="only false is provided (default)")
     add("--enable-ipsec", type=_boolean, default=False, metavar="BOOL", help="encrypt between nodes (default: false)")
-    add("--manifests", type=Path, metavar="DIR", help="the cluster: a folder of Kubernetes manifests")
+    add("--manifests", type=path, metavar="DIR", help="the cluster: a folder of Kubernetes manifests")
     add(
         "--kubeconfig",
+        type=file_name,
         metavar="FILE",
         help="the cluster: the API server of this file (default: the pod's, else kubectl's)",
     )
     add("--context", metavar="NAME", help="a context of the kubeconfig (default: its current one)")
     add(
         "--key-file",
-        type=Path,
+        type=path,
         metavar="FILE",
         help=f"take the key from a mounted file (default, without --manifests: {MOUNTED_KEY} if it is there at start)",
     )
@@ -174,10 +181,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DEV",
         help="a device that is no pod's (several; none is needed)",
     )
-    add("--pin-root", type=Path, default=DEFAULT_PIN_ROOT, metavar="DIR", help="bpffs folder (default: %(default)s)")
+    add("--pin-root", type=path, default=DEFAULT_PIN_ROOT, metavar="DIR", help="bpffs folder (default: %(default)s)")
     add(
         "--state-dir",
-        type=Path,
+        type=path,
         default=DEFAULT_STATE_DIR,
         metavar="DIR",
         help="what guards the node's next boot is kept there (default: %(default)s)",
