@@ -56,9 +56,9 @@ class Loop:
 
     def __init__(self, node: Node, monkeypatch: pytest.MonkeyPatch, passes: int) -> None:
         self.node, self.left = node, passes
-        node.kernel.subscribe = lambda: ()
-        node.kernel.changed = lambda: True
-        node.kernel.attach_missing = lambda *_: ((), ())
+        node.memory.subscribe = lambda: ()
+        node.memory.changed = lambda: True
+        node.memory.attach_missing = lambda *_: ((), ())
         for name, seconds in (("FIRST_RETRY", 0.01), ("TRANSITION_PERIOD", 0.05), ("LAST_RETRY", 0.05)):
             monkeypatch.setattr(f"kmesh.launcher.daemon.{name}", seconds)
         self.step = node.daemon.step
@@ -94,7 +94,7 @@ def test_a_pass_that_meets_with_it_is_told_in_a_line_counted_and_followed_by_the
 ):
     node.key(1)
     loop = Loop(node, monkeypatch, 4)
-    monkeypatch.setattr(node.kernel, "observe", once(failure, node.memory.observe))
+    monkeypatch.setattr(node.memory, "observe", once(failure, node.memory.observe))
     with caplog.at_level(level, "kmesh"):
         loop.run()
     (line,) = [record.getMessage() for record in caplog.records if "trying again" in record.getMessage()]
@@ -114,8 +114,8 @@ def test_so_is_what_happens_between_two_passes(node, monkeypatch, caplog, failur
     if place == "look":
         monkeypatch.setattr("kmesh.launcher.looks.LOOK", 0.01)
         monkeypatch.setattr("kmesh.launcher.daemon.PERIOD", 0.05)
-    node.kernel.changed = lambda: place == "attach_missing"
-    setattr(node.kernel, place, once(failure, lambda *_: ((), ()) if place == "attach_missing" else True))
+    node.memory.changed = lambda: place == "attach_missing"
+    setattr(node.memory, place, once(failure, lambda *_: ((), ()) if place == "attach_missing" else True))
     with caplog.at_level(logging.INFO, "kmesh"):
         loop.run()
     assert any(re.match(said, record.getMessage()) for record in caplog.records)
@@ -133,7 +133,7 @@ def test_where_even_the_wait_fails_the_daemon_waits_all_the_same_and_can_be_stop
             polled.append(milliseconds)
 
     loop = Loop(node, monkeypatch, 8)
-    node.kernel.changed = no_descriptors
+    node.memory.changed = no_descriptors
     node.daemon.memory.addresses = ()
     monkeypatch.setattr(select, "poll", Poll)
     monkeypatch.setattr(node.recorder, "failed", lambda _: no_memory())
