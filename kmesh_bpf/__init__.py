@@ -24,7 +24,8 @@ from kmesh_bpf.kernel import boot_guard, privileges
 from kmesh_bpf.kernel.fake import FakeKernel
 from kmesh_bpf.kernel.interface import AttachMode, Kernel
 from kmesh_bpf.kernel.maps import Maps, open_maps
-from kmesh_bpf.kernel.programs import DEFAULT_PIN_ROOT, Settings, claim
+from kmesh_bpf.kernel.pin_root import DEFAULT_PIN_ROOT, claim
+from kmesh_bpf.kernel.programs import Settings
 from kmesh_bpf.reconcile import Report, preview, reconcile
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ from kmesh_bpf.kernel.interface import AttachMode, Failure
 from kmesh_bpf.kernel.links import Links
 from kmesh_bpf.kernel.maps import Maps, Thresholds, find_maps
 from kmesh_bpf.kernel.netlink import NetlinkSocket
+from kmesh_bpf.kernel.pin_root import check_owner
 from kmesh_bpf.kernel.pins import Pins, allow_descriptors
 from kmesh_bpf.kernel.programs import LoadedPrograms, Settings
 from kmesh_bpf.kernel.rules import Rules
@@ -58,7 +59,7 @@ class LinuxKernel:
         self, pin_root: Path, settings: Settings, *, load: bool = True, attach_mode: AttachMode = "auto"
     ) -> None:
         privileges.need(*privileges.Capability)
-        programs.check_owner(pin_root)
+        check_owner(pin_root)
         if pin_root.is_mount():
             raise ConfigError(f"pin root {pin_root} is where bpffs is mounted, and everybody's: name a folder below it")
         self.pin_root = pin_root

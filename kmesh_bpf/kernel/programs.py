@@ -5,43 +5,34 @@ Below the pin root (a folder in bpffs)::
     maps-<contract version>-<capacity>/<map>     shared by all builds of one layout: kmesh_bpf.kernel.maps
     programs/<digest of sources and settings>/<program>
     links/…, clsact/…                            kmesh_bpf.kernel.tc
-    running/                                     locked by the daemon
+    running/                                     locked by the daemon: kmesh_bpf.kernel.pin_root
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import json
-import os
-import pwd
-import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata, resources
 from pathlib import Path
 
 from kmesh_bpf import contract
 from kmesh_bpf.core.state import Program
-from kmesh_bpf.errors import ConfigError, ConflictError, LoadError, UnsupportedError
-from kmesh_bpf.kernel import bpf, maps
+from kmesh_bpf.errors import LoadError, UnsupportedError
+from kmesh_bpf.kernel import maps
 from kmesh_bpf.kernel.carry_over import carry_over
+from kmesh_bpf.kernel.pin_root import RUNNING, locked, need_bpffs
 
-DEFAULT_PIN_ROOT = Path("/sys/fs/bpf/kmesh-ipsec")
 PROGRAM_NAMES = tuple(program.value for program in Program)
 SOURCES = ("lookups.c", "tc_mark_encrypt.c", "tc_mark_decrypt.c", "tc_leak_guard.c", "tc_pod_guard.c")
 # Run by its path, not as a module: it needs nothing of the package, and the package takes time to import.
 LOADER = Path(__file__).with_name("bcc_loader.py")
-RUNNING = "running"
-"""A folder whose lock the daemon holds: bpffs has no room for files."""
 OWN_FOLDERS = ("programs", "links", "clsact", RUNNING)
-FOLDER_MODE = 0o755
-OTHER_ROOT = "remove it, or name another one with --pin-root"
 DIGEST_DIGITS = 16
 UNFINISHED = "unfinished-"
 LOAD_SECONDS = 300
@@ -79,52 +70,6 @@ def source_folder() -> Path:
     return Path(str(resources.files("kmesh_bpf.csrc")))
 
 
-@contextmanager
-def claim(pin_root: Path) -> Iterator[None]:
-    """Be the only one who keeps the objects of a pin root, for the length of the block or until the process ends.
-
-    Where nothing was pinned meanwhile, nothing of it is left.
-
-    Raises:
-        ConfigError: it is somebody else's.
-        ConflictError: another process is (EBUSY).
-        UnsupportedError: there is no bpffs.
-
-    """
-    need_bpffs(pin_root)
-    (pin_root / RUNNING).mkdir(exist_ok=True)
-    with ExitStack() as held:
-        try:
-            held.enter_context(_locked(pin_root / RUNNING, fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            remedy = "a daemon keeps it; stop that one first"
-            raise ConflictError("claim", str(pin_root), errno.EBUSY, remedy) from error
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                if [path.name for path in pin_root.iterdir()] == [RUNNING]:
-                    _remove_empty([pin_root, pin_root / RUNNING])
-
-
-def claim_again(pin_root: Path) -> int:
-    """Claim a pin root that was removed under the one who had claimed it; give the descriptor to hold.
-
-    Raises:
-        ConflictError: another process was faster (EBUSY).
-
-    """
-    folder = pin_root / RUNNING
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise ConflictError("claim", str(pin_root), errno.EBUSY, "a second daemon keeps it: stop one") from error
-    return descriptor
-
-
 def expected(pin_root: Path, settings: Settings, sources: Path | None = None) -> LoadedPrograms:
     """Give where the programs and maps for these sources and settings belong, be they there or not."""
     sources = sources or source_folder()
@@ -150,7 +95,7 @@ def ensure_loaded(pin_root: Path, settings: Settings, sources: Path | None = Non
     need_bpffs(pin_root)
     wanted = expected(pin_root, settings, sources)
     programs, folder = wanted.programs, wanted.maps
-    with _locked(pin_root):
+    with locked(pin_root):
         if _is_complete(programs) and maps.is_complete(folder):
             return wanted
         # Under a name that is never looked for, then renamed: a crash half way leaves nothing that looks complete.
@@ -204,95 +149,6 @@ def _remove(folder: Path, names: Iterable[str]) -> None:
 
 def _is_complete(programs: Path) -> bool:
     return all((programs / name).exists() for name in PROGRAM_NAMES)
-
-
-def need_bpffs(pin_root: Path) -> None:
-    """Make a folder in bpffs, for nobody else to write into.
-
-    Raises:
-        ConfigError: it is somebody else's.
-        UnsupportedError: there is no bpffs, or it may not be written into.
-
-    """
-    check_owner(pin_root)
-    made = []
-    try:
-        for folder in (*reversed(pin_root.parents), pin_root):
-            if folder == pin_root or not folder.exists():
-                made += [] if folder.exists() else [folder]
-                folder.mkdir(FOLDER_MODE, exist_ok=True)
-    except OSError as error:
-        _remove_empty(made)
-        remedy = f"run as root, with bpffs mounted there ({error.strerror})"
-        raise UnsupportedError(f"the pin root {pin_root}", remedy) from error
-    if not bpf.is_bpffs(pin_root):
-        _remove_empty(made)
-        raise UnsupportedError(f"bpffs at {pin_root}", "mount it: mount -t bpf bpf /sys/fs/bpf")
-    check_owner(pin_root)
-
-
-def _remove_empty(folders: Sequence[Path]) -> None:
-    """Remove folders, the last one first, as long as nothing is in them."""
-    with suppress(OSError):
-        for folder in reversed(folders):
-            folder.rmdir()
-
-
-def check_name(pin_root: Path) -> None:
-    """Refuse what cannot stand in the C source, where maps are pinned by their path.
-
-    Raises:
-        ConfigError: names the pin root.
-
-    """
-    text = str(pin_root)
-    if not text.isprintable() or {'"', "\\"} & set(text):
-        raise ConfigError(f"the pin root {text!a} holds characters that no path of a map may have")
-
-
-def check_owner(pin_root: Path) -> None:
-    """Refuse a pin root that others could put something into, be it there already or not.
-
-    Everybody may make folders in bpffs (its mode is 1777), and whoever owns one of ours, or one that ours stands in,
-    could give us maps and programs of his own, or have us remove what his links lead to.
-
-    Raises:
-        ConfigError: it is somebody else's, or open to all.
-
-    """
-    check_name(pin_root)
-    allowed = {0, os.geteuid()}
-    for start in dict.fromkeys((pin_root, pin_root.resolve())):
-        for path in (start, *start.parents):
-            try:
-                found = path.lstat()
-            except OSError:
-                continue  # not there yet
-            link = stat.S_ISLNK(found.st_mode)
-            if not link and (path.is_mount() or not bpf.is_bpffs(path)):
-                break
-            if found.st_uid not in allowed:
-                raise ConfigError(f"the pin root {path} belongs to {_user(found.st_uid)}, not to root: {OTHER_ROOT}")
-            if found.st_mode & stat.S_IWOTH and not link:
-                raise ConfigError(f"into the pin root {path} everybody may write: {OTHER_ROOT}")
-
-
-def _user(number: int) -> str:
-    try:
-        return f"{pwd.getpwuid(number).pw_name} (uid {number})"
-    except KeyError:
-        return f"uid {number}"
-
-
-@contextmanager
-def _locked(folder: Path, how: int = 0) -> Iterator[None]:
-    """Hold the lock of a folder; ``how``: LOCK_NB, to be told by a BlockingIOError instead of waiting for it."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | how)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _compiler_flags(settings: Settings, folder: Path) -> list[str]:

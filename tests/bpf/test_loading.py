@@ -14,6 +14,7 @@ from kmesh_bpf.errors import ConfigError, LoadError, UnsupportedError
 from kmesh_bpf.kernel import bpf, programs
 from kmesh_bpf.kernel.linux import LinuxKernel
 from kmesh_bpf.kernel.maps import NAMES, Maps
+from kmesh_bpf.kernel.pin_root import RUNNING, claim, need_bpffs
 from kmesh_bpf.kernel.programs import Settings, ensure_loaded, remove_all, remove_stale, source_folder
 
 POD = ip_address("10.244.1.1")
@@ -190,16 +191,16 @@ def test_the_child_needs_nothing_of_the_library():
 
 def test_a_start_that_fails_leaves_nothing_behind(root, sources):
     spoil(sources, "int broken(void) { return nothing; }\n")
-    with pytest.raises(LoadError), programs.claim(root):
+    with pytest.raises(LoadError), claim(root):
         ensure_loaded(root, Settings(), sources)
     assert not root.exists()
 
 
 def test_what_was_pinned_stays_when_its_daemon_goes(root):
-    with programs.claim(root):
+    with claim(root):
         built = ensure_loaded(root, Settings())
     assert built.path(Program.LEAK_GUARD).exists()
-    assert (root / programs.RUNNING).is_dir()
+    assert (root / RUNNING).is_dir()
 
 
 @pytest.mark.parametrize("where", ["itself", "above", "link"])
@@ -216,7 +217,7 @@ def test_a_pin_root_that_somebody_else_owns_is_refused_and_left_as_it_is(root, a
         pin_root.mkdir(parents=True)
         os.chown(root, 65534, 65534)
     acts = {
-        "claim": lambda: programs.claim(pin_root).__enter__(),
+        "claim": lambda: claim(pin_root).__enter__(),
         "load": lambda: ensure_loaded(pin_root, Settings()),
         "open": lambda: LinuxKernel(pin_root, Settings()),
         "uninstall": lambda: LinuxKernel(pin_root, Settings(), load=False),
@@ -241,7 +242,7 @@ def test_a_pin_root_that_everybody_may_write_into_is_refused(root):
 def test_a_pin_root_is_made_for_nobody_else_to_write_into_whatever_the_umask(root):
     before = os.umask(0)
     try:
-        programs.need_bpffs(root / "below")
+        need_bpffs(root / "below")
     finally:
         os.umask(before)
     assert [stat.S_IMODE(path.stat().st_mode) for path in (root, root / "below")] == [0o755, 0o755]

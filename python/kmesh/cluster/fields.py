@@ -13,8 +13,9 @@ from typing import Any
 from kmesh.text import shown
 from kmesh_bpf import Address, ConfigError, Network
 
-LONGEST = 1024
-"""Characters of a string: names in Kubernetes have 253, a boot id 36."""
+LONGEST, LONGEST_WORD = 1 << 20, 1024
+"""Characters of a string, certificates being the longest, and of one that names something: names in Kubernetes have
+253, a boot id 36."""
 LONGEST_NAME = 253
 LONGEST_ADDRESS = 64
 """Characters of an address or CIDR; IPv6 with an IPv4 address in it and a prefix length has 49."""
@@ -23,12 +24,14 @@ LONGEST_ADDRESS = 64
 class Fields:
     """The fields of a mapping that stands at ``path`` of a manifest; null counts as absent, as in Kubernetes.
 
-    Every method raises ConfigError, naming the field, for a value it cannot use.
+    Every method raises ConfigError, naming the field, for a value it cannot use. No string but a label or annotation
+    may have more than ``longest`` characters.
     """
 
-    def __init__(self, values: Mapping[str, Any], path: str = "") -> None:
+    def __init__(self, values: Mapping[str, Any], path: str = "", longest: int = LONGEST) -> None:
         self._values = values
         self._path = path
+        self._longest = longest
 
     def has(self, name: str) -> bool:
         """Tell whether the field is there."""
@@ -49,11 +52,11 @@ class Fields:
             if default is None:
                 raise ConfigError(f"{self._at(name)} is missing")
             return default
-        return _text(value, self._at(name))
+        return self._text(value, self._at(name))
 
     def texts(self, name: str) -> tuple[str, ...]:
         """Give a list of strings; an absent one is empty."""
-        return tuple(_text(one, f"{self._at(name)}[{i}]") for i, one in enumerate(self._list(name)))
+        return tuple(self._text(one, f"{self._at(name)}[{i}]") for i, one in enumerate(self._list(name)))
 
     def flag(self, name: str) -> bool:
         """Give a boolean; an absent one is false."""
@@ -124,13 +127,21 @@ class Fields:
             raise ConfigError(f"{self._at(name)} is no list")
         return value
 
-    @staticmethod
-    def _fields(value: Any, path: str) -> Fields:
+    def _fields(self, value: Any, path: str) -> Fields:
         if value is None:
-            return Fields({}, path)
+            return Fields({}, path, self._longest)
         if not isinstance(value, Mapping):
             raise ConfigError(f"{path} is no mapping")
-        return Fields(value, path)
+        return Fields(value, path, self._longest)
+
+    def _text(self, value: Any, path: str) -> str:
+        if not isinstance(value, str):
+            raise ConfigError(f"{path} is no string")
+        if len(value) > self._longest:
+            raise ConfigError(f"{path} has {len(value)} characters, more than {self._longest}")
+        if not whole(value):
+            raise ConfigError(f"{path} holds half a character (a lone surrogate)")
+        return value
 
 
 def whole(text: str) -> bool:
@@ -148,16 +159,6 @@ def nameable(name: str) -> bool:
     Servers are stricter, and a folder has no server.
     """
     return len(name) <= LONGEST_NAME and name.isprintable() and not {" ", "/"} & set(name)
-
-
-def _text(value: Any, path: str) -> str:
-    if not isinstance(value, str):
-        raise ConfigError(f"{path} is no string")
-    if len(value) > LONGEST:
-        raise ConfigError(f"{path} has {len(value)} characters, more than {LONGEST}")
-    if not whole(value):
-        raise ConfigError(f"{path} holds half a character (a lone surrogate)")
-    return value
 
 
 def _label(value: Any, path: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kmesh.cluster.fields import Fields, nameable
+from kmesh.cluster.fields import LONGEST_WORD, Fields, nameable
 from kmesh.text import shown
 from kmesh_bpf import Address, ConfigError, Network
 
@@ -230,7 +230,7 @@ def parse(manifest: Mapping[str, Any]) -> Object | None:
         api = manifest.get("apiVersion")
         if api != wanted:
             raise ConfigError(f"apiVersion {shown(api) if isinstance(api, str) else ''} is not {wanted}")
-        return READERS[kind](manifest, Fields(manifest))
+        return READERS[kind](manifest, Fields(manifest, longest=LONGEST_WORD))
     except ConfigError as error:
         raise ConfigError(f"{label(who)}: {error}") from error
 

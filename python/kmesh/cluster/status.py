@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from kmesh.cluster.fields import Fields, nameable
+from kmesh.cluster.fields import LONGEST_WORD, Fields, nameable
 from kmesh.cluster.objects import LARGEST_SPI, NAMESPACE
 from kmesh.text import shown
 from kmesh_bpf import ConfigError
@@ -174,7 +174,7 @@ def from_lease(lease: Mapping[str, Any]) -> NodeStatus:
         ConfigError: it is no report of ours, or a field is missing or cannot be used; names the Lease and the field.
 
     """
-    top = Fields(lease)
+    top = Fields(lease, longest=LONGEST_WORD)
     name = "of no name"
     try:
         called = top.part("metadata").text("name")
@@ -204,7 +204,7 @@ def _report(top: Fields) -> Fields:
         raise ConfigError(f"{path} is no JSON") from None
     if not isinstance(value, Mapping):
         raise ConfigError(f"{path} is no JSON object")
-    return Fields(value, path)
+    return Fields(value, path, LONGEST_WORD)
 
 
 def _status(node: str, reported_at: float, report: Fields) -> NodeStatus:
