@@ -10,6 +10,7 @@ import resource
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout, suppress
+from pathlib import Path
 from typing import TextIO, TypeVar, cast
 
 from kmesh.errors import OutputError
@@ -61,7 +62,7 @@ class Output(io.TextIOBase):
 def run(program: str, main: Callable[[TextIO, TextIO], int]) -> int:
     """Run a command line over the process's streams, standard output and errors; give the exit status."""
     _fill_gaps()
-    errors = sys.stderr or io.StringIO()
+    errors = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115 # to the end of the process
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names that a terminal's encoding has no letters for
     out = cast("TextIO", Output(sys.stdout))

@@ -6,9 +6,12 @@ repeat, how many digits a number has. How long it may be is up to who reads the 
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 import yaml
@@ -21,9 +24,9 @@ LOADER: Any = type("Loader", (getattr(yaml, "CSafeLoader", yaml.SafeLoader),), {
 for _tag in ("value", "merge", "timestamp"):
     LOADER.add_constructor(f"tag:yaml.org,2002:{_tag}", yaml.SafeLoader.construct_yaml_str)
 JSON_SUFFIX = ".json"
-SUFFIXES = frozenset({".yaml", ".yml", JSON_SUFFIX})
-LARGEST = 32 << 20
-"""Bytes of a file, which take a quarter of a minute as YAML."""
+LARGEST = MappingProxyType({".json": 32 << 20, ".yaml": 8 << 20, ".yml": 8 << 20})
+"""Bytes of a file by how it is read: as YAML, a megabyte takes 60 of memory and the better part of a second."""
+SUFFIXES = frozenset(LARGEST)
 DEEPEST = 200
 """Mappings and lists in one another, more than any schema of a CRD has. Python's json gives up at about 1,000, and
 older versions of libyaml end the process."""
@@ -67,8 +70,22 @@ def manifests(content: bytes, suffix: str) -> list[Mapping[str, Any]]:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise _broken(content[: error.start].count(b"\n"), "not UTF-8") from None
-    documents = _json(text) if suffix == JSON_SUFFIX else _yaml(text)
+    with _no_collection():
+        documents = _json(text) if suffix == JSON_SUFFIX else _yaml(text)
     return [manifest for number, one in enumerate(documents, 1) for manifest in _take_apart(one, number)]
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Do not look for cycles among what is being built, again and again: that takes three times as long as all else."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _yaml(text: str) -> list[Any]:

@@ -9,8 +9,10 @@ from pathlib import Path
 from kmesh_bpf import ConfigError
 
 
-def read_file(path: Path, most: int) -> tuple[bytes, os.stat_result, os.stat_result]:
+def read_file(path: Path, most: int, way_out: str = "") -> tuple[bytes, os.stat_result, os.stat_result]:
     """Give the content of a regular file of at most so many bytes, and what the file was before and after the reading.
+
+    ``way_out``: from its being larger.
 
     Links are followed: the files of a mounted ConfigMap or Secret are links. What they lead to may be a FIFO or a
     device, whose opening or reading could take for ever or never end.
@@ -33,7 +35,7 @@ def read_file(path: Path, most: int) -> tuple[bytes, os.stat_result, os.stat_res
         raise ConfigError(f"cannot be read: {error.strerror}") from error
     size = max(before.st_size, after.st_size, len(content))
     if size > most:
-        raise ConfigError(f"cannot be read: it is larger than {_size(most)}")
+        raise ConfigError(f"cannot be read: it is larger than {_size(most)}{way_out}")
     return content, before, after
 
 

@@ -105,7 +105,7 @@ class _File:
     def _content(self, path: Path) -> bytes:
         """Give the bytes, and remember the signature they belong to: none where they may be half of a write."""
         self.signature = None
-        content, before, after = read_file(path, LARGEST)
+        content, before, after = read_file(path, LARGEST[path.suffix], "; split it")
         if _signature(before) != _signature(after) or len(content) != after.st_size:
             raise ConfigError("it is being written")
         self.signature = _signature(after)

@@ -20,6 +20,7 @@ from kmesh.cluster.source import ClusterSource, read_whole
 from kmesh.errors import ClusterError, OutputError
 from kmesh.kmeshctl import completion, explain, status
 from kmesh.kmeshctl.arguments import HIDDEN, parser
+from kmesh.text import one_line
 from kmesh_bpf import ConfigError, Key, __version__
 
 EXIT_FAILED, EXIT_REFUSED = 1, 2
@@ -202,7 +203,7 @@ def _get(flags: argparse.Namespace, source: ClusterSource, stdout: TextIO, stder
     objects = read_whole(source)
     if objects.secret is None or not secret.holds_key(objects.secret):
         for problem in objects.problems:
-            print(f"kmeshctl: {problem}", file=stderr)  # it may be in there
+            print(f"kmeshctl: {one_line(problem)}", file=stderr)  # it may be in there
         raise _no_key()
     try:
         keyring = secret.parse_keys(objects.secret)

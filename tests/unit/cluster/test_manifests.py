@@ -405,15 +405,16 @@ def test_a_file_that_becomes_a_fifo_behind_the_look_is_told_and_its_content_stay
     assert objects.problems == ("a.yaml: cannot be read: it is no regular file; its last good content stays in force",)
 
 
-def test_a_file_of_eight_gigabytes_is_told_and_not_read(folder, cluster):
-    put(folder, "a.yaml", kube.pod("a"))
+@pytest.mark.parametrize(("suffix", "size"), [("yaml", "8 MiB"), ("yml", "8 MiB"), ("json", "32 MiB")])
+def test_a_file_of_eight_gigabytes_is_told_and_not_read(folder, cluster, suffix, size):
+    put(folder, f"a.{suffix}", kube.pod("a"))
     put(folder, "b.yaml", kube.pod("b"))
     cluster.read()
-    os.truncate(folder / "a.yaml", 8 << 30)
+    os.truncate(folder / f"a.{suffix}", 8 << 30)
     objects = cluster.read()
     assert names(objects) == ["a", "b"]
     assert objects.problems == (
-        "a.yaml: cannot be read: it is larger than 32 MiB; its last good content stays in force",
+        f"a.{suffix}: cannot be read: it is larger than {size}; split it; its last good content stays in force",
     )
 
 
