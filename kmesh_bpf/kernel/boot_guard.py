@@ -77,13 +77,15 @@ def remove() -> None:
     """Remove the guard, if there; where there is no nft, or no nf_tables, there is none.
 
     Raises:
+        UnsupportedError: nft is there, and cannot be started.
         KernelError: the kernel refused.
 
     """
     try:
         nft.run("remove", TARGET, ["-f", "-"], boot_guard.removal())
-    except UnsupportedError:
-        return
+    except UnsupportedError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
     except KernelError as error:
         if error.errno not in nft.UNSUPPORTED:
             raise

@@ -22,8 +22,8 @@ def run(operation: str, target: str, arguments: Sequence[str], script: str = "")
     """Run it, with a script on its standard input; give what it prints.
 
     Raises:
-        UnsupportedError: there is no nft, or it may not be run.
-        KernelError: it could not be started, took too long, or the kernel refused.
+        UnsupportedError: there is no nft (the cause is a FileNotFoundError), or it cannot be started, now or ever.
+        KernelError: it took too long, or the kernel refused.
 
     """
     try:
@@ -38,11 +38,9 @@ def run(operation: str, target: str, arguments: Sequence[str], script: str = "")
         )
     except FileNotFoundError as error:
         raise UnsupportedError("nft", "install Debian's nftables: masquerade rules would undo encryption") from error
-    except PermissionError as error:
-        remedy = "what is found under that name may not be run: masquerade rules would undo encryption"
+    except OSError as error:  # it may not be run, is no program; no more processes, descriptors or memory
+        remedy = f"it cannot be started ({error.strerror}): masquerade rules would undo encryption"
         raise UnsupportedError("nft", remedy) from error
-    except OSError as error:  # no more processes, descriptors or memory; no program
-        raise KernelError(operation, target, error.errno or 0, "nft cannot be started") from error
     except subprocess.TimeoutExpired as error:
         raise KernelError(operation, target, errno.ETIMEDOUT, f"nft took more than {TIMEOUT} s") from error
     if done.returncode:

@@ -146,6 +146,8 @@ class Fields:
 
 def whole(text: str) -> bool:
     """Tell whether a text can be written: no half of a character is in it."""
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -163,17 +165,17 @@ def nameable(name: str) -> bool:
 
 def _label(value: Any, path: str) -> str:
     """Annotations may be long; numbers and truths that somebody forgot to quote are as if quoted."""
+    if isinstance(value, str):
+        if not whole(value):
+            raise ConfigError(f"{path} holds half a character (a lone surrogate)")
+        return value
     if value is None:
         return ""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int | float):
         return str(value)
-    if not isinstance(value, str):
-        raise ConfigError(f"{path} holds something that is no string")
-    if not whole(value):
-        raise ConfigError(f"{path} holds half a character (a lone surrogate)")
-    return value
+    raise ConfigError(f"{path} holds something that is no string")
 
 
 def _short(text: str, path: str) -> str:
