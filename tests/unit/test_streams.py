@@ -24,7 +24,8 @@ FULL, CLOSED = "No space left on device", "Bad file descriptor"
 def run(command, redirection):
     """Run a command as a shell does with its streams; give status, output and errors."""
     line = ["bash", "-c", f'"$@" {redirection}', "bash", *map(str, command)]
-    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(line, capture_output=True, text=True, check=False, timeout=60, env=environment)
     return done.returncode, done.stdout, done.stderr
 
 
@@ -81,6 +82,15 @@ def test_no_file_takes_the_place_of_a_stream_that_is_closed(tmp_path):
     text = (tmp_path / SECRET_FILE).read_text()
     assert "kmeshctl" not in text
     assert parse_keys(yaml.safe_load(text)).current == 1
+
+
+def test_what_is_opened_gets_no_number_of_a_stream_s(tmp_path):
+    code = (
+        "import os, sys; from kmesh import streams;"
+        "streams.run('x', lambda *_: open(sys.argv[1], 'w').write(str(os.open('/', os.O_RDONLY))))"
+    )
+    run([sys.executable, "-c", code, tmp_path / "number"], ">&- 2>&- <&-")
+    assert int((tmp_path / "number").read_text()) > 2
 
 
 def test_without_standard_input_there_is_no_key_to_read(tmp_path):

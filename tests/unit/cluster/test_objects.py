@@ -331,6 +331,11 @@ def test_a_text_of_a_megabyte_is_refused_and_not_quoted(path):
     assert path.partition(".")[0] in refused(with_parts(INFO, path, "1" * 1_000_000))
 
 
+@pytest.mark.parametrize("path", ["spec.addresses.0", "spec.podCIDRS.0"])
+def test_what_is_too_long_for_an_address_is_not_quoted_to_its_end(path):
+    assert "…' is too long for an address" in refused(with_parts(INFO, path, "1" * 100))
+
+
 def test_an_annotation_may_be_long():
     assert parse(with_parts(POD, "metadata.annotations.a", "x" * 200_000)).annotations == {"a": "x" * 200_000}
 
