@@ -135,8 +135,6 @@ def _check_shape(text: str) -> None:
                 inside.append((event.anchor, values))
                 if len(inside) > DEEPEST:
                     raise _shapeless(event, TOO_DEEP)
-            case yaml.DocumentStartEvent():
-                sizes = {}
 
 
 def _shapeless(event: yaml.Event, problem: str) -> ConfigError:
