@@ -20,11 +20,12 @@ from kmesh_bpf.core.problems import Problem, ProblemKind
 from kmesh_bpf.core.state import Direction, KernelState, Observation, SaId, SaUsage, managed_pods, remote_pods
 from kmesh_bpf.core.view import Address, Key, Network, Node, Peer, Pod, Pods, View
 from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError
-from kmesh_bpf.kernel import boot_guard
+from kmesh_bpf.kernel import boot_guard, privileges
 from kmesh_bpf.kernel.fake import FakeKernel
 from kmesh_bpf.kernel.interface import AttachMode, Kernel
 from kmesh_bpf.kernel.maps import Maps, open_maps
-from kmesh_bpf.kernel.programs import DEFAULT_PIN_ROOT, Settings, claim
+from kmesh_bpf.kernel.pin_root import DEFAULT_PIN_ROOT, claim
+from kmesh_bpf.kernel.programs import Settings
 from kmesh_bpf.reconcile import Report, preview, reconcile
 
 if TYPE_CHECKING:
@@ -87,6 +88,7 @@ __all__ = [
     "managed_pods",
     "open_maps",
     "preview",
+    "privileges",
     "reconcile",
     "remote_pods",
     "trace",

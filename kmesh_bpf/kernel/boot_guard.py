@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -20,13 +21,15 @@ def keep(folder: Path, remote: Iterable[Address]) -> None:
     """Write the file, whole or not at all.
 
     Raises:
-        ConfigError: the folder cannot be written into.
+        ConfigError: the folder cannot be written into, or is somebody else's.
 
     """
+    _check_owner(folder)
     path = folder / FILE
     unfinished = path.with_suffix(".unfinished")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(0o755, parents=True, exist_ok=True)
+        unfinished.touch(0o644)  # whatever the umask: nobody else may write it
         with unfinished.open("w") as file:
             file.write(boot_guard.installation(remote))
             file.flush()
@@ -57,10 +60,12 @@ def install(folder: Path) -> bool:
     """Load the file; False: there is none, for this node was never managed, or is permissive.
 
     Raises:
+        ConfigError: the folder or the file is somebody else's, who could have anything loaded.
         UnsupportedError: there is no nft.
         KernelError: it could not be loaded.
 
     """
+    _check_owner(folder)
     path = folder / FILE
     if not path.exists():
         return False
@@ -72,13 +77,27 @@ def remove() -> None:
     """Remove the guard, if there; where there is no nft, or no nf_tables, there is none.
 
     Raises:
+        UnsupportedError: nft is there, and cannot be started.
         KernelError: the kernel refused.
 
     """
     try:
         nft.run("remove", TARGET, ["-f", "-"], boot_guard.removal())
-    except UnsupportedError:
-        return
+    except UnsupportedError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
     except KernelError as error:
         if error.errno not in nft.UNSUPPORTED:
             raise
+
+
+def _check_owner(folder: Path) -> None:
+    for path in (folder, folder / FILE):
+        try:
+            found = path.lstat()
+        except OSError:
+            continue  # not there yet, and making it will tell
+        if found.st_uid not in {0, os.geteuid()} or (found.st_mode & stat.S_IWOTH and not stat.S_ISLNK(found.st_mode)):
+            raise ConfigError(
+                f"--state-dir={folder}: others than root may write {path}; remove it, or name another one"
+            )

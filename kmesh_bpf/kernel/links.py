@@ -38,6 +38,7 @@ hurry, and routes to other nodes come and go all the time in a large cluster."""
 FRESH = 5.0
 """Seconds that the other end of a new device has time to get its address."""
 ADDRESS = ffi.sizeof("struct ifaddrmsg")
+ADDRESS_BYTES = (4, 16)
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 SYSCTLS = Path("/proc/sys/net/ipv4/conf")
 NO_XFRM, NO_POLICY = "disable_xfrm", "disable_policy"
@@ -90,11 +91,15 @@ def far_addresses(sock: NetlinkSocket, far: FarEnd) -> tuple[Address, ...] | Non
 
 
 def _far_address(answer: bytes, ifindex: int) -> Iterator[Address]:
+    if len(answer) < ADDRESS:
+        raise DecodeError(f"struct ifaddrmsg of {len(answer)} bytes instead of {ADDRESS}")
     header = ffi.from_buffer("struct ifaddrmsg *", answer[:ADDRESS])
     if header.ifa_index != ifindex or header.ifa_scope != lib.RT_SCOPE_UNIVERSE or header.ifa_family not in FAMILIES:
         return
     found = dict(attributes(answer[ADDRESS:]))
     packed = found.get(lib.IFA_LOCAL) or found.get(lib.IFA_ADDRESS)
+    if packed and len(packed) not in ADDRESS_BYTES:
+        raise DecodeError(f"an address of {len(packed)} bytes")
     if packed:
         yield ip_address(packed)
 

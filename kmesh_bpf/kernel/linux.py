@@ -14,11 +14,12 @@ from kmesh_bpf.core.render import render
 from kmesh_bpf.core.state import Attachment, KernelState, Link, Observation
 from kmesh_bpf.core.view import Address
 from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError, UnsupportedError
-from kmesh_bpf.kernel import nat, programs, xfrm, xfrm_stat
+from kmesh_bpf.kernel import nat, privileges, programs, xfrm, xfrm_stat
 from kmesh_bpf.kernel.interface import AttachMode, Failure
 from kmesh_bpf.kernel.links import Links
 from kmesh_bpf.kernel.maps import Maps, Thresholds, find_maps
 from kmesh_bpf.kernel.netlink import NetlinkSocket
+from kmesh_bpf.kernel.pin_root import check_owner
 from kmesh_bpf.kernel.pins import Pins, allow_descriptors
 from kmesh_bpf.kernel.programs import LoadedPrograms, Settings
 from kmesh_bpf.kernel.rules import Rules
@@ -48,13 +49,17 @@ class LinuxKernel:
     asked, but nothing can be attached.
 
     Raises:
-        LoadError, UnsupportedError, LayoutError: see :func:`kmesh_bpf.kernel.programs.ensure_loaded`.
+        ConfigError: the pin root is not a folder of ours.
+        LoadError, UnsupportedError, LayoutError: see :func:`kmesh_bpf.kernel.programs.ensure_loaded`; UnsupportedError
+            too where the kernel does not permit it to this process.
 
     """
 
     def __init__(
         self, pin_root: Path, settings: Settings, *, load: bool = True, attach_mode: AttachMode = "auto"
     ) -> None:
+        privileges.need(*privileges.Capability)
+        check_owner(pin_root)
         if pin_root.is_mount():
             raise ConfigError(f"pin root {pin_root} is where bpffs is mounted, and everybody's: name a folder below it")
         self.pin_root = pin_root

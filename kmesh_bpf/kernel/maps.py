@@ -16,7 +16,7 @@ from kmesh_bpf import contract
 from kmesh_bpf._abi import ffi, lib
 from kmesh_bpf.core.state import PeerEntry, PodFlags
 from kmesh_bpf.core.view import Address, Network
-from kmesh_bpf.errors import KernelError, LayoutError, UnsupportedError
+from kmesh_bpf.errors import DecodeError, EncodeError, KernelError, LayoutError, UnsupportedError
 from kmesh_bpf.kernel import bpf
 from kmesh_bpf.kernel.pinned_map import PinnedMap
 
@@ -312,16 +312,31 @@ class Maps:
         return {name: one.get_per_cpu(_index(number), cpus) for number, name in enumerate(contract.COUNTERS)}
 
     def identity(self) -> str | None:
-        """Give the incarnation remembered; None: none yet."""
-        return ffi.string(self._self().incarnation).decode() or None
+        """Give the incarnation remembered; None: none yet.
+
+        Raises:
+            DecodeError: somebody else wrote into the map.
+
+        """
+        try:
+            return ffi.string(self._self().incarnation).decode("ascii") or None
+        except UnicodeDecodeError as error:
+            raise DecodeError(f"the incarnation in {self.folder / 'kmesh_self'} is no text") from error
 
     def node_mark_mask(self) -> int:
         """Give the node mark mask that was remembered with the incarnation; 0: none yet."""
         return int(self._self().node_mark_mask)
 
     def set_identity(self, incarnation: str, node_mark_mask: int) -> None:
-        """Remember an incarnation: up to 39 characters of ASCII."""
+        """Remember an incarnation: up to 39 characters of ASCII.
+
+        Raises:
+            EncodeError: it is longer, or something else.
+
+        """
         value = self._self()
+        if not incarnation.isascii() or len(incarnation) >= ffi.sizeof(value.incarnation):
+            raise EncodeError(f"an incarnation of {len(incarnation)} characters cannot be kept")
         value.contract_version = contract.VERSION
         value.node_mark_mask = node_mark_mask
         value.incarnation = incarnation.encode().ljust(ffi.sizeof(value.incarnation), b"\0")

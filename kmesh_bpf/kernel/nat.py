@@ -156,9 +156,9 @@ def _listed(family: str) -> list[Json] | None:
         raise
     try:
         items: list[Json] = json.loads(text)["nftables"]
-    except (ValueError, KeyError, TypeError) as error:
+        return [_canonical(item) for item in items if "metainfo" not in item and "table" not in item]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DecodeError(f"nft's listing of table {family} {TABLE} is not what its manual says") from error
-    return [_canonical(item) for item in items if "metainfo" not in item and "table" not in item]
 
 
 def _canonical(item: Json) -> Json:

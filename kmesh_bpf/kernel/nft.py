@@ -22,16 +22,25 @@ def run(operation: str, target: str, arguments: Sequence[str], script: str = "")
     """Run it, with a script on its standard input; give what it prints.
 
     Raises:
-        UnsupportedError: there is no nft.
+        UnsupportedError: there is no nft (the cause is a FileNotFoundError), or it cannot be started, now or ever.
         KernelError: it took too long, or the kernel refused.
 
     """
     try:
         done = subprocess.run(
-            ["nft", *arguments], input=script, capture_output=True, text=True, check=False, timeout=TIMEOUT
+            ["nft", *arguments],
+            input=script,
+            capture_output=True,
+            text=True,
+            errors="replace",  # rules of others may have comments in any encoding
+            check=False,
+            timeout=TIMEOUT,
         )
     except FileNotFoundError as error:
         raise UnsupportedError("nft", "install Debian's nftables: masquerade rules would undo encryption") from error
+    except OSError as error:  # it may not be run, is no program; no more processes, descriptors or memory
+        remedy = f"it cannot be started ({error.strerror}): masquerade rules would undo encryption"
+        raise UnsupportedError("nft", remedy) from error
     except subprocess.TimeoutExpired as error:
         raise KernelError(operation, target, errno.ETIMEDOUT, f"nft took more than {TIMEOUT} s") from error
     if done.returncode:

@@ -8,8 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from kmesh_bpf.core.state import Program
-from kmesh_bpf.kernel import bpf, programs
+from kmesh_bpf.kernel import bpf
 from kmesh_bpf.kernel.maps import Maps
+from kmesh_bpf.kernel.pin_root import RUNNING, claim_again, need_bpffs
 from kmesh_bpf.kernel.programs import LoadedPrograms
 from kmesh_bpf.kernel.tc import TcAttacher
 
@@ -35,7 +36,7 @@ class Pins:
         self._maps = maps
         self._attacher = attacher
         self._programs = {program: bpf.open_pinned(build.path(program)) for program in Program}
-        self._claimed = _number(pin_root / programs.RUNNING)
+        self._claimed = _number(pin_root / RUNNING)
         self._claim: int | None = None
 
     def close(self) -> None:
@@ -59,10 +60,10 @@ class Pins:
 
         """
         gone = [program for program in Program if not self._build.path(program).exists()]
-        unclaimed = self._claimed is not None and self._claimed != _number(self._pin_root / programs.RUNNING)
+        unclaimed = self._claimed is not None and self._claimed != _number(self._pin_root / RUNNING)
         if not gone and not unclaimed and self._maps.complete():
             return False
-        programs.need_bpffs(self._pin_root)
+        need_bpffs(self._pin_root)
         if unclaimed:
             self._claim_again()
         self._maps.restore()
@@ -77,8 +78,8 @@ class Pins:
         if self._claim is not None:
             os.close(self._claim)
             self._claim = None
-        self._claim = programs.claim_again(self._pin_root)
-        self._claimed = _number(self._pin_root / programs.RUNNING)
+        self._claim = claim_again(self._pin_root)
+        self._claimed = _number(self._pin_root / RUNNING)
 
 
 def _number(folder: Path) -> int | None:

@@ -5,38 +5,33 @@ Below the pin root (a folder in bpffs)::
     maps-<contract version>-<capacity>/<map>     shared by all builds of one layout: kmesh_bpf.kernel.maps
     programs/<digest of sources and settings>/<program>
     links/…, clsact/…                            kmesh_bpf.kernel.tc
-    running/                                     locked by the daemon
+    running/                                     locked by the daemon: kmesh_bpf.kernel.pin_root
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata, resources
 from pathlib import Path
 
 from kmesh_bpf import contract
 from kmesh_bpf.core.state import Program
-from kmesh_bpf.errors import ConflictError, LoadError, UnsupportedError
-from kmesh_bpf.kernel import bpf, maps
+from kmesh_bpf.errors import LoadError, UnsupportedError
+from kmesh_bpf.kernel import maps
 from kmesh_bpf.kernel.carry_over import carry_over
+from kmesh_bpf.kernel.pin_root import RUNNING, locked, need_bpffs
 
-DEFAULT_PIN_ROOT = Path("/sys/fs/bpf/kmesh-ipsec")
 PROGRAM_NAMES = tuple(program.value for program in Program)
 SOURCES = ("lookups.c", "tc_mark_encrypt.c", "tc_mark_decrypt.c", "tc_leak_guard.c", "tc_pod_guard.c")
 # Run by its path, not as a module: it needs nothing of the package, and the package takes time to import.
 LOADER = Path(__file__).with_name("bcc_loader.py")
-RUNNING = "running"
-"""A folder whose lock the daemon holds: bpffs has no room for files."""
 OWN_FOLDERS = ("programs", "links", "clsact", RUNNING)
 DIGEST_DIGITS = 16
 UNFINISHED = "unfinished-"
@@ -75,44 +70,6 @@ def source_folder() -> Path:
     return Path(str(resources.files("kmesh_bpf.csrc")))
 
 
-@contextmanager
-def claim(pin_root: Path) -> Iterator[None]:
-    """Be the only one who keeps the objects of a pin root, for the length of the block or until the process ends.
-
-    Raises:
-        ConflictError: another process is (EBUSY).
-        UnsupportedError: there is no bpffs.
-
-    """
-    need_bpffs(pin_root)
-    (pin_root / RUNNING).mkdir(exist_ok=True)
-    with ExitStack() as held:
-        try:
-            held.enter_context(_locked(pin_root / RUNNING, fcntl.LOCK_NB))
-        except BlockingIOError as error:
-            remedy = "a daemon keeps it; stop that one first"
-            raise ConflictError("claim", str(pin_root), errno.EBUSY, remedy) from error
-        yield
-
-
-def claim_again(pin_root: Path) -> int:
-    """Claim a pin root that was removed under the one who had claimed it; give the descriptor to hold.
-
-    Raises:
-        ConflictError: another process was faster (EBUSY).
-
-    """
-    folder = pin_root / RUNNING
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise ConflictError("claim", str(pin_root), errno.EBUSY, "a second daemon keeps it: stop one") from error
-    return descriptor
-
-
 def expected(pin_root: Path, settings: Settings, sources: Path | None = None) -> LoadedPrograms:
     """Give where the programs and maps for these sources and settings belong, be they there or not."""
     sources = sources or source_folder()
@@ -138,7 +95,7 @@ def ensure_loaded(pin_root: Path, settings: Settings, sources: Path | None = Non
     need_bpffs(pin_root)
     wanted = expected(pin_root, settings, sources)
     programs, folder = wanted.programs, wanted.maps
-    with _locked(pin_root):
+    with locked(pin_root):
         if _is_complete(programs) and maps.is_complete(folder):
             return wanted
         # Under a name that is never looked for, then renamed: a crash half way leaves nothing that looks complete.
@@ -153,7 +110,8 @@ def ensure_loaded(pin_root: Path, settings: Settings, sources: Path | None = Non
             _remove(programs, PROGRAM_NAMES)
             unfinished.rename(programs)
         finally:
-            _remove(unfinished, PROGRAM_NAMES)
+            for left in (unfinished, programs.parent, folder):
+                _remove(left, PROGRAM_NAMES if left == unfinished else ())
     return LoadedPrograms(programs, folder, compiled=True)
 
 
@@ -193,35 +151,6 @@ def _is_complete(programs: Path) -> bool:
     return all((programs / name).exists() for name in PROGRAM_NAMES)
 
 
-def need_bpffs(pin_root: Path) -> None:
-    """Make a folder in bpffs.
-
-    Raises:
-        UnsupportedError: there is no bpffs, or it may not be written into.
-
-    """
-    try:
-        pin_root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        remedy = f"run as root, with bpffs mounted there ({error.strerror})"
-        raise UnsupportedError(f"the pin root {pin_root}", remedy) from error
-    if not bpf.is_bpffs(pin_root):
-        with suppress(OSError):
-            pin_root.rmdir()
-        raise UnsupportedError(f"bpffs at {pin_root}", "mount it: mount -t bpf bpf /sys/fs/bpf")
-
-
-@contextmanager
-def _locked(folder: Path, how: int = 0) -> Iterator[None]:
-    """Hold the lock of a folder; ``how``: LOCK_NB, to be told by a BlockingIOError instead of waiting for it."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | how)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _compiler_flags(settings: Settings, folder: Path) -> list[str]:
     return [
         f"-DKMESH_SETTING_STRICT={int(settings.strict)}",
@@ -253,7 +182,7 @@ def _compile(sources: Path, flags: list[str], programs: Path) -> None:
     }
     # -P: the script's folder holds modules of common names, which must not hide those that BCC imports.
     command = [sys.executable, "-P", str(LOADER)]
-    with tempfile.TemporaryDirectory(prefix="kmesh-bcc-") as scratch:
+    with _scratch() as scratch:
         text = json.dumps(job | {"kernel_source": f"{scratch}/linux"})
         try:
             child = subprocess.run(
@@ -269,6 +198,23 @@ def _compile(sources: Path, flags: list[str], programs: Path) -> None:
         raise UnsupportedError(*answer["unsupported"])
     if "error" in answer:
         raise LoadError(f"BCC: {answer['error']}{_reason(child.stderr)}", child.stderr)
+
+
+@contextmanager
+def _scratch() -> Iterator[str]:
+    """Make a folder for the child, and remove it.
+
+    Raises:
+        LoadError: there is no place for one.
+
+    """
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="kmesh-bcc-", ignore_cleanup_errors=True)
+    except OSError as error:
+        remedy = "make /tmp writable, or name another folder in TMPDIR"
+        raise LoadError(f"there is no folder for temporary files ({error.strerror}): {remedy}") from error
+    with folder as path:
+        yield path
 
 
 def _reason(log: str) -> str:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 
 from kmesh_bpf._abi import ffi, lib
-from kmesh_bpf.errors import KernelError
+from kmesh_bpf.errors import DecodeError, KernelError
 from kmesh_bpf.kernel.netlink import NetlinkSocket, align, attributes, message
 
 HEADER = ffi.sizeof("struct rtmsg")
@@ -38,7 +38,18 @@ def devices_out(body: bytes) -> tuple[int, ...]:
 
     It leads out if it has a gateway, or its destination is wider than one address; destinations that are no
     unicast addresses, or link-local ones, do not count.
+
+    Raises:
+        DecodeError: it is cut short, or a length in it points elsewhere.
+
     """
+    try:
+        return _devices_out(body)
+    except (IndexError, TypeError, ValueError) as error:  # what is read by offset and cast
+        raise DecodeError(f"a route of {len(body)} bytes that cannot be read") from error
+
+
+def _devices_out(body: bytes) -> tuple[int, ...]:
     family = body[FAMILY]
     if body[TYPE] != lib.RTN_UNICAST or family not in HOST:
         return ()
@@ -54,7 +65,7 @@ def devices_out(body: bytes) -> tuple[int, ...]:
 
 
 def _attributes(body: bytes) -> Iterator[tuple[int, bytes]]:
-    """Do as kmesh_bpf.kernel.netlink.attributes, five times as fast: what the kernel sent is not doubted here."""
+    """Do as kmesh_bpf.kernel.netlink.attributes, five times as fast: a length too long is not doubted here."""
     halves, offset = memoryview(body).cast("H"), HEADER
     while offset < len(body):
         length = halves[offset // 2]

@@ -21,6 +21,8 @@ RARELY, SOON = 300.0, 10.0
 MOST_CHAINS = 64
 """Chains that are read, of all tables together: each takes a process."""
 OURS = frozenset({masquerade.TABLE, boot_guard.TABLE})
+SHAPELESS = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)
+"""What a listing in another shape than nft's manual has comes to."""
 TABLES = ("raw", "mangle")
 LEGACY = {"ip": Path("/proc/net/ip_tables_names"), "ip6": Path("/proc/net/ip6_tables_names")}
 """The tables of iptables' old kernel part; its programs would make those that are missing."""
@@ -41,7 +43,7 @@ class Rules:
         if self._read_at is not None and now - self._read_at < (SOON if self._found else RARELY):
             return self._found
         self._read_at = now
-        with suppress(KmeshBpfError, ValueError, KeyError, IndexError, OSError, subprocess.TimeoutExpired):
+        with suppress(KmeshBpfError, OSError, subprocess.TimeoutExpired, *SHAPELESS):
             generation = nat.generation()
             if generation is None or generation != self._generation or any(map(_legacy_tables, LEGACY)):
                 self._found = tuple(dict.fromkeys(_read()))

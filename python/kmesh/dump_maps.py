@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from kmesh_bpf import DEFAULT_PIN_ROOT, Address, KmeshBpfError, Maps, open_maps
+from kmesh import streams, unexpected
+from kmesh.errors import OutputError
+from kmesh.text import path
+from kmesh_bpf import DEFAULT_PIN_ROOT, Address, KmeshBpfError, Maps, open_maps, privileges
 
 BPFFS = Path("/sys/fs/bpf")
 EPILOG = """\
@@ -112,21 +115,37 @@ def show(found: dict[str, Any], out: TextIO) -> None:
 
 
 def main(argv: Sequence[str], out: TextIO, err: TextIO) -> int:
-    """Show what was asked for; give the exit status."""
+    """Show what was asked for; give the exit status.
+
+    Raises:
+        OutputError: ``out`` cannot be written.
+
+    """
     parser = argparse.ArgumentParser(
         prog="dump_maps", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pin-root", type=Path, default=DEFAULT_PIN_ROOT, metavar="DIR", help="default: %(default)s")
+    parser.add_argument("--pin-root", type=path, default=DEFAULT_PIN_ROOT, metavar="DIR", help="default: %(default)s")
     parser.add_argument("--all", action="store_true", help=f"every pin root of ours that stands directly in {BPFFS}")
     parser.add_argument("--json", action="store_true", help="for scripts")
     flags = parser.parse_args(argv)
-    roots = sorted({path.parent for path in BPFFS.glob("*/maps-*")}) if flags.all else [flags.pin_root]
+    try:
+        privileges.need(privileges.Capability.BPF)
+        return _dump(flags, out, err)
+    except OutputError:
+        raise  # of the streams, which kmesh.streams knows
+    except Exception as error:  # noqa: BLE001 # no traceback is what a user sees
+        print(f"dump_maps: {unexpected.sentence(error)}", file=err)
+    return 1
+
+
+def _dump(flags: argparse.Namespace, out: TextIO, err: TextIO) -> int:
+    roots = sorted({folder.parent for folder in BPFFS.glob("*/maps-*")}) if flags.all else [flags.pin_root]
     found, status = [], 0
     for root in roots:
         try:
             found.append(read(root))
         except KmeshBpfError as error:
-            print(f"dump_maps: {error}", file=err)
+            print(f"dump_maps: {unexpected.sentence(error)}", file=err)
             status = 1
     if not roots:
         print(f"dump_maps: no pin root of ours is in {BPFFS}", file=err)
@@ -140,4 +159,4 @@ def main(argv: Sequence[str], out: TextIO, err: TextIO) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], sys.stdout, sys.stderr))
+    sys.exit(streams.run("dump_maps", lambda out, errors: main(sys.argv[1:], out, errors)))

@@ -5,12 +5,16 @@
     KmeshBpfError
     ├── ConfigError                   (the library's) a value from outside cannot be used
     ├── ServerError                   a port or address cannot be listened on
+    ├── OutputError                   standard output cannot be written (``errno``)
     └── ClusterError                  the cluster cannot do, or is not fit for, what was asked
         ├── ApiError                  the API server cannot be reached or refuses (``status``, an HTTP one or 0)
         └── ConcurrentChangeError     somebody else changed the same object in between; nothing was written
 """
 
 from __future__ import annotations
+
+import errno as errno_names
+import os
 
 from kmesh_bpf import KmeshBpfError
 
@@ -21,6 +25,21 @@ many of them are a matter of time."""
 
 class ServerError(KmeshBpfError):
     """Nobody can listen at an address: names it and the way out."""
+
+
+class OutputError(KmeshBpfError):
+    """Standard output cannot be written; ``done`` is a sentence on what was done all the same."""
+
+    def __init__(self, errno: int, done: str = "") -> None:
+        text = f"standard output cannot be written: {os.strerror(errno)}"
+        super().__init__(f"{done}; {text}" if done else text)
+        self.errno = errno
+        self.done = done
+
+    @property
+    def told(self) -> bool:
+        """Whether it is worth a word: that a reader has seen enough is not, unless something was done."""
+        return bool(self.done) or self.errno != errno_names.EPIPE
 
 
 class ClusterError(KmeshBpfError):

@@ -1,6 +1,8 @@
 """Compiling in a child, pinning, reuse, replacement: what is found after success, failure and a crash half way."""
 
+import os
 import shutil
+import stat
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
@@ -8,9 +10,11 @@ from ipaddress import ip_address
 import pytest
 
 from kmesh_bpf.core.state import Program
-from kmesh_bpf.errors import LoadError, UnsupportedError
+from kmesh_bpf.errors import ConfigError, LoadError, UnsupportedError
 from kmesh_bpf.kernel import bpf, programs
+from kmesh_bpf.kernel.linux import LinuxKernel
 from kmesh_bpf.kernel.maps import NAMES, Maps
+from kmesh_bpf.kernel.pin_root import RUNNING, claim, need_bpffs
 from kmesh_bpf.kernel.programs import Settings, ensure_loaded, remove_all, remove_stale, source_folder
 
 POD = ip_address("10.244.1.1")
@@ -183,3 +187,69 @@ def test_the_child_needs_nothing_of_the_library():
     child = subprocess.run(command, input=job, capture_output=True, text=True, check=True)
     assert "error" in child.stdout
     assert not any(name in child.stderr for name in ("kmesh_bpf", "pyroute2", "cffi"))
+
+
+def test_a_start_that_fails_leaves_nothing_behind(root, sources):
+    spoil(sources, "int broken(void) { return nothing; }\n")
+    with pytest.raises(LoadError), claim(root):
+        ensure_loaded(root, Settings(), sources)
+    assert not root.exists()
+
+
+def test_what_was_pinned_stays_when_its_daemon_goes(root):
+    with claim(root):
+        built = ensure_loaded(root, Settings())
+    assert built.path(Program.LEAK_GUARD).exists()
+    assert (root / RUNNING).is_dir()
+
+
+@pytest.mark.parametrize("where", ["itself", "above", "link"])
+@pytest.mark.parametrize("act", ["claim", "load", "open", "uninstall"])
+def test_a_pin_root_that_somebody_else_owns_is_refused_and_left_as_it_is(root, act, where, tmp_path):
+    """Everybody may make a folder in bpffs, and a link there to what root should not touch."""
+    pin_root = root / "below" if where == "above" else root
+    if where == "link":
+        (tmp_path / "maps-1-1").mkdir()
+        (tmp_path / "maps-1-1" / "precious").touch()
+        root.symlink_to(tmp_path)
+        os.chown(root, 65534, 65534, follow_symlinks=False)
+    else:
+        pin_root.mkdir(parents=True)
+        os.chown(root, 65534, 65534)
+    acts = {
+        "claim": lambda: claim(pin_root).__enter__(),
+        "load": lambda: ensure_loaded(pin_root, Settings()),
+        "open": lambda: LinuxKernel(pin_root, Settings()),
+        "uninstall": lambda: LinuxKernel(pin_root, Settings(), load=False),
+    }
+    try:
+        with pytest.raises(ConfigError, match=rf"the pin root {root} belongs to nobody \(uid 65534\), not to root"):
+            acts[act]()
+        assert where == "link" or not any(path for path in pin_root.iterdir())
+        assert where != "link" or (tmp_path / "maps-1-1" / "precious").exists()
+    finally:
+        if where == "link":
+            root.unlink()
+
+
+def test_a_pin_root_that_everybody_may_write_into_is_refused(root):
+    root.mkdir()
+    root.chmod(0o777)
+    with pytest.raises(ConfigError, match=f"into the pin root {root} everybody may write: remove it"):
+        ensure_loaded(root, Settings())
+
+
+def test_a_pin_root_is_made_for_nobody_else_to_write_into_whatever_the_umask(root):
+    before = os.umask(0)
+    try:
+        need_bpffs(root / "below")
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (root, root / "below")] == [0o755, 0o755]
+
+
+@pytest.mark.parametrize("name", ['a"b', "a\\b", "a\nb", "a\0b", "\udcff"])
+def test_a_pin_root_whose_name_would_break_the_source_is_refused(root, name):
+    with pytest.raises(ConfigError, match="holds characters that no path of a map may have"):
+        LinuxKernel(root / name, Settings())
+    assert not root.exists()

@@ -11,7 +11,7 @@ import pytest
 from kmesh_bpf import contract
 from kmesh_bpf._abi import ffi
 from kmesh_bpf.core.state import PeerEntry, PodFlags
-from kmesh_bpf.errors import KernelError, LayoutError, MapFullError, UnsupportedError
+from kmesh_bpf.errors import DecodeError, EncodeError, KernelError, LayoutError, MapFullError, UnsupportedError
 from kmesh_bpf.kernel import bcc_loader, bpf, maps, programs
 from kmesh_bpf.kernel.maps import Maps, open_maps
 from kmesh_bpf.kernel.programs import Settings, ensure_loaded
@@ -227,3 +227,19 @@ def test_clang_under_bcc_and_cffi_see_the_same_layouts(root, tmp_path, monkeypat
     for name in maps.NAMES:
         members = dict(ffi.typeof(f"struct {name}").fields)
         assert seen[name] == (layout_in_cffi(members["key"].type), layout_in_cffi(members["value"].type)), name
+
+
+@pytest.mark.parametrize("incarnation", ["b" * 40, "b" * 1000, "\u00fc", "\ud800"])
+def test_an_incarnation_that_does_not_fit_is_refused_and_the_one_before_stays(small, incarnation):
+    small.set_identity("b" * 39, 0)
+    with pytest.raises(EncodeError, match=f"an incarnation of {len(incarnation)} characters cannot be kept"):
+        small.set_identity(incarnation, 0)
+    assert small.identity() == "b" * 39
+
+
+def test_an_incarnation_that_somebody_wrote_over_is_an_error_of_ours(small):
+    value = small._self()
+    value.incarnation = b"\xff" * 40
+    small._maps["kmesh_self"].set(maps._index(0), value[0])
+    with pytest.raises(DecodeError, match="is no text"):
+        small.identity()

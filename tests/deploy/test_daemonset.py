@@ -9,7 +9,7 @@ from kmesh.launcher.readiness import answer
 from kmesh.launcher.record import KeyRecord, Record
 
 from kmesh_bpf.kernel.boot_guard import FILE
-from kmesh_bpf.kernel.programs import DEFAULT_PIN_ROOT
+from kmesh_bpf.kernel.pin_root import DEFAULT_PIN_ROOT
 from tests.lab.apiserver import ROOT
 from tests.unit.launcher.standin import BOUNDS
 

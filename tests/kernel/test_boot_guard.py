@@ -1,6 +1,7 @@
 """The guard of a node's boot: nft takes what is kept, packets are dropped and counted, and it goes without a trace."""
 
 import json
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -129,6 +130,32 @@ def test_a_folder_that_cannot_be_written_into_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=f"--state-dir={tmp_path}/file/state"):
         boot_guard.keep(tmp_path / "file/state", [ip_address(REMOTE)])
+
+
+@pytest.mark.parametrize("which", ["", boot_guard.FILE])
+@pytest.mark.parametrize("how", ["owned", "open to all"])
+def test_what_others_can_write_is_neither_loaded_nor_written(tmp_path: Path, netns: str, which: str, how: str) -> None:
+    folder = tmp_path / "state"
+    boot_guard.keep(folder, [ip_address(REMOTE)])
+    odd = folder / which
+    if how == "owned":
+        os.chown(odd, 65534, 65534)
+    else:
+        odd.chmod(0o777)
+    with pytest.raises(ConfigError, match=f"--state-dir={folder}: others than root may write {odd}; remove it"):
+        boot_guard.install(folder)
+    with pytest.raises(ConfigError, match="others than root may write"):
+        boot_guard.keep(folder, [ip_address(OTHER)])
+    assert run("nft list ruleset") == ""
+
+
+def test_what_is_kept_is_for_nobody_else_to_write_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        boot_guard.keep(tmp_path / "state", [ip_address(REMOTE)])
+    finally:
+        os.umask(before)
+    boot_guard.keep(tmp_path / "state", [ip_address(OTHER)])
 
 
 def test_other_namespaces_are_not_touched(netns: str, new_netns: Callable[[], str], tmp_path: Path) -> None:

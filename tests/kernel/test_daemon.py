@@ -1,5 +1,6 @@
 """A whole daemon on one node without peers (no ESP is needed for that): what it keeps in place, and how soon."""
 
+import resource
 import shutil
 import socket
 import time
@@ -137,3 +138,24 @@ def test_the_guard_of_a_boot_is_lifted_when_all_is_in_place_and_the_next_one_is_
     assert not state.exists()
     daemon.start("--health-address=")
     daemon.wait_ready(60)
+
+
+def test_a_daemon_without_a_descriptor_left_tells_it_in_a_line_and_goes_on_when_it_has_some(
+    daemon: Daemon, tmp_path: Path
+) -> None:
+    assert daemon.process is not None
+    pid, late = daemon.process.pid, ip_address("10.244.2.9")
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, before[1]))
+    run("nft add table inet unrelated; nft add table ip kmesh_ipsec")  # what a pass has to run nft for
+    pod = pod_manifest(Pod("p2", "elsewhere", (late,), ""))
+    (tmp_path / "cluster" / "pod2.yaml").write_text(yaml.safe_dump(pod))
+    wait_for("nothing is told", lambda: "Too many open files" in daemon.text(), 20)
+    assert daemon.process.poll() is None
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+    maps = open_maps(daemon.pin_root)
+    wait_for("it has not gone on", lambda: late in maps.pods(), 40)
+    maps.close()
+    lines = daemon.text().splitlines()
+    assert not [line for line in lines if "Traceback" in line or not line.startswith("2")]
+    assert [line for line in lines if "Too many open files" in line and "trying again in" in line]

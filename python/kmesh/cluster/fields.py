@@ -1,4 +1,8 @@
-"""Typed access to the fields of a manifest: whatever is of the wrong shape becomes an error that names the field."""
+"""Typed access to the fields of a manifest: whatever is of the wrong shape becomes an error that names the field.
+
+What comes out can be written again, wherever it goes: into a log, a Lease, a page, a file name. Half a character (a
+lone surrogate, which JSON can hold and UTF-8 cannot) ends here, and so does what is longer than anybody means it.
+"""
 
 from __future__ import annotations
 
@@ -6,18 +10,28 @@ from collections.abc import Mapping, Sequence
 from ipaddress import ip_address, ip_network
 from typing import Any
 
+from kmesh.text import shown
 from kmesh_bpf import Address, ConfigError, Network
+
+LONGEST, LONGEST_WORD = 1 << 20, 1024
+"""Characters of a string, certificates being the longest, and of one that names something: names in Kubernetes have
+253, a boot id 36."""
+LONGEST_NAME = 253
+LONGEST_ADDRESS = 64
+"""Characters of an address or CIDR; IPv6 with an IPv4 address in it and a prefix length has 49."""
 
 
 class Fields:
     """The fields of a mapping that stands at ``path`` of a manifest; null counts as absent, as in Kubernetes.
 
-    Every method raises ConfigError, naming the field, for a value it cannot use.
+    Every method raises ConfigError, naming the field, for a value it cannot use. No string but a label or annotation
+    may have more than ``longest`` characters.
     """
 
-    def __init__(self, values: Mapping[str, Any], path: str = "") -> None:
+    def __init__(self, values: Mapping[str, Any], path: str = "", longest: int = LONGEST) -> None:
         self._values = values
         self._path = path
+        self._longest = longest
 
     def has(self, name: str) -> bool:
         """Tell whether the field is there."""
@@ -38,11 +52,11 @@ class Fields:
             if default is None:
                 raise ConfigError(f"{self._at(name)} is missing")
             return default
-        return _text(value, self._at(name))
+        return self._text(value, self._at(name))
 
     def texts(self, name: str) -> tuple[str, ...]:
         """Give a list of strings; an absent one is empty."""
-        return tuple(_text(one, f"{self._at(name)}[{i}]") for i, one in enumerate(self._list(name)))
+        return tuple(self._text(one, f"{self._at(name)}[{i}]") for i, one in enumerate(self._list(name)))
 
     def flag(self, name: str) -> bool:
         """Give a boolean; an absent one is false."""
@@ -68,8 +82,8 @@ class Fields:
 
     def labels(self, name: str) -> dict[str, str]:
         """Give labels or annotations; an absent mapping is empty."""
-        values = self.part(name)._values
-        return {str(key): str(value) for key, value in values.items()}
+        values, at = self.part(name)._values, self._at(name)
+        return {_label(key, at): _label(value, at) for key, value in values.items()}
 
     def address(self, name: str) -> Address:
         """Give an address."""
@@ -96,10 +110,11 @@ class Fields:
 
     def cidrs_of(self, texts: Sequence[str], name: str) -> tuple[Network, ...]:
         """Read CIDRs that stand in the field of this name."""
+        at = self._at(name)
         try:
-            return tuple(ip_network(text) for text in texts)
+            return tuple(ip_network(_short(text, at)) for text in texts)
         except ValueError as error:
-            raise ConfigError(f"{self._at(name)}: {error}") from error
+            raise ConfigError(f"{at}: {error}") from error
 
     def _at(self, name: str) -> str:
         return f"{self._path}.{name}" if self._path else name
@@ -112,19 +127,61 @@ class Fields:
             raise ConfigError(f"{self._at(name)} is no list")
         return value
 
-    @staticmethod
-    def _fields(value: Any, path: str) -> Fields:
+    def _fields(self, value: Any, path: str) -> Fields:
         if value is None:
-            return Fields({}, path)
+            return Fields({}, path, self._longest)
         if not isinstance(value, Mapping):
             raise ConfigError(f"{path} is no mapping")
-        return Fields(value, path)
+        return Fields(value, path, self._longest)
+
+    def _text(self, value: Any, path: str) -> str:
+        if not isinstance(value, str):
+            raise ConfigError(f"{path} is no string")
+        if len(value) > self._longest:
+            raise ConfigError(f"{path} has {len(value)} characters, more than {self._longest}")
+        if not whole(value):
+            raise ConfigError(f"{path} holds half a character (a lone surrogate)")
+        return value
 
 
-def _text(value: Any, path: str) -> str:
-    if not isinstance(value, str):
-        raise ConfigError(f"{path} is no string")
-    return value
+def whole(text: str) -> bool:
+    """Tell whether a text can be written: no half of a character is in it."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def nameable(name: str) -> bool:
+    """Tell whether something may be called so: what goes into a path, a log line or a table as it is.
+
+    Servers are stricter, and a folder has no server.
+    """
+    return len(name) <= LONGEST_NAME and name.isprintable() and not {" ", "/"} & set(name)
+
+
+def _label(value: Any, path: str) -> str:
+    """Annotations may be long; numbers and truths that somebody forgot to quote are as if quoted."""
+    if isinstance(value, str):
+        if not whole(value):
+            raise ConfigError(f"{path} holds half a character (a lone surrogate)")
+        return value
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return str(value)
+    raise ConfigError(f"{path} holds something that is no string")
+
+
+def _short(text: str, path: str) -> str:
+    if len(text) > LONGEST_ADDRESS:
+        raise ConfigError(f"{path}: {shown(text)} is too long for an address")
+    return text
 
 
 def _number(value: Any, path: str, least: int, most: int) -> int:
@@ -135,7 +192,7 @@ def _number(value: Any, path: str, least: int, most: int) -> int:
 
 def _address(text: str, path: str) -> Address:
     try:
-        address = ip_address(text)
+        address = ip_address(_short(text, path))
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
     if "%" in text:

@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from kmesh.cluster.files import read_file
 from kmesh.cluster.objects import CORE_API, NAMESPACE, SECRET_NAME, ClusterObjects
 from kmesh.cluster.secret import CURRENT, PREVIOUS, USED
 from kmesh.cluster.source import ClusterSource, SecretChange
+from kmesh_bpf import ConfigError
 
 LIMIT = 128 * 1024
 """Bytes; a key file has about 150, the longest history 67,000."""
@@ -45,11 +46,10 @@ class KeyFile:
         signature = self._signature()
         problems = objects.problems
         try:
-            content = _content(self._path)
-        except OSError as error:
-            problems = (*problems, f"the key file {self._path} cannot be read: {error.strerror}; the last key stays")
-        else:
+            content, *_ = read_file(self._path, LIMIT)
             self._secret = _secret({CURRENT: content, **self._neighbours()})
+        except ConfigError as error:
+            problems = (*problems, f"the key file {self._path} {error}; the last key stays")
         self._seen = signature
         known = objects.complete and self._secret is not None
         return replace(objects, secret=self._secret, problems=problems, complete=known)
@@ -95,19 +95,23 @@ class KeyFile:
         self._source.close()
 
     def _neighbours(self) -> dict[str, bytes]:
+        """Give the content of those that are there.
+
+        Raises:
+            ConfigError: one is, and cannot be read: without it the key could be taken for one never used.
+
+        """
         found = {}
-        for name in NEIGHBOURS:
-            with suppress(OSError):
-                found[name] = _content(self._path.with_name(name))
+        for path in map(self._path.with_name, NEIGHBOURS):
+            if _stamp(path) is not None:
+                try:
+                    found[path.name], *_ = read_file(path, LIMIT)
+                except ConfigError as error:
+                    raise ConfigError(f"has a neighbour, {path.name}, that {error}") from error
         return found
 
     def _signature(self) -> Signature:
         return tuple(map(_stamp, (self._path, *(self._path.with_name(name) for name in NEIGHBOURS))))
-
-
-def _content(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(LIMIT)
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:

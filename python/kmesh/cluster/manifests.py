@@ -23,7 +23,8 @@ from typing import Any
 
 import yaml
 
-from kmesh.cluster.documents import SUFFIXES, manifests
+from kmesh.cluster.documents import LARGEST, SUFFIXES, manifests
+from kmesh.cluster.files import read_file
 from kmesh.cluster.objects import (
     NAMESPACE,
     SECRET_NAME,
@@ -38,6 +39,7 @@ from kmesh.cluster.objects import (
 from kmesh.cluster.source import SecretChange
 from kmesh.cluster.status import LEASE_PREFIX
 from kmesh.errors import ClusterError, ConcurrentChangeError
+from kmesh.text import one_line
 from kmesh_bpf import ConfigError
 
 SECRET: Identity = ("Secret", NAMESPACE, SECRET_NAME)
@@ -45,7 +47,11 @@ SECRET_FILE = f"secret-{SECRET_NAME}.yaml"
 NODE_INFO_PREFIX = "kmeshnodeinfo-"
 STATUS_FILE_PREFIX = f"lease-{LEASE_PREFIX}"
 """These are read when somebody asks, and never watched: nodes write them all the time."""
+LARGEST_LEASE = 1 << 20
+"""Bytes of a node's report; etcd takes 1.5 MiB."""
 LOCK_FILE = ".kmesh-lock"
+LOCK_SECONDS, LOCK_INTERVAL = 10.0, 0.05
+"""How long another kmeshctl may take, and how often it is asked whether it is done."""
 DRAFT_PREFIX = ".kmesh-draft-"
 """Files that start with a dot are not read."""
 NODE_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*")
@@ -68,6 +74,7 @@ class _File:
 
     def read(self, path: Path) -> None:
         """Read it anew; what cannot be read, file or object, stays as it was."""
+        name = one_line(path.name)
         try:
             content = self._content(path)
             if not content:
@@ -75,7 +82,7 @@ class _File:
             documents = manifests(content, path.suffix)
         except ConfigError as error:
             last = "; its last good content stays in force" if self.objects else ""
-            self.problems = (f"{path.name}: {error}{last}",)
+            self.problems = (f"{name}: {error}{last}",)
             return
         found: dict[Identity, Object] = {}
         problems = []
@@ -85,26 +92,20 @@ class _File:
                 if who is None:
                     continue
                 if who in found:
-                    problems.append(f"{path.name}: {label(who)} stands in it twice; the last one counts")
+                    problems.append(f"{name}: {label(who)} stands in it twice; the last one counts")
                 elif who in self.objects:
                     found[who] = self.objects[who]  # stays, should its new version be unreadable
                 one = parse(manifest)
                 if one is not None:
                     found[who] = one
             except ConfigError as error:
-                problems.append(f"{path.name}: {error}")
+                problems.append(f"{name}: {error}")
         self.objects, self.problems, self.known = found, tuple(problems), True
 
     def _content(self, path: Path) -> bytes:
         """Give the bytes, and remember the signature they belong to: none where they may be half of a write."""
         self.signature = None
-        try:
-            with path.open("rb") as file:
-                before = os.fstat(file.fileno())
-                content = file.read()
-                after = os.fstat(file.fileno())
-        except OSError as error:
-            raise ConfigError(f"cannot be read: {error.strerror}") from error
+        content, before, after = read_file(path, LARGEST[path.suffix], "; split it")
         if _signature(before) != _signature(after) or len(content) != after.st_size:
             raise ConfigError("it is being written")
         self.signature = _signature(after)
@@ -149,7 +150,7 @@ class FolderCluster:
                 file.read(self._folder / name)
             problems.extend(file.problems)
             for who in file.objects.keys() & merged.keys():
-                problems.append(f"{name}: {label(who)} stands in another file too; this one counts")
+                problems.append(f"{one_line(name)}: {label(who)} stands in another file too; this one counts")
             merged.update(file.objects)
         self._complete = self._complete or (not self._trouble and all(file.known for file in self._files.values()))
         return replace(collect(merged.values(), problems), complete=self._complete)
@@ -175,8 +176,8 @@ class FolderCluster:
         """See :class:`kmesh.cluster.source.ClusterSource`; a file that cannot be read is as good as none."""
         found: list[Mapping[str, Any]] = []
         for path in sorted(self._folder.glob(f"{STATUS_FILE_PREFIX}*.yaml")):
-            with suppress(OSError, ConfigError):
-                found.extend(manifests(path.read_bytes(), path.suffix))
+            with suppress(ConfigError):
+                found.extend(manifests(read_file(path, LARGEST_LEASE)[0], path.suffix))
         return tuple(found)
 
     def tell(self, event: Mapping[str, Any]) -> None:
@@ -219,7 +220,9 @@ class FolderCluster:
             if name == SECRET_FILE and file.objects.keys() - {SECRET}:
                 raise ClusterError(f"{name} holds other objects too, which would be lost: move them")
             if name != SECRET_FILE and SECRET in file.objects:
-                raise ClusterError(f"{label(SECRET)} stands in {name}, which kmeshctl did not write: move it away")
+                raise ClusterError(
+                    f"{label(SECRET)} stands in {one_line(name)}, which kmeshctl did not write: move it away"
+                )
 
     def _look(self) -> tuple[dict[str, Signature], str | None]:
         """Give the files' signatures; where the folder cannot be listed, those last seen and a sentence."""
@@ -277,17 +280,30 @@ class FolderCluster:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         try:
-            descriptor = os.open(self._folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(
+                self._folder / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600
+            )
         except OSError as error:
             raise ClusterError(f"cannot write below {self._folder}: {error.strerror}") from error
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-            except OSError as error:
-                raise ClusterError(f"cannot lock {self._folder}: {error.strerror}") from error
+            self._lock(descriptor)
             yield
         finally:
             os.close(descriptor)
+
+    def _lock(self, descriptor: int) -> None:
+        until = self._clock() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError as error:
+                if self._clock() >= until:
+                    who = f"another kmeshctl has held {self._folder / LOCK_FILE} for {LOCK_SECONDS:.0f} s"
+                    raise ClusterError(f"{who}; try again when it is done") from error
+            except OSError as error:
+                raise ClusterError(f"cannot lock {self._folder}: {error.strerror}") from error
+            time.sleep(LOCK_INTERVAL)
 
 
 def _ours(name: str) -> bool:

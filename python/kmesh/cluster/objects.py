@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from kmesh.cluster.fields import Fields
+from kmesh.cluster.fields import LONGEST_WORD, Fields, nameable
+from kmesh.text import shown
 from kmesh_bpf import Address, ConfigError, Network
 
 NAMESPACE = "kmesh-system"
@@ -188,7 +189,7 @@ def identity(manifest: Mapping[str, Any]) -> Identity | None:
     """Tell which object it is; None for kinds that do not concern us.
 
     Raises:
-        ConfigError: it has no kind, or is of a kind that concerns us and has no name.
+        ConfigError: it has no kind, or is of a kind that concerns us and has no name, or one that nothing can have.
 
     """
     kind = manifest.get("kind")
@@ -202,9 +203,15 @@ def identity(manifest: Mapping[str, Any]) -> Identity | None:
     name = metadata.get("name") if isinstance(metadata, Mapping) else None
     if not isinstance(metadata, Mapping) or not isinstance(name, str) or not name:
         raise ConfigError(f"a {kind} without metadata.name")
+    if not nameable(name):
+        raise ConfigError(f"a {kind} whose metadata.name, {shown(name)}, is no name")
     if kind in CLUSTER_WIDE:
         return kind, "", name
-    return kind, str(metadata.get("namespace") or "default"), name
+    namespace = metadata.get("namespace") or "default"
+    if not isinstance(namespace, str) or not nameable(namespace):
+        what = f", {shown(namespace)}," if isinstance(namespace, str) else ""
+        raise ConfigError(f"{kind} {name}: metadata.namespace{what} is no name")
+    return kind, namespace, name
 
 
 def parse(manifest: Mapping[str, Any]) -> Object | None:
@@ -220,9 +227,10 @@ def parse(manifest: Mapping[str, Any]) -> Object | None:
     kind = who[0]
     wanted = APIS[kind]
     try:
-        if manifest.get("apiVersion") != wanted:
-            raise ConfigError(f"apiVersion {manifest.get('apiVersion')!r} is not {wanted}")
-        return READERS[kind](manifest, Fields(manifest))
+        api = manifest.get("apiVersion")
+        if api != wanted:
+            raise ConfigError(f"apiVersion {shown(api) if isinstance(api, str) else ''} is not {wanted}")
+        return READERS[kind](manifest, Fields(manifest, longest=LONGEST_WORD))
     except ConfigError as error:
         raise ConfigError(f"{label(who)}: {error}") from error
 

@@ -26,6 +26,8 @@ ICV_BITS = 128
 CURRENT, PREVIOUS, USED = "ipSec", "ipSecPrevious", "ipSecUsed"
 KEPT = 4
 """Older versions kept in the Secret: a node that missed so many replacements is not coming back."""
+MOST_PREVIOUS = 64
+"""Older versions that are taken from a Secret that somebody else wrote: each means SAs for every peer."""
 LONGEST_HISTORY = 1000
 """Keys that were in force of which the Secret keeps the digest; with 64 digits each they take a tenth of its room."""
 WIDEST_GAP = 1000
@@ -79,6 +81,8 @@ def parse_keys(secret: Mapping[str, Any]) -> Keyring:
         older = _json(secret, PREVIOUS)
         if not isinstance(older, list):
             raise _unusable(PREVIOUS, "it is no list")
+        if len(older) > MOST_PREVIOUS:
+            raise _unusable(PREVIOUS, f"it holds {len(older)} keys, more than {MOST_PREVIOUS}")
         for item in older:
             number, old = _entry(item, PREVIOUS)
             if number >= version or number in keys:

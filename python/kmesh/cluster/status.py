@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from kmesh.cluster.fields import Fields
+from kmesh.cluster.fields import LONGEST_WORD, Fields, nameable
 from kmesh.cluster.objects import LARGEST_SPI, NAMESPACE
+from kmesh.text import shown
 from kmesh_bpf import ConfigError
 
 LEASE_API = "coordination.k8s.io/v1"
@@ -28,6 +29,8 @@ DROPPING = ("dropped_by_guard", "dropped_clear_text", "dropped_decrypted", "drop
 COUNTERS = (*DROPPING, "allowed_clear_text", "esp_unknown_peer", "parse_failure")
 """The counters that a report carries: those that tell of trouble."""
 LARGEST_COUNT = (1 << 64) - 1
+LARGEST_REPORT = 128 * 1024
+"""Characters of a report; a daemon writes far less (:mod:`kmesh.cluster.reporting`)."""
 LARGEST_TIME = 4102444800.0
 """Seconds since the epoch, the year 2100: whatever is later is no time of a report."""
 
@@ -171,15 +174,18 @@ def from_lease(lease: Mapping[str, Any]) -> NodeStatus:
         ConfigError: it is no report of ours, or a field is missing or cannot be used; names the Lease and the field.
 
     """
-    top = Fields(lease)
+    top = Fields(lease, longest=LONGEST_WORD)
     name = "of no name"
     try:
-        name = top.part("metadata").text("name")
+        called = top.part("metadata").text("name")
+        if not nameable(called):
+            raise ConfigError(f"metadata.name, {shown(called)}, is no name")
+        name = called
         spec = top.part("spec")
         node = spec.text("holderIdentity")
         if name != lease_name(node):
             # Whoever may write one Lease must not be able to speak for the node of another.
-            raise ConfigError(f"spec.holderIdentity: {node!r} does not belong in a Lease of this name")
+            raise ConfigError(f"spec.holderIdentity: {shown(node)} does not belong in a Lease of this name")
         return _status(node, _time(spec.text("renewTime")), _report(top))
     except ConfigError as error:
         raise ConfigError(f"Lease {name}: {error}") from error
@@ -190,13 +196,15 @@ def _report(top: Fields) -> Fields:
     text = top.part("metadata").labels("annotations").get(STATUS_ANNOTATION)
     if text is None:
         raise ConfigError(f"{path} is missing")
+    if len(text) > LARGEST_REPORT:
+        raise ConfigError(f"{path} has {len(text)} characters, more than {LARGEST_REPORT}")
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
         raise ConfigError(f"{path} is no JSON") from None
     if not isinstance(value, Mapping):
         raise ConfigError(f"{path} is no JSON object")
-    return Fields(value, path)
+    return Fields(value, path, LONGEST_WORD)
 
 
 def _status(node: str, reported_at: float, report: Fields) -> NodeStatus:
@@ -244,7 +252,7 @@ def _time(text: str) -> float:
     try:
         when = datetime.fromisoformat(text)
     except ValueError:
-        raise ConfigError(f"spec.renewTime: {text!r} is no time (RFC 3339)") from None
+        raise ConfigError(f"spec.renewTime: {shown(text)} is no time (RFC 3339)") from None
     if when.tzinfo is None:
-        raise ConfigError(f"spec.renewTime: {text!r} has no time zone")
+        raise ConfigError(f"spec.renewTime: {shown(text)} has no time zone")
     return when.timestamp()

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from kmesh.cluster.objects import NAMESPACE
 from kmesh.cluster.secret import KEY_DIGITS
 from kmesh.kmeshctl import completion, explain, status, upstream
+from kmesh.text import file_name, path
 from kmesh_bpf import ConfigError
 
 HIDDEN = "(hidden)"
@@ -109,13 +109,19 @@ def _shared() -> Parser:
     # SUPPRESS: it may stand before or behind the command, and a default of the latter would undo the former.
     shared.add_argument(
         "--manifests",
-        type=Path,
+        type=path,
         default=argparse.SUPPRESS,
         metavar="DIR",
         help="the cluster: a folder of Kubernetes manifests",
     )
+    shared.add_argument(
+        "--kubeconfig",
+        type=file_name,
+        default=argparse.SUPPRESS,
+        metavar="FILE",
+        help="the cluster: the API server of this file (default: as kubectl finds it)",
+    )
     for flags, metavar, what in (
-        (("--kubeconfig",), "FILE", "the cluster: the API server of this file (default: as kubectl finds it)"),
         (("--context",), "NAME", "a context of the kubeconfig (default: its current one)"),
         (("-n", "--namespace"), "NAME", f"where Kmesh is (default: {NAMESPACE}); explain: where pods are (default)"),
     ):
@@ -154,7 +160,9 @@ def parser() -> Parser:
     create = actions.add_parser("create", help="create or replace the key", parents=[shared], **look(CREATE_EPILOG))
     origin = create.add_mutually_exclusive_group()
     origin.add_argument("--key", "-k", metavar="HEX", help=f"{digits} (show in the process list)")
-    origin.add_argument("--key-file", metavar="FILE", help=f"a file with the {digits}; - is standard input")
+    origin.add_argument(
+        "--key-file", type=file_name, metavar="FILE", help=f"a file with the {digits}; - is standard input"
+    )
     origin.add_argument("--random", action="store_true", help="make one (default)")
     get = actions.add_parser("get", help="show the key's version and algorithm", parents=[shared], **look(GET_EPILOG))
     get.add_argument("--show-key", action="store_true", help="show the key itself, too")

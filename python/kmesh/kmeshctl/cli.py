@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -11,16 +12,18 @@ from contextlib import closing, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from kmesh import streams, unexpected
 from kmesh.cluster import secret
 from kmesh.cluster.manifests import FolderCluster
 from kmesh.cluster.objects import NAMESPACE, SECRET_NAME, ClusterObjects
 from kmesh.cluster.source import ClusterSource, read_whole
-from kmesh.errors import ClusterError
+from kmesh.errors import ClusterError, OutputError
 from kmesh.kmeshctl import completion, explain, status
 from kmesh.kmeshctl.arguments import HIDDEN, parse, parser
-from kmesh_bpf import ConfigError, Key, KmeshBpfError, __version__
+from kmesh.text import one_line
+from kmesh_bpf import ConfigError, Key, __version__
 
-EXIT_FAILED, EXIT_REFUSED, EXIT_INTERRUPTED = 1, 2, 130
+EXIT_FAILED, EXIT_REFUSED = 1, 2
 KINDS = {
     "secret": frozenset({"KmeshNodeInfo", "Secret"}),
     "status": frozenset({"KmeshNodeInfo", "Namespace", "Node", "Pod", "Secret"}),
@@ -35,28 +38,39 @@ DELETE_IT = "delete it first: kmeshctl secret delete"
 def main(
     argv: Sequence[str], stdin: TextIO, stdout: TextIO, stderr: TextIO, environment: Mapping[str, str] | None = None
 ) -> int:
-    """Run a command; give the exit status. ``environment`` may name a kubeconfig."""
-    environment = environment or {}
+    """Run a command; give the exit status. ``environment`` may name a kubeconfig.
+
+    Raises:
+        OutputError: ``stdout`` cannot be written.
+
+    """
+    try:
+        return _command(argv, stdin, stdout, stderr, environment or {})
+    except ConfigError as error:
+        print(f"kmeshctl: {unexpected.sentence(error)}", file=stderr)
+        return EXIT_REFUSED
+    except OutputError:
+        raise  # of the streams, which kmesh.streams knows
+    except Exception as error:  # noqa: BLE001 # no traceback is what a user sees
+        print(f"kmeshctl: {unexpected.sentence(error)}", file=stderr)
+        return EXIT_FAILED
+
+
+def _command(argv: Sequence[str], stdin: TextIO, stdout: TextIO, stderr: TextIO, environment: Mapping[str, str]) -> int:
     try:
         with redirect_stdout(stdout):  # argparse prints its help to sys.stdout
             flags = parse(argv)
-        if flags.command == "version":
-            as_json = flags.output == "json"
-            print(json.dumps({"version": __version__}) if as_json else f"kmeshctl {__version__}", file=stdout)
-            return 0
-        if flags.command == "completion":
-            stdout.write(completion.script(parser(), flags.shell))
-            return 0
-        with closing(_source(flags, environment)) as source:
-            return _run(flags, source, stdin, stdout, stderr)
     except SystemExit as done:  # argparse, behind --help
         return int(done.code or 0)
-    except ConfigError as error:
-        print(f"kmeshctl: {error}", file=stderr)
-        return EXIT_REFUSED
-    except KmeshBpfError as error:
-        print(f"kmeshctl: {error}", file=stderr)
-        return EXIT_FAILED
+    if flags.command == "version":
+        as_json = flags.output == "json"
+        print(json.dumps({"version": __version__}) if as_json else f"kmeshctl {__version__}", file=stdout)
+        return 0
+    if flags.command == "completion":
+        stdout.write(completion.script(parser(), flags.shell))
+        return 0
+    with closing(_source(flags, environment)) as source:
+        return _run(flags, source, stdin, stdout, stderr)
 
 
 def _source(flags: argparse.Namespace, environment: Mapping[str, str]) -> ClusterSource:
@@ -145,8 +159,21 @@ def _replace(source: ClusterSource, key: Key, stdout: TextIO, stderr: TextIO) ->
     for name, spi in left_out.items():
         way_out = f"delete its KmeshNodeInfo: kubectl delete kmeshnodeinfo -n {NAMESPACE} {name}"
         print(f"kmeshctl: {name} announces SPI {spi}, far above all others; not counted: {way_out}", file=stderr)
-    print(f"key stored: SPI {version}, {secret.ALGORITHM}", file=stdout)
+    _tell_done(f"key stored: SPI {version}, {secret.ALGORITHM}", stdout)
     return 0
+
+
+def _tell_done(sentence: str, stdout: TextIO) -> None:
+    """Tell what was done; who cannot be told must not take it for not done.
+
+    Raises:
+        OutputError: with the sentence.
+
+    """
+    try:
+        print(sentence, file=stdout, flush=True)
+    except OutputError as error:
+        raise OutputError(error.errno, sentence) from error
 
 
 def _held(before: Mapping[str, Any] | None) -> secret.Keyring | None:
@@ -166,7 +193,7 @@ def _delete(source: ClusterSource, stdout: TextIO) -> int:
         return secret.render_deleted(secret.after(held, secret.history(before)))
 
     source.change_secret(change)
-    print("key deleted; nodes keep using what they hold, the next key gets a higher SPI", file=stdout)
+    _tell_done("key deleted; nodes keep using what they hold, the next key gets a higher SPI", stdout)
     return 0
 
 
@@ -174,7 +201,7 @@ def _get(flags: argparse.Namespace, source: ClusterSource, stdout: TextIO, stder
     objects = read_whole(source)
     if objects.secret is None or not secret.holds_key(objects.secret):
         for problem in objects.problems:
-            print(f"kmeshctl: {problem}", file=stderr)  # it may be in there
+            print(f"kmeshctl: {one_line(problem)}", file=stderr)  # it may be in there
         raise _no_key()
     try:
         keyring = secret.parse_keys(objects.secret)
@@ -208,13 +235,9 @@ def _no_key() -> ClusterError:
 
 def entry() -> None:
     """Entry point of the console script."""
-    try:
-        exit_status = main(sys.argv[1:], sys.stdin, sys.stdout, sys.stderr, os.environ)
-        sys.stdout.flush()
-    except KeyboardInterrupt:
-        exit_status = EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read our output has gone; nothing may be written at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        exit_status = EXIT_FAILED
-    sys.exit(exit_status)
+    streams.keep_memory_private()
+    sys.exit(
+        streams.run(
+            "kmeshctl", lambda out, errors: main(sys.argv[1:], sys.stdin or io.StringIO(), out, errors, os.environ)
+        )
+    )

@@ -15,9 +15,11 @@ from contextlib import closing, nullcontext
 from typing import TextIO
 
 import kmesh_bpf
+from kmesh import streams, unexpected
 from kmesh.cluster.key_file import KeyFile
 from kmesh.cluster.manifests import FolderCluster
 from kmesh.cluster.source import ClusterSource
+from kmesh.errors import OutputError
 from kmesh.launcher.boot import BootGuard
 from kmesh.launcher.config import MOUNTED_KEY, Config, parse
 from kmesh.launcher.daemon import PERIOD, Daemon, uninstall
@@ -25,7 +27,7 @@ from kmesh.launcher.health import HealthServer
 from kmesh.launcher.outbox import Outbox
 from kmesh.launcher.readiness import Bounds
 from kmesh.launcher.recorder import Recorder
-from kmesh_bpf import ConfigError, KmeshBpfError, boot_guard, claim
+from kmesh_bpf import ConfigError, KmeshBpfError, boot_guard, claim, privileges
 
 EXIT_FAILED, EXIT_REFUSED = 1, 2
 GC_THRESHOLDS = 50_000, 20, 20
@@ -45,7 +47,12 @@ class JsonFormatter(logging.Formatter):
 
 
 def main(argv: Sequence[str], environment: dict[str, str], stderr: TextIO) -> int:
-    """Run a command; give the exit status."""
+    """Run a command; give the exit status.
+
+    Raises:
+        OutputError: standard output cannot be written.
+
+    """
     try:
         config = parse(argv, environment.get("NODE_NAME"), socket.gethostname())
         if config.command == "version":
@@ -56,10 +63,14 @@ def main(argv: Sequence[str], environment: dict[str, str], stderr: TextIO) -> in
             log.warning("flags of Go Kmesh that have no meaning here are ignored: %s", ", ".join(config.ignored))
         return _run(config, environment)
     except ConfigError as error:
-        print(f"kmesh-daemon: {error}", file=stderr)
+        print(f"kmesh-daemon: {unexpected.sentence(error)}", file=stderr)
         return EXIT_REFUSED
-    except KmeshBpfError as error:
-        print(f"kmesh-daemon: {error}", file=stderr)
+    except OutputError:
+        raise  # of the streams, which kmesh.streams knows
+    except Exception as error:  # noqa: BLE001 # no traceback is what a user sees
+        print(f"kmesh-daemon: {unexpected.sentence(error)}", file=stderr)
+        if not isinstance(error, KmeshBpfError):
+            log.debug("%s", unexpected.origin(error))
         return EXIT_FAILED
 
 
@@ -100,12 +111,13 @@ def _source(config: Config, environment: Mapping[str, str]) -> ClusterSource:
 
 
 def _run(config: Config, environment: Mapping[str, str]) -> int:
-    if config.command == "uninstall":
-        return _uninstall(config, environment)
     if config.command == "boot-guard":
         return _guard_boot(config)
-    if not config.enable_ipsec:
+    if config.command == "run" and not config.enable_ipsec:
         return _idle(config)
+    privileges.need(*privileges.Capability)
+    if config.command == "uninstall":
+        return _uninstall(config, environment)
     with closing(_source(config, environment)) as source, closing(Outbox(source)) as outbox:
         bounds = Bounds(silence=3 * PERIOD, view_age=config.max_view_age)
         recorder = Recorder(config.node, source.age, outbox, bounds)
@@ -143,6 +155,7 @@ def _forget_boot(config: Config) -> tuple[str, ...]:
 
 
 def _guard_boot(config: Config) -> int:
+    privileges.need(privileges.Capability.NET_ADMIN)
     if boot_guard.install(config.state_dir):
         log.info("what is forwarded to or from managed pods of other nodes is dropped until the daemon's first pass")
     else:
@@ -182,6 +195,11 @@ def _dry_run(config: Config, source: ClusterSource, recorder: Recorder) -> int:
 
 
 def _idle(config: Config) -> int:
+    if config.dry_run:
+        print(
+            "# encryption is off: with --enable-ipsec=true this shows what would be done; now nothing would be loaded"
+        )
+        return 0
     waited_for = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, waited_for)  # else their default action ends the process
     for sentence in _forget_boot(config):  # else what is not encrypted any more would be dropped after each boot
@@ -193,4 +211,6 @@ def _idle(config: Config) -> int:
 
 def entry() -> None:
     """Entry point of the console script."""
-    sys.exit(main(sys.argv[1:], dict(os.environ), sys.stderr))
+    streams.keep_memory_private()
+    logging.raiseExceptions = False  # a log that cannot be written is no reason for a traceback into it
+    sys.exit(streams.run("kmesh-daemon", lambda _, errors: main(sys.argv[1:], dict(os.environ), errors)))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from kmesh.launcher import upstream
+from kmesh.text import file_name, path, shown
 from kmesh_bpf import (
     DEFAULT_PIN_ROOT,
     Address,
@@ -26,7 +27,9 @@ from kmesh_bpf import (
 MOUNTED_KEY = Path("/kmesh/kmesh-ipsec/ipSec")
 """Where the DaemonSet may mount the Secret's data key ipSec."""
 DEFAULT_STATE_DIR = Path("/var/lib/kmesh-ipsec")
-LARGEST_PORT = 65535
+LARGEST_PORT, PORT_DIGITS = 65535, 5
+LONGEST_NUMBER = 34
+"""Characters of a number in a flag: 32 binary digits and what stands before them."""
 
 HELP_EPILOG = """\
 examples:
@@ -109,9 +112,12 @@ def _command(text: str) -> str:
 
 def _number(text: str) -> int:
     try:
-        return int(text, 0)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from error
+        number = int(text, 0) if len(text) <= LONGEST_NUMBER else None
+    except ValueError:
+        number = None
+    if number is None:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not a number")
+    return number
 
 
 def _seconds(text: str) -> float:
@@ -120,7 +126,7 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+        raise argparse.ArgumentTypeError(f"{shown(text)} is no number of seconds above 0")
     return seconds
 
 
@@ -128,8 +134,8 @@ def _host_port(text: str) -> HostPort | None:
     if not text:
         return None
     host, colon, port = text.rpartition(":")
-    if not colon or not port.isdecimal() or int(port) > LARGEST_PORT:
-        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT, like :15020 or [::1]:15020")
+    if not colon or not port.isdecimal() or len(port) > PORT_DIGITS or int(port) > LARGEST_PORT:
+        raise argparse.ArgumentTypeError(f"{shown(text)} is not HOST:PORT, like :15020 or [::1]:15020")
     bracketed = host.startswith("[") and host.endswith("]")
     try:
         address = ip_address(host[1:-1] if bracketed else host) if host else None
@@ -160,16 +166,17 @@ def _parser() -> argparse.ArgumentParser:
     boolean: dict[str, Any] = {"type": _boolean, "nargs": "?", "const": True, "metavar": "BOOL"}
     add("--enable-bypass", **boolean, default=False, help="only false is provided (default)")
     add("--enable-ipsec", **boolean, default=False, help="encrypt between nodes (default: false)")
-    add("--manifests", type=Path, metavar="DIR", help="the cluster: a folder of Kubernetes manifests")
+    add("--manifests", type=path, metavar="DIR", help="the cluster: a folder of Kubernetes manifests")
     add(
         "--kubeconfig",
+        type=file_name,
         metavar="FILE",
         help="the cluster: the API server of this file (default: the pod's, else kubectl's)",
     )
     add("--context", metavar="NAME", help="a context of the kubeconfig (default: its current one)")
     add(
         "--key-file",
-        type=Path,
+        type=path,
         metavar="FILE",
         help=f"take the key from a mounted file (default, without --manifests: {MOUNTED_KEY} if it is there at start)",
     )
@@ -196,14 +203,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     pins = parser.add_mutually_exclusive_group()
     pins.add_argument(
-        "--pin-root", type=Path, default=DEFAULT_PIN_ROOT, metavar="DIR", help="bpffs folder (default: %(default)s)"
+        "--pin-root", type=path, default=DEFAULT_PIN_ROOT, metavar="DIR", help="bpffs folder (default: %(default)s)"
     )
     pins.add_argument(
-        "--bpf-fs-path", type=Path, metavar="DIR", help=f"where bpffs is: pins are in {DEFAULT_PIN_ROOT.name} below it"
+        "--bpf-fs-path", type=path, metavar="DIR", help=f"where bpffs is: pins are in {DEFAULT_PIN_ROOT.name} below it"
     )
     add(
         "--state-dir",
-        type=Path,
+        type=path,
         default=DEFAULT_STATE_DIR,
         metavar="DIR",
         help="what guards the node's next boot is kept there (default: %(default)s)",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import select
 import selectors
 import socket
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kmesh import unexpected
 from kmesh.cluster.objects import ClusterObjects, NodeInfo, parse
 from kmesh.cluster.reporting import make_status
 from kmesh.cluster.secret import Keyring, accept, holds_key, parse_keys
@@ -123,15 +126,31 @@ class Daemon:
                 selector.register(self.source.wake, selectors.EVENT_READ)
             while not self.stopping:
                 try:
-                    wait = self.step()
-                except KmeshBpfError as error:
-                    log.error("%s; trying again in %.1f s", error, retry)
-                    self.recorder.failed(str(error))
-                    self._sleep(selector, retry, heed=False)
-                    retry = min(retry * 2, LAST_RETRY)
-                else:
-                    self._sleep(selector, wait)
+                    self._sleep(selector, self.step())
                     retry = FIRST_RETRY
+                except Exception as error:  # noqa: BLE001 # no fork, no descriptor, no memory: that may pass
+                    self._give_up(error, retry)
+                    self._rest(selector, wake, retry)
+                    retry = min(retry * 2, LAST_RETRY)
+
+    def _give_up(self, error: Exception, retry: float) -> None:
+        """Tell, in a line, why there was no whole pass."""
+        said = unexpected.sentence(error)
+        log.error("%s; trying again in %.1f s", said, retry)
+        if not isinstance(error, KmeshBpfError):
+            log.debug("%s", unexpected.origin(error))
+        with suppress(Exception):  # it meets with what the pass has met with
+            self.recorder.failed(said)
+
+    def _rest(self, selector: selectors.BaseSelector, wake: socket.socket, seconds: float) -> None:
+        """Wait before the next try; what goes wrong in that as well is told by the try."""
+        try:
+            self._sleep(selector, seconds, heed=False)
+        except Exception as error:  # noqa: BLE001 # as in run
+            log.debug("%s", unexpected.origin(error))
+            waking = select.poll()  # takes no descriptor
+            waking.register(wake, select.POLLIN)
+            waking.poll(seconds * 1000)
 
     def _sleep(self, selector: selectors.BaseSelector, wait: float, *, heed: bool = True) -> None:
         """Return when something happened or ``wait`` seconds are over; a burst counts as one event.

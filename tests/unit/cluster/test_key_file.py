@@ -1,5 +1,6 @@
 import base64
 import json
+import os
 
 import pytest
 from kmesh.cluster.key_file import KeyFile
@@ -74,3 +75,40 @@ def test_the_older_keys_and_the_history_of_a_mounted_secret_are_read_beside_it(s
     path.with_name("ipSecPrevious").unlink()
     assert source.changed()
     assert parse_keys(source.read().secret) == Keyring(2, {2: Key(kube.material(2))})
+
+
+@pytest.mark.parametrize("name", ["ipSec", "ipSecUsed"])
+@pytest.mark.parametrize("kind", ["fifo", "device", "large"])
+def test_what_is_no_file_of_a_key_is_told_at_once_and_the_last_key_stays(source, path, name, kind):
+    write(path, 1)
+    source.read()
+    odd = path.with_name(name)
+    odd.unlink(missing_ok=True)
+    if kind == "fifo":
+        os.mkfifo(odd)
+    elif kind == "device":
+        odd.symlink_to("/dev/zero")
+    else:
+        odd.touch()
+        os.truncate(odd, 8 << 30)
+    found = source.read()
+    assert parse_keys(found.secret).current == 1
+    why = "larger than 128 KiB" if kind == "large" else "no regular file"
+    where = "" if name == "ipSec" else "has a neighbour, ipSecUsed, that "
+    assert found.problems == (f"the key file {path} {where}cannot be read: it is {why}; the last key stays",)
+
+
+def test_a_mounted_secret_is_links_to_a_folder_that_is_replaced(source, path):
+    """As kubelet does it: ipSec -> ..data/ipSec, ..data -> a folder of a time."""
+    for number, name in ((1, "..first"), (2, "..second")):
+        (path.parent / name).mkdir()
+        write(path.parent / name / "ipSec", number)
+    data = path.parent / "..data"
+    data.symlink_to("..first")
+    path.symlink_to("..data/ipSec")
+    assert parse_keys(source.read().secret).current == 1
+    new = path.parent / "..data_tmp"
+    new.symlink_to("..second")
+    new.rename(data)
+    assert source.changed()
+    assert parse_keys(source.read().secret).current == 2

@@ -96,8 +96,8 @@ def test_only_what_changed_is_read_again(folder, cluster, monkeypatch):
     cluster.read()
     put(folder, "b.yaml", kube.pod("d"))
     opened = []
-    original = Path.open
-    monkeypatch.setattr(Path, "open", lambda path, *rest: opened.append(path.name) or original(path, *rest))
+    original = os.open
+    monkeypatch.setattr(os, "open", lambda path, *rest: opened.append(path.name) or original(path, *rest))
     assert names(cluster.read()) == ["a", "d", "c"]
     assert opened == ["b.yaml"]
 
@@ -380,3 +380,89 @@ def test_an_event_goes_to_the_log_by_its_type(cluster, caplog):
         ("WARNING", "event KeyRefused: no JSON"),
         ("INFO", "event EncryptionReady: 2 of 2 peers"),
     ]
+
+
+def test_what_is_no_regular_file_is_not_opened_and_nothing_waits_for_it(folder, cluster):
+    put(folder, "a.yaml", kube.pod("a"))
+    cluster.read()
+    (folder / "a.yaml").unlink()
+    os.mkfifo(folder / "a.yaml")
+    (folder / "b.yaml").symlink_to("/dev/zero")
+    put(folder, "c.yaml", kube.pod("c"))
+    assert names(cluster.read()) == ["c"]
+
+
+def test_a_file_that_becomes_a_fifo_behind_the_look_is_told_and_its_content_stays(folder, cluster, monkeypatch):
+    path = put(folder, "a.yaml", kube.pod("a"))
+    cluster.read()
+    put(folder, "a.yaml", kube.pod("b"))
+    looked = cluster._look()
+    path.unlink()
+    os.mkfifo(path)
+    monkeypatch.setattr(cluster, "_look", lambda: looked)
+    objects = cluster.read()
+    assert names(objects) == ["a"]
+    assert objects.problems == ("a.yaml: cannot be read: it is no regular file; its last good content stays in force",)
+
+
+@pytest.mark.parametrize(("suffix", "size"), [("yaml", "8 MiB"), ("yml", "8 MiB"), ("json", "32 MiB")])
+def test_a_file_of_eight_gigabytes_is_told_and_not_read(folder, cluster, suffix, size):
+    put(folder, f"a.{suffix}", kube.pod("a"))
+    put(folder, "b.yaml", kube.pod("b"))
+    cluster.read()
+    os.truncate(folder / f"a.{suffix}", 8 << 30)
+    objects = cluster.read()
+    assert names(objects) == ["a", "b"]
+    assert objects.problems == (
+        f"a.{suffix}: cannot be read: it is larger than {size}; split it; its last good content stays in force",
+    )
+
+
+def test_a_report_that_is_a_fifo_a_device_or_too_large_is_as_good_as_none(folder, cluster):
+    os.mkfifo(folder / "lease-kmesh-ipsec-n1.yaml")
+    (folder / "lease-kmesh-ipsec-n2.yaml").symlink_to("/dev/zero")
+    (folder / "lease-kmesh-ipsec-n3.yaml").touch()
+    os.truncate(folder / "lease-kmesh-ipsec-n3.yaml", 8 << 30)
+    put(folder, "lease-kmesh-ipsec-n4.yaml", {"kind": "Lease"})
+    assert cluster.statuses() == ({"kind": "Lease"},)
+
+
+def test_one_object_s_fault_leaves_the_others_of_its_file_alone(folder, cluster):
+    put(folder, "z.json", {"kind": "List", "items": [kube.pod("a"), kube.node_info(2), kube.pod("b")]})
+    text = (folder / "z.json").read_text()
+    (folder / "z.json").write_text(text.replace(f'"bootID": "{kube.BOOT_ID}"', '"bootID": "\\ud800"'))
+    odd = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": {}}
+    digits = json.dumps(odd).replace("{}", "9" * 5000)
+    (folder / "y.json").write_text(json.dumps(kube.pod("c")) + digits)
+    (folder / "x.yaml").write_text(yaml.safe_dump(kube.pod("d")) + "---\n" + digits)
+    labelled = yaml.safe_dump(kube.namespace("odd")).replace("kubernetes.io/metadata.name: odd", "a: 0x" + "f" * 5000)
+    (folder / "w.yaml").write_text(yaml.safe_dump(kube.pod("e")) + "---\n" + labelled)
+    objects = cluster.read()
+    assert sorted(names(objects)) == ["a", "b", "c", "d", "e"]
+    assert objects.problems == (
+        "z.json: KmeshNodeInfo kmesh-system/n2: spec.bootID holds half a character (a lone surrogate)",
+    )
+    assert [namespace.name for namespace in objects.namespaces] == ["odd"]
+
+
+@pytest.mark.parametrize("name", [b"a\nb.yaml", b"\xff.yaml", b"\x1b[2J.yaml"])
+def test_a_file_s_name_can_be_written_wherever_a_sentence_about_it_goes(folder, cluster, name):
+    Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_text("a: b: c")
+    (problem,) = cluster.read().problems
+    assert problem.isprintable()
+
+
+def test_a_lock_that_is_not_given_back_is_told(folder):
+    now = [0.0]
+    cluster = FolderCluster(folder, lambda: now.__setitem__(0, now[0] + 4) or now[0])
+    with FolderCluster(folder)._locked(), pytest.raises(ClusterError, match=r"another kmeshctl has held .*kmesh-lock"):
+        cluster.change_secret(refuse)
+    cluster.change_secret(lambda *_: None)
+
+
+def test_a_link_in_place_of_the_lock_is_not_followed(folder, cluster, tmp_path_factory):
+    target = tmp_path_factory.mktemp("elsewhere") / "made"
+    (folder / ".kmesh-lock").symlink_to(target)
+    with pytest.raises(ClusterError, match="cannot write below"):
+        cluster.change_secret(refuse)
+    assert not target.exists()
