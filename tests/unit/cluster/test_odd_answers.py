@@ -79,7 +79,9 @@ def names(watch) -> list[str]:
 
 
 def settled(watch, *wanted: str) -> bool:
-    return eventually(lambda: names(watch) == list(wanted) and watch.shelf.problems == () and watch.shelf.lost_at is None)
+    return eventually(
+        lambda: names(watch) == list(wanted) and watch.shelf.problems == () and watch.shelf.lost_at is None
+    )
 
 
 NAMELESS = (None, 5, [], {}, {"name": None}, {"name": ""}, {"name": 5}, {"name": ["a"]}, "a")
