@@ -120,18 +120,6 @@ def test_a_kubeconfig_that_is_not_there_is_said_so(path):
 # --- certificates
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory):
-    """A certificate and its key, in PEM."""
-    folder = tmp_path_factory.mktemp("pair")
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-         "-subj", "/CN=me", "-out", folder / "me.crt", "-keyout", folder / "me.key"],
-        check=True, capture_output=True,
-    )  # fmt: skip
-    return folder / "me.crt", folder / "me.key"
-
-
 def coded(path) -> str:
     return base64.b64encode(path.read_bytes()).decode()
 

@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import ssl
 import traceback
+from pathlib import Path
 
 import pytest
 from kmesh.cluster.kubernetes import connection as module
@@ -14,7 +16,7 @@ from kmesh.errors import ApiError
 from tests.unit.cluster import kube
 from tests.unit.cluster.fake_api import listed
 from tests.unit.cluster.http_server import Reply, serving
-from tests.unit.cluster.test_access import API
+from tests.unit.cluster.test_access import API, coded
 from tests.unit.cluster.test_kubeconfig import SECRET, config
 
 PODS = Collection("Pod")
@@ -118,6 +120,26 @@ def test_a_socks_proxy_is_refused_where_the_package_for_it_is_missing(connected,
     monkeypatch.setitem(__import__("sys").modules, "urllib3.contrib.socks", None)
     with pytest.raises(module.ConfigError, match="proxy-url: socks5 needs PySocks, which is not installed"):
         connected({}, **{"proxy-url": "socks5://127.0.0.1:1"})
+
+
+@pytest.mark.parametrize("given", ["files", "data"])
+def test_a_certificate_is_shown_and_the_server_s_is_looked_at_under_the_name_that_is_given(connected, pair, given):
+    certificate, key = pair
+    wanted = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=certificate)
+    wanted.verify_mode = ssl.CERT_REQUIRED
+    wanted.load_cert_chain(certificate, key)
+    user = {"client-certificate": str(certificate), "client-key": str(key)}
+    trusted = {"certificate-authority": str(certificate)}
+    if given == "data":
+        user = {f"{name}-data": coded(Path(path)) for name, path in user.items()}
+        trusted = {f"{name}-data": coded(Path(path)) for name, path in trusted.items()}
+    with serving(wanted) as server:
+        at = {"server": server.url, "tls-server-name": "api.lab", **trusted}
+        assert get(connected(user, **at)) == {"kind": "Pod"}
+        assert "its certificate is not trusted" in refused(
+            lambda: get(connected(user, **at | {"tls-server-name": "x"}))
+        )
+        assert "cannot be reached" in refused(lambda: get(connected({"token": SECRET}, **at)))
 
 
 # --- credentials that change
