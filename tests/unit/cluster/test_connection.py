@@ -145,6 +145,23 @@ def test_a_certificate_is_shown_and_the_server_s_is_looked_at_under_the_name_tha
 # --- credentials that change
 
 
+def test_certificates_that_are_replaced_in_their_files_are_read_anew(connected, pair, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "RELOAD_SECONDS", 0.0)
+    theirs = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    theirs.load_cert_chain(*pair)
+    trusted = tmp_path / "ca.crt"
+    with serving(theirs) as server:
+        at = {"server": server.url, "tls-server-name": "api.lab", "certificate-authority": str(trusted)}
+        trusted.write_bytes(
+            Path(ssl.get_default_verify_paths().cafile or "/etc/ssl/certs/ca-certificates.crt").read_bytes()
+        )
+        connection = connected({"token": "t"}, **at)
+        assert "its certificate is not trusted" in refused(lambda: get(connection))
+        trusted.write_bytes(pair[0].read_bytes())
+        refused(lambda: get(connection))
+        assert get(connection) == {"kind": "Pod"}
+
+
 def only(token: str):
     def answer(asked):
         good = asked.all("Authorization") == [f"Bearer {token}"]

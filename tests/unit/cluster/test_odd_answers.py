@@ -59,9 +59,12 @@ def namespace(name: str, version: int = 5) -> dict:
 
 
 @contextmanager
-def watching(world, collection=NAMESPACES):
+def watching(world, told=None):
+    """A watch whose waits are the shortest that chance may give; ``told`` takes what its shelf is told."""
     store = Store()
-    shelf = Shelf(store, collection, lambda: 0.0, lambda: None)
+    shelf = Shelf(store, NAMESPACES, lambda: 0.0, lambda: None)
+    if told is not None:
+        lost, shelf.lost = shelf.lost, lambda *given: (told.append(given[0]), lost(*given))
     watch = Watch(world.api, shelf, lambda: 0.0, lambda: 0.0)
     watch.start()
     try:
@@ -87,6 +90,8 @@ def settled(watch, *wanted: str) -> bool:
 NAMELESS = (None, 5, [], {}, {"name": None}, {"name": ""}, {"name": 5}, {"name": ["a"]}, "a")
 ODD_EVENTS = {
     "html": b"<html>log in</html>\n",
+    "html without a line": b"<html>log in</html>",
+    "half an event": b'{"type": "ADDED", "obj',
     "no JSON": b'{"type": "ADDED", "object": {"metadata"\n',
     "binary": b"\xff\xfe\n",
     "a list": b"[]\n",
@@ -105,14 +110,14 @@ ODD_EVENTS = {
 @pytest.mark.parametrize("name", ODD_EVENTS)
 def test_what_is_no_event_is_told_and_all_is_read_anew_as_soon_as_the_server_is_sane(name):
     world = World()
+    world.api = FakeApi(world.answer, world.watch, ends=name in ("html without a line", "half an event"))
     world.odd_events = [ODD_EVENTS[name]]
     told = []
-    with watching(world) as watch:
-        lost = watch.shelf.lost
-        watch.shelf.lost = lambda *given: (told.append(given[0]), lost(*given))
+    with watching(world, told) as watch:
         assert eventually(lambda: world.asked_odd > 3)
         assert names(watch) == ["a", "b"]
         world.odd_events, world.names = None, ["a", "b", "c"]
+        world.api._ends = False
         assert settled(watch, "a", "b", "c")
     assert told
     assert {one is not None and "in a watch of namespaces" in one for one in told} == {True}
@@ -154,14 +159,15 @@ def test_a_bookmark_without_a_version_changes_nothing(odd):
         assert watch._version == "11"
 
 
-def test_half_an_event_at_the_end_of_a_watch_is_no_trouble():
+def test_watches_that_end_at_once_with_nothing_in_them_are_told_and_lists_keep_the_view_current():
     world = World()
     world.api = FakeApi(world.answer, world.watch, ends=True)
-    world.odd_events = [event("ADDED", namespace("c", 11)), b'{"type": "ADDED", "obj']
-    with watching(world) as watch:
-        assert eventually(lambda: world.asked_odd > 3)
-        assert names(watch) == ["a", "b", "c"]
-        assert watch.shelf.problems == ()
+    told = []
+    with watching(world, told) as watch:
+        assert eventually(lambda: told != [])
+        world.names = ["b", "c"]
+        assert eventually(lambda: names(watch) == ["b", "c"])
+    assert set(told) == {"the API server https://fake ends each watch of namespaces at once"}
 
 
 def test_a_version_that_the_server_does_not_take_is_asked_for_once():
@@ -342,8 +348,8 @@ def test_a_page_that_is_none_discards_those_before_it():
 
 
 def test_a_fault_of_ours_is_told_and_the_thread_goes_on(monkeypatch, caplog):
-    world = World()
-    with watching(world) as watch:
+    world, told = World(), []
+    with watching(world, told) as watch:
         assert settled(watch, "a", "b")
         real = watch.shelf.replace
         faults = [RuntimeError(KEY), MemoryError(), RecursionError(), KeyError("x")]
@@ -353,9 +359,6 @@ def test_a_fault_of_ours_is_told_and_the_thread_goes_on(monkeypatch, caplog):
                 raise faults.pop()
             real(*given)
 
-        told = []
-        lost = watch.shelf.lost
-        watch.shelf.lost = lambda *given: (told.append(given[0]), lost(*given))
         watch.shelf.replace = replace
         world.names = ["c"]
         watch._begin_anew("a test")

@@ -11,6 +11,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -202,6 +203,9 @@ class Connection:
                 preload_content=False,
             )
         except (urllib3.exceptions.HTTPError, OSError) as error:
+            if isinstance(error, urllib3.exceptions.SSLError) and target.plugin is None:
+                with suppress(ApiError):  # certificates, and those that are trusted, are replaced in their files
+                    self._renew(session)
             raise self._failed(error) from error
         except ValueError:
             # Not chained: http.client quotes the header that it refuses, and in it the token.

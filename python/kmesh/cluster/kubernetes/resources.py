@@ -134,11 +134,11 @@ def described(body: bytes) -> str:
     return f"a {kind}" if isinstance(kind, str) and KIND_LIKE.fullmatch(kind) else "an object without kind"
 
 
-def lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+def lines(chunks: Iterable[bytes], *, whole: bool = False) -> Iterator[bytes]:
     """Give the lines of a stream; what stands behind the last newline is half of one, and is dropped.
 
     Raises:
-        ValueError: a line has no end.
+        ValueError: a line has no end; or, where they have to be ``whole``, the last one is half of one.
 
     """
     rest: list[bytes] = []
@@ -152,6 +152,8 @@ def lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
             rest, size = [other], len(other)
         if size > LINE_LIMIT:
             raise ValueError("a line without end")
+    if whole and size:
+        raise ValueError("half a line")
 
 
 def version_of(manifest: Mapping[str, Any]) -> str:

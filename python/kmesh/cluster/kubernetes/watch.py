@@ -41,6 +41,8 @@ SILENCE_SECONDS = 100.0
 """Of a watch; a healthy server sends a bookmark every minute."""
 SHORT_SECONDS = 1.0
 """A watch that ends sooner is taken for a fault: asking again at once would be a storm."""
+MOST_EMPTY_WATCHES = 3
+"""So many in a row that end at once with nothing in them are no watches."""
 FIRST_RETRY, LAST_RETRY = 0.5, 30.0
 ABSENT_RETRY = 300.0
 """Seconds until a kind that this server does not have is asked for again."""
@@ -94,7 +96,8 @@ class Watch:
         self._answer: Answer | None = None
         self._cluster, self._version = "", ""
         self._listing, self._draft = Listing(connection, self._collection), shelf.draft()
-        self._doubt = self._missed = False
+        self._doubt = self._missed = self._heard = False
+        self._empty_watches = 0
         self._open_since: float | None = None
         self._heard_at = 0.0
         self._thread = threading.Thread(target=self._run, name=f"watch {self._collection}", daemon=True)
@@ -155,6 +158,8 @@ class Watch:
             self._doubt = True
             self._follow()
             self._doubt = False
+            if not self._was_open():
+                self._ended_at_once()
             return not self._was_open(), 0.0, False
         except _RelistError as reason:
             self._begin_anew(str(reason))
@@ -177,6 +182,13 @@ class Watch:
             log.debug("the watch of %s", self._collection, exc_info=True)
             self._begin_anew(f"a fault of this program ({name})")
             return True, 0.0, False
+
+    def _ended_at_once(self) -> None:
+        """Believe watches that end with nothing in them a few times; then only a list tells what there is."""
+        self._empty_watches = 0 if self._heard else self._empty_watches + 1
+        if self._empty_watches >= MOST_EMPTY_WATCHES:
+            self.shelf.lost(f"the API server {self._connection.server} ends each watch of {self._collection} at once")
+            self._begin_anew("watches end at once")
 
     def _absent(self, why: str) -> float:
         """Take it that this server does not have the kind, if it says so once more; give when to ask again."""
@@ -269,6 +281,7 @@ class Watch:
                 if self._stopping.is_set():
                     return
                 self._open_since = self._heard_at = self._clock()
+                self._heard = False
                 self.shelf.recovered()
                 for kind, manifest in self._events(answer):
                     self._take(kind, manifest)
@@ -277,16 +290,12 @@ class Watch:
                     self._answer = None
 
     def _events(self, answer: Answer) -> Iterator[tuple[str, dict[str, Any]]]:
-        found = lines(self._connection.stream(answer))
-        while True:
-            try:
-                line = next(found, None)
-                if line is None:
-                    return
-                event = decoding.decode_event(self._collection.kind, line)
-            except ValueError as error:
-                raise self._nonsense("what is no event") from error
-            yield event
+        try:
+            # A connection that breaks raises ApiError; a server that ends a watch does so between two events.
+            for line in lines(self._connection.stream(answer), whole=True):
+                yield decoding.decode_event(self._collection.kind, line)
+        except ValueError as error:
+            raise self._nonsense("what is no event") from error
 
     def _nonsense(self, what: str) -> _SaidError:
         return _SaidError(
@@ -305,7 +314,7 @@ class Watch:
             raise _SaidError(str(error), status)
         if kind != "BOOKMARK" and not is_named(manifest, self._collection):
             raise self._nonsense("an event of what has no name, or is no such thing,")
-        self._heard_at = self._clock()
+        self._heard, self._heard_at = True, self._clock()
         match kind:
             case "ADDED" | "MODIFIED":
                 self.shelf.put(manifest)
