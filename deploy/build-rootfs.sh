@@ -39,7 +39,7 @@ make_wheels() { # OUT
 	# First all that the project needs, to build it too, each file of a known hash; then the project, from these alone.
 	pip() { "$draft/venv/bin/pip" --disable-pip-version-check -q "$@" >&2; }
 	pip wheel --no-deps --require-hashes -w "$out" -r "$draft/deploy/constraints.txt"
-	pip --isolated install --no-index --find-links "$out" setuptools cffi
+	pip --isolated install --upgrade --no-index --find-links "$out" setuptools cffi
 	pip --isolated wheel --no-index --no-deps --no-build-isolation -w "$out" "$draft"
 	# shellcheck disable=SC2086 # a list of words
 	(cd "$here/.." && cp -t "$out" $scripts "$here/build-rootfs.sh")

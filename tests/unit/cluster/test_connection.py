@@ -4,6 +4,7 @@ import gzip
 import json
 import ssl
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,14 @@ def test_whom_to_be_taken_for_is_sent_a_line_for_each_value(server, connected):
     assert asked.all("Impersonate-Group") == ["a", "b"]
     assert asked.all("Impersonate-Extra-k") == ["x", "y"]
     assert asked.all("Authorization") == ["Bearer t"]
+
+
+def test_what_no_request_can_carry_is_told_without_being_shown(connected):
+    """Nothing of the kind gets so far; if it did, http.client would quote it."""
+    connection = connected({"token": "t"})
+    found = connection._session.access
+    connection._session = replace(connection._session, access=replace(found, token=lambda: f"{SECRET}\n{SECRET}"))
+    assert "a header, or its path, is not fit for it" in refused(lambda: get(connection))
 
 
 def test_who_is_nobody_sends_no_credentials(server, connected):

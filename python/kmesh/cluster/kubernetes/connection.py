@@ -210,7 +210,7 @@ class Connection:
         except ValueError:
             # Not chained: http.client quotes the header that it refuses, and in it the token.
             raise ApiError(
-                f"no request to {self.server} can be made: its path or a header is not fit for one"
+                f"no request to {self.server} can be made: a header, or its path, is not fit for it"
             ) from None
         return response
 
