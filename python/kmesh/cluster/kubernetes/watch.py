@@ -134,13 +134,15 @@ class Watch:
 
     def _run(self) -> None:
         """Keep the shelf current until :meth:`stop`; nothing else ends this."""
-        failures = 0
+        failures, away = 0, False
         while not self._stopping.is_set():
+            was_away = away
             self._open_since = None
             failed, wait, away = True, 0.0, False
             with suppress(Exception):  # where memory is short, even telling of that may fail
                 failed, wait, away = self._once()
-            failures = (0 if self._was_open() else failures) + failed
+            # A server that answers again is not made to wait for how long it was away.
+            failures = (0 if self._was_open() or (was_away and not away) else failures) + failed
             wait = wait or (retry_delay(failures, self._random) if failures else 0.0)
             self._connection.comeback.wait(wait, self._stopping, early=away)
 
