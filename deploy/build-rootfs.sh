@@ -4,8 +4,11 @@
 #     deploy/build-rootfs.sh              the image's root file system, in a folder that it prints: built if it is not
 #                                         there for these sources, which needs root
 #     deploy/build-rootfs.sh packages     (in a Debian 12 that becomes the image) the packages that the daemon needs
-#     deploy/build-rootfs.sh wheels OUT   what is put into the image: the project and what it needs from pip, scripts
+#     deploy/build-rootfs.sh wheels OUT   what is put into the image: the project and what it needs from pip, in the
+#                                         versions, and with the hashes, of deploy/constraints.txt; scripts
 #     deploy/build-rootfs.sh install OUT  (in a Debian 12 that becomes the image) that, to /kmesh
+#     deploy/build-rootfs.sh constraints  (on a Debian 12) write deploy/constraints.txt anew: the newest versions that
+#                                         pyproject.toml allows
 set -eu -o pipefail
 here=$(dirname "$(readlink -f "$0")")
 say() { printf 'build-rootfs: %s\n' "$*" >&2; }
@@ -15,7 +18,7 @@ release=bookworm
 # here: that is the node's.
 packages="python3 python3-bpfcc nftables iptables linux-libc-dev"
 # What the image is made from, below the root of the checkout.
-sources="pyproject.toml setup.py MANIFEST.in README.md bpf kmesh_bpf python"
+sources="pyproject.toml setup.py MANIFEST.in README.md deploy/constraints.txt bpf kmesh_bpf python"
 scripts="scripts/start_kmesh.sh scripts/dump_maps"
 
 install_packages() {
@@ -33,7 +36,11 @@ make_wheels() { # OUT
 	(cd "$here/.." && cp -r --parents -t "$draft" $sources)
 	mkdir -p "$out"
 	/usr/bin/python3 -m venv "$draft/venv"
-	"$draft/venv/bin/pip" --disable-pip-version-check -q wheel -w "$out" pip "$draft" >&2
+	# First all that the project needs, to build it too, each file of a known hash; then the project, from these alone.
+	pip() { "$draft/venv/bin/pip" --disable-pip-version-check -q "$@" >&2; }
+	pip wheel --no-deps --require-hashes -w "$out" -r "$draft/deploy/constraints.txt"
+	pip --isolated install --upgrade --no-index --find-links "$out" setuptools cffi
+	pip --isolated wheel --no-index --no-deps --no-build-isolation -w "$out" "$draft"
 	# shellcheck disable=SC2086 # a list of words
 	(cd "$here/.." && cp -t "$out" $scripts "$here/build-rootfs.sh")
 	rm -rf "$draft"
@@ -51,6 +58,27 @@ install_wheels() { # OUT
 	# The guide's step 2 starts the daemon by `/bin/sh -c`. dash would stay in between, and as a container's first
 	# process take the signal to end and do nothing about it; bash becomes the program.
 	ln -sf bash /usr/bin/sh
+}
+
+make_constraints() { # of the files on the index for all machines, so that one list does for each
+	local draft
+	draft=$(mktemp -d)
+	/usr/bin/python3 -m venv "$draft/venv"
+	"$draft/venv/bin/pip" --disable-pip-version-check -q install 'pip-tools>=7.6,<8'
+	{
+		echo "# What the image holds from pip, Python 3.11: written by deploy/build-rootfs.sh constraints."
+		/usr/bin/python3 - "$here/../pyproject.toml" <<-'P' >"$draft/needed.in"
+			import sys, tomllib
+			with open(sys.argv[1], "rb") as file:
+			    project = tomllib.load(file)
+			print(*project["project"]["dependencies"], *project["build-system"]["requires"], "pip", sep="\n")
+		P
+		cd "$draft" && venv/bin/pip-compile -q --generate-hashes --allow-unsafe --strip-extras --no-header --no-annotate \
+			--no-emit-index-url --no-emit-find-links --no-emit-trusted-host -o constraints.txt needed.in >&2
+		cat constraints.txt
+	} >"$draft/whole"
+	mv "$draft/whole" "$here/constraints.txt"
+	rm -rf "$draft"
 }
 
 debian() { # apt's own sources for the release, as this machine has them
@@ -113,6 +141,7 @@ case "${1:-} $#" in
 "packages 1") install_packages ;;
 "wheels 2") make_wheels "$(realpath -m "$2")" ;;
 "install 2") install_wheels "$2" ;;
+"constraints 1") make_constraints ;;
 *)
 	sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0"
 	case ${1:-} in -h | --help) exit 0 ;; *) exit 2 ;; esac

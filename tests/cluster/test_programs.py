@@ -137,7 +137,11 @@ def test_a_namespace_that_is_not_there_or_a_missing_right_is_one_sentence(ctl, s
             1,
             "its certificate is not trusted (self-signed",
         ),
-        ({"certificate-authority": "/nowhere"}, 2, "cannot be used: File does not exist: /nowhere"),
+        (
+            {"certificate-authority": "/nowhere"},
+            2,
+            "certificate-authority /nowhere cannot be read: No such file or directory",
+        ),
         ({"server": "https://127.0.0.1:1"}, 1, "https://127.0.0.1:1 cannot be reached: Connection refused"),
         ({"server": "nonsense"}, 2, "server 'nonsense' is no URL; write https://HOST:PORT"),
     ],

@@ -3,12 +3,14 @@
 import ctypes
 import json
 import os
+import re
 import struct
 import subprocess
 import tempfile
 import time
 import uuid
 from dataclasses import replace
+from importlib.metadata import distributions
 from ipaddress import ip_address
 from pathlib import Path
 from types import SimpleNamespace
@@ -91,6 +93,16 @@ def test_the_image_is_not_larger_than_it_must_be(root):
     assert megabytes < LARGEST_MB
     assert not list(root.glob("etc/apt/sources.list*"))
     assert not list(root.rglob("pip-*.whl"))
+
+
+def test_what_it_holds_from_pip_is_what_is_pinned(root):
+    pinned = set(re.findall(r"^([\w.-]+==[\w.]+)", (ROOT / "deploy/constraints.txt").read_text(), re.MULTILINE))
+    found = [one.metadata for one in distributions(path=[str(*root.glob("kmesh/.venv/lib/python3*/site-packages"))])]
+    held = {f"{one['Name'].lower().replace('_', '-')}=={one['Version']}" for one in found}
+    ours = {one for one in held if one.startswith("kmesh-ipsec==")}
+    assert len(ours) == 1
+    assert held - ours <= pinned
+    assert "kubernetes" in "".join(held)
 
 
 def test_the_programs_of_the_image_say_who_they_are(root, node):

@@ -109,7 +109,7 @@ def fed(sample: dict[str, Any], pods: int, nodes: int) -> None:
     for first in range(0, pods, PAGE):
         started = time.process_time()
         items = [sample | kept(sample, pod(number)) for number in range(first, first + PAGE)]
-        page = json.dumps({"items": items}).encode()
+        page = json.dumps({"kind": "PodList", "metadata": {"resourceVersion": "1"}, "items": items}).encode()
         del items
         meter.cpu += time.process_time() - started
         for manifest in decode_list("Pod", page)[0]:

@@ -37,6 +37,14 @@ class Fields:
         """Tell whether the field is there."""
         return self._values.get(name) is not None
 
+    def names(self) -> tuple[str, ...]:
+        """Give the names of all fields that are there."""
+        return tuple(name for name in self._values if isinstance(name, str) and self.has(name))
+
+    def value(self, name: str) -> Any:
+        """Give a field as it stands, for whoever hands it on; None: it is not there."""
+        return self._values.get(name)
+
     def part(self, name: str) -> Fields:
         """Give a mapping below; an absent one is empty."""
         return self._fields(self._values.get(name), self._at(name))

@@ -5,6 +5,7 @@ Small on purpose: with thousands of nodes every report is stored, and sent to wh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -101,20 +102,21 @@ def make_status(
     )
 
 
-def should_publish(previous: NodeStatus | None, new: NodeStatus, now: float, jitter: float) -> bool:
-    """Tell whether a report should be published now; ``previous`` is the one published last, None: none was.
+def delay(previous: NodeStatus | None, new: NodeStatus, now: float, jitter: float) -> float:
+    """Give the seconds after which a report should be published; ``previous`` was published last, None: none was.
 
     What an operator waits for (readiness, versions) is told at once, progress (peers, problems) as fast as the whole
-    cluster can bear, else it is renewed after a minute and ``jitter``, seconds, drawn anew after each publication.
+    cluster can bear, else it is renewed after a minute and ``jitter``, seconds, drawn anew after each publication:
+    until then it is infinity, for nobody waits for that.
     """
     since = now - previous.reported_at if previous else PERIOD
     if previous is None or since < 0:  # less than 0: the clock was set back
-        return True
+        return 0.0
     if _news(previous) != _news(new):
-        return since >= SOONEST
+        return max(0.0, SOONEST - since)
     if _progress(previous) != _progress(new):
-        return since >= max(SOONEST, new.peers_expected / PROGRESS_RATE)
-    return since >= PERIOD + jitter
+        return max(0.0, max(SOONEST, new.peers_expected / PROGRESS_RATE) - since)
+    return 0.0 if since >= PERIOD + jitter else math.inf
 
 
 def _news(status: NodeStatus) -> tuple[object, ...]:

@@ -301,7 +301,7 @@ def parse(argv: Sequence[str], node_name: str | None, hostname: str) -> Config:
         kubeconfig=flags.kubeconfig,
         context=flags.context,
         key_file=flags.key_file,
-        node=node_name or hostname,
+        node=node_name or hostname.strip().lower(),  # as kubelets register (k8s.io/component-helpers: GetHostname)
         pin_root=flags.bpf_fs_path / DEFAULT_PIN_ROOT.name if flags.bpf_fs_path else flags.pin_root,
         state_dir=flags.state_dir,
         settings=Settings(strict=flags.strict, node_mark_mask=node_mark_mask, mark_mask=mark_mask),

@@ -38,8 +38,8 @@ class Letter:
 class Tray:
     """Letters of a kind that wait, the ``most`` newest of them, and when it is worth sending again."""
 
-    def __init__(self, send: Callable[[Manifest], None], most: int) -> None:
-        self.send = send
+    def __init__(self, what: str, send: Callable[[Manifest], None], most: int) -> None:
+        self.what, self.send = what, send
         self.letters: deque[Letter] = deque(maxlen=most)
         self.due = 0.0
         self.complaint = ""
@@ -63,8 +63,9 @@ class Outbox:
     def __init__(self, source: ClusterSource, retry_seconds: float = RETRY_SECONDS) -> None:
         self._retry_seconds = retry_seconds
         self._condition = threading.Condition()
-        self._report, self._conditions = Tray(source.publish_status, 1), Tray(source.publish_conditions, 1)
-        self._events = Tray(source.tell, MOST_EVENTS)
+        self._report = Tray("the node's report", source.publish_status, 1)
+        self._conditions = Tray("the node's conditions", source.publish_conditions, 1)
+        self._events = Tray("an Event", source.tell, MOST_EVENTS)
         self._trays = (self._report, self._conditions, self._events)
         self._closed = False
         self._thread = threading.Thread(target=self._work, name="outbox", daemon=True)
@@ -106,6 +107,9 @@ class Outbox:
             except KmeshBpfError as error:
                 with self._condition:
                     self._keep(tray, letter, error)
+            except Exception as error:  # a thread that ends would send nothing any more, and nobody would know
+                log.error("%s cannot be sent, by a fault of this program: %s", tray.what, type(error).__name__)
+                log.debug("sending %s", tray.what, exc_info=True)
             else:
                 tray.complaint = ""
 

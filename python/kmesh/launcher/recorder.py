@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from kmesh.cluster.reporting import should_publish
+from kmesh.cluster import reporting
 from kmesh.cluster.status import NodeStatus, to_lease
 from kmesh.launcher import conditions
 from kmesh.launcher.conditions import Condition
@@ -26,8 +26,7 @@ class Recorder:
     """One daemon's. The loop's thread calls :meth:`passed`, :meth:`failed`, :meth:`report`, any thread :meth:`answer`.
 
     ``view_age`` is a ClusterSource's; ``clock`` gives seconds since the epoch, ``jitter`` something from 0 to 1.
-    ``record`` is replaced as a whole, so whoever reads it needs no lock. ``unwritten``: the seconds after which another
-    pass would write what had to wait, infinity: nothing has.
+    ``record`` is replaced as a whole, so whoever reads it needs no lock.
     """
 
     def __init__(
@@ -48,8 +47,13 @@ class Recorder:
         self._conditions: dict[str, Condition] = {}
         self._written: dict[str, Condition] = {}
         self._written_at = 0.0
-        self.unwritten = math.inf
+        self._conditions_wait = self._report_wait = math.inf
         self._take(self.record)
+
+    @property
+    def unwritten(self) -> float:
+        """The seconds after which another pass would write what had to wait; infinity: nothing has."""
+        return min(self._conditions_wait, self._report_wait)
 
     def passed(
         self,
@@ -81,9 +85,11 @@ class Recorder:
         self._take(after_error(self.record, error, self.clock()))
 
     def report(self, status: NodeStatus) -> None:
-        """Send the node's report if it is worth it now."""
-        if should_publish(self._reported, status, self.clock(), self._jitter() * JITTER_SECONDS):
-            self._reported = status
+        """Send the node's report if it is worth it now; one that came too soon is not forgotten, see ``unwritten``."""
+        jitter = self._jitter() * JITTER_SECONDS
+        self._report_wait = reporting.delay(self._reported, status, self.clock(), jitter)
+        if not self._report_wait:
+            self._report_wait, self._reported = math.inf, status
             self._outbox.report(to_lease(status))
 
     def answer(self, path: str) -> Page:
@@ -100,11 +106,11 @@ class Recorder:
         for number, note in enumerate(told):
             self._outbox.tell(manifest(note, record.node, now, number))
         self._conditions = conditions.conditions(self.record, self._conditions)
-        self.unwritten = math.inf
+        self._conditions_wait = math.inf
         if not record.key.generation:
             self._written = {}  # one that was deleted and made anew has none of them, and counts from the start
         else:
-            self.unwritten = conditions.delay(self._written, self._conditions, self._written_at, now)
-        if not self.unwritten:
-            self.unwritten, self._written, self._written_at = math.inf, self._conditions, now
+            self._conditions_wait = conditions.delay(self._written, self._conditions, self._written_at, now)
+        if not self._conditions_wait:
+            self._conditions_wait, self._written, self._written_at = math.inf, self._conditions, now
             self._outbox.conditions(conditions.manifest(self._conditions, record.node))

@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterator
 from urllib.parse import parse_qsl, urlsplit
 
 from kmesh.cluster.kubernetes.comeback import Comeback
+from kmesh.cluster.kubernetes.resources import PLURALS, described
+from kmesh.errors import ApiError
 
 Parameters = dict[str, str]
+KINDS = {plural: kind for kind, plural in PLURALS.items()}
 
 
 def listed(*manifests: dict, version: int = 1, more: str = "") -> dict:
@@ -22,6 +25,8 @@ def event(kind: str, manifest: dict) -> dict:
 
 class FakeApi:
     """``answer`` gives the list, and ``watch`` the events, for a plural and the parameters asked with, or raises.
+
+    What they give as bytes is sent as it stands.
 
     A watch goes on after its events until it is cut, unless ``ends``. ``asked`` holds (plural, parameters).
     """
@@ -39,14 +44,19 @@ class FakeApi:
         self._answer, self._watch, self._ends = answer, watch, ends
 
     def fetch(self, _verb: str, _what: str, _method: str, path: str, *_: object) -> bytes:
-        return json.dumps(self._answer(*self._note(path))).encode()
+        plural, asked = self._note(path)
+        answer = self._answer(plural, asked)
+        return answer if isinstance(answer, bytes) else json.dumps({"kind": f"{KINDS[plural]}List"} | answer).encode()
+
+    def odd(self, wanted: str, text: bytes) -> ApiError:
+        return ApiError(f"{described(text)} instead of {wanted}")
 
     def open(self, _verb: str, _what: str, _method: str, path: str, **_: object) -> "FakeAnswer":
         return FakeAnswer(self._watch(*self._note(path)), self._ends)
 
     @staticmethod
     def stream(answer: "FakeAnswer") -> Iterator[bytes]:
-        yield from (json.dumps(one).encode() + b"\n" for one in answer.events)
+        yield from (one if isinstance(one, bytes) else json.dumps(one).encode() + b"\n" for one in answer.events)
         answer.over.wait()
 
     def close(self) -> None:

@@ -136,13 +136,24 @@ def test_a_list_is_its_objects_and_what_it_says_of_itself():
     text = {"kind": "PodList", "metadata": {"resourceVersion": "9", "continue": "c"}, "items": MANIFESTS[2:3]}
     items, metadata = decode_list("Pod", json.dumps(text).encode())
     assert (items, metadata) == ([decoded(MANIFESTS[2])], {"resourceVersion": "9", "continue": "c"})
-    assert decode_list("Pod", b'{"items": null}') == ([], {})
 
 
-@pytest.mark.parametrize("text", [b'{"items": 5}', b'{"items": [5]}', b'{"items": [{}]}', b'{"metadata": [1]}'])
-def test_a_list_of_what_are_no_objects_is_refused(text):
+EMPTY = {"kind": "PodList", "metadata": {"resourceVersion": "9"}, "items": []}
+NO_LISTS = (
+    {"status": "ok"},
+    {},
+    *({name: value for name, value in EMPTY.items() if name != left} for left in EMPTY),
+    *(EMPTY | {"items": one} for one in (None, 5, {}, "", [5], [None], [[]], [{}])),
+    *(EMPTY | {"kind": one} for one in ("NodeList", "Pod", "Status", "List", None, 5)),
+    *(EMPTY | {"metadata": one} for one in (None, [1], {}, {"resourceVersion": ""}, {"resourceVersion": 9})),
+)
+
+
+@pytest.mark.parametrize("answer", NO_LISTS, ids=repr)
+def test_what_is_no_list_of_the_kind_asked_for_is_refused_and_no_empty_list(answer):
+    assert decode_list("Pod", json.dumps(EMPTY).encode()) == ([], {"resourceVersion": "9"})
     with pytest.raises(ValueError, match="no "):
-        decode_list("Pod", text)
+        decode_list("Pod", json.dumps(answer).encode())
 
 
 def test_an_event_is_its_type_and_an_object_and_of_an_error_all_is_kept():
@@ -153,7 +164,14 @@ def test_an_event_is_its_type_and_an_object_and_of_an_error_all_is_kept():
 
 
 @pytest.mark.parametrize(
-    "line", [b"{}", b'{"type": "ADDED"}', b'{"type": 5, "object": {}}', b'{"type": "A", "object": 5}']
+    "line",
+    [
+        b'{"type": "FOO", "object": {}}',
+        b"{}",
+        b'{"type": "ADDED"}',
+        b'{"type": 5, "object": {}}',
+        b'{"type": "A", "object": 5}',
+    ],
 )
 def test_what_is_no_event_is_refused(line):
     with pytest.raises(ValueError, match="no "):

@@ -89,7 +89,16 @@ def test_a_refusal_shows_no_key():
 
 @pytest.mark.parametrize(
     ("one", "other", "answer"),
-    [("9", "10", True), ("10", "9", False), ("9", "9", False), ("", "9", False), ("9", "x", False)],
+    [
+        ("9", "10", True),
+        ("10", "9", False),
+        ("9", "9", False),
+        ("", "9", False),
+        ("9", "x", False),
+        ("9" * 5000, "1" + "0" * 5000, True),
+        ("007", "8", True),
+        ("²", "9", False),
+    ],
 )
 def test_versions_are_compared_as_numbers_where_they_are(one, other, answer):
     assert older(one, other) is answer

@@ -105,6 +105,8 @@ def test_flags_become_settings():
     assert not config.settings.strict
     assert not config.options.strict
     assert parse([], None, "host").node == "host"
+    assert parse([], None, "Host-7.Example\n").node == "host-7.example", "as kubelets register"
+    assert parse([], "As-It-Is", "host").node == "As-It-Is"
     assert not parse([], None, "host").enable_ipsec
 
 

@@ -1,8 +1,9 @@
+import math
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
-from kmesh.cluster.reporting import PEER_ROWS, make_status, should_publish
+from kmesh.cluster.reporting import PEER_ROWS, delay, make_status
 from kmesh.cluster.status import Drop, PeerStatus, from_lease, to_lease
 
 from kmesh_bpf import FakeKernel, KernelError, Key, Node, Options, Peer, Pod, View, reconcile
@@ -229,24 +230,25 @@ PROGRESS = [
 @pytest.mark.parametrize("changes", NEWS + PROGRESS)
 def test_what_an_operator_waits_for_is_published_at_once_and_never_twice_in_two_seconds(changes):
     new = replace(STATUS, **changes)
-    assert not should_publish(STATUS, new, STATUS.reported_at + 1.9, 0.0)
-    assert should_publish(STATUS, new, STATUS.reported_at + 2.0, 0.0)
+    assert delay(STATUS, new, STATUS.reported_at + 0.5, 0.0) == pytest.approx(1.5)
+    assert 0.0 < delay(STATUS, new, STATUS.reported_at + 1.9, 0.0) <= 0.1 + 1e-6
+    assert delay(STATUS, new, STATUS.reported_at + 2.0, 0.0) == 0.0
 
 
 def test_what_changes_all_the_time_waits_for_the_next_minute_and_its_jitter():
     new = replace(STATUS, counters={}, sequence_use=0.5, reasons=("x",), peers=(), reported_at=9e9)
-    assert not should_publish(STATUS, new, STATUS.reported_at + 69.0, 10.0)
-    assert should_publish(STATUS, new, STATUS.reported_at + 70.0, 10.0)
+    assert delay(STATUS, new, STATUS.reported_at + 69.0, 10.0) == math.inf
+    assert delay(STATUS, new, STATUS.reported_at + 70.0, 10.0) == 0.0
 
 
 def test_the_first_report_and_one_after_the_clock_was_set_back_are_published():
-    assert should_publish(None, STATUS, 0.0, 10.0)
-    assert should_publish(STATUS, STATUS, STATUS.reported_at - 1.0, 10.0)
+    assert delay(None, STATUS, 0.0, 10.0) == 0.0
+    assert delay(STATUS, STATUS, STATUS.reported_at - 1.0, 10.0) == 0.0
 
 
 def test_in_a_large_cluster_progress_is_told_less_often_and_readiness_as_fast_as_ever():
     large = replace(STATUS, peers_expected=5000)
     progress, news = replace(large, peers_on_newest=7), replace(large, ready=False)
-    assert not should_publish(large, progress, STATUS.reported_at + 49.0, 0.0)
-    assert should_publish(large, progress, STATUS.reported_at + 50.0, 0.0)
-    assert should_publish(large, news, STATUS.reported_at + 2.0, 0.0)
+    assert delay(large, progress, STATUS.reported_at + 49.0, 0.0) == pytest.approx(1.0)
+    assert delay(large, progress, STATUS.reported_at + 50.0, 0.0) == 0.0
+    assert delay(large, news, STATUS.reported_at + 2.0, 0.0) == 0.0

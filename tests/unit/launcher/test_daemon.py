@@ -22,6 +22,26 @@ def test_a_node_becomes_ready_step_by_step_and_says_what_it_waits_for(node):
     assert node.reasons() == ["EncryptionReady"]
 
 
+def test_a_report_that_comes_too_soon_after_another_is_sent_by_a_pass_of_its_own(node):
+    """Else the cluster would be told for half a minute what was true for a moment."""
+    node.steps(1)
+    assert [node.reported[-1]["spec"]["holderIdentity"], len(node.reported)] == ["n1", 1]
+    node.key(1)
+    node.clock.now += 0.5
+    wait = node.daemon.step()
+    for _ in range(9):
+        node.clock.now += 0.01
+        wait = node.daemon.step()
+    assert node.ready() == (200, [])
+    assert len(node.reported) == 1, "two reports in a second would be too many"
+    assert wait == pytest.approx(2.0 - (node.clock.now - node.recorder._reported.reported_at))
+    node.clock.now += wait
+    assert node.daemon.step() > 2.0
+    assert len(node.reported) == 2
+    told = [json.loads(one["metadata"]["annotations"]["kmesh.net/ipsec-status"])["ready"] for one in node.reported]
+    assert told == [False, True]
+
+
 def test_a_refused_key_is_an_event_and_a_metric_until_a_good_one_comes(node):
     node.key(1)
     node.steps()

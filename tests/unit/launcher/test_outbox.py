@@ -147,6 +147,28 @@ def test_events_keep_their_order_while_the_cluster_is_away(refusals):
     assert cluster.taken == [0, 1, 2]
 
 
+def test_a_fault_of_ours_costs_one_letter_and_is_told_without_what_it_says(caplog):
+    cluster = Cluster()
+    faults = [KeyError("secret"), MemoryError()]
+
+    def take(what):
+        if faults:
+            raise faults.pop()
+        cluster.take(what)
+
+    cluster.tell = cluster.publish_status = take
+    with closing(Outbox(cluster, retry_seconds=0.01)) as outbox:
+        for number, send in enumerate((outbox.tell, outbox.report)):
+            send({"number": number})
+            assert until(lambda number=number: len(faults) == 1 - number)
+        outbox.report({"number": 2})
+        assert until(lambda: cluster.taken == [{"number": 2}])
+    assert [record.message for record in caplog.records] == [
+        "an Event cannot be sent, by a fault of this program: MemoryError",
+        "the node's report cannot be sent, by a fault of this program: KeyError",
+    ]
+
+
 def test_of_a_cluster_that_is_away_there_is_one_complaint_whatever_waits(caplog):
     cluster = Cluster(refusals=20)
     with closing(Outbox(cluster, retry_seconds=0.01)) as outbox:

@@ -1,6 +1,6 @@
-"""The way to an API server: address, trust and credentials from the ``kubernetes`` package, HTTP from its urllib3 pool.
+"""The way to an API server: HTTP by urllib3, with the address, trust and credentials of an Access.
 
-Its typed models are not used: decoding 100,000 pods into them takes minutes and gigabytes.
+The typed models of the ``kubernetes`` package are not used: 100,000 pods take minutes and gigabytes to become such.
 """
 
 from __future__ import annotations
@@ -10,20 +10,19 @@ import os
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import urllib3
-import yaml
-from kubernetes.client import Configuration
-from kubernetes.client.rest import RESTClientObject
-from kubernetes.config import ConfigException, load_incluster_config, load_kube_config
-from kubernetes.config.incluster_config import SERVICE_HOST_ENV_NAME, SERVICE_TOKEN_FILENAME
 
+from kmesh.cluster.kubernetes import access
+from kmesh.cluster.kubernetes.access import ACCOUNT, HOST, Access
 from kmesh.cluster.kubernetes.comeback import Comeback
-from kmesh.cluster.kubernetes.resources import UNAUTHORIZED, common, refusal
+from kmesh.cluster.kubernetes.kubeconfig import AUTHORIZATION, Target
+from kmesh.cluster.kubernetes.resources import UNAUTHORIZED, common, described, refusal
 from kmesh.errors import ApiError
 from kmesh_bpf import ConfigError, __version__
 
@@ -31,13 +30,15 @@ CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 30.0
 """For the next bytes of an answer, not for the whole of it."""
 MOST_CONNECTIONS = 64
+MOST_BYTES, MOST_REASON = 1 << 30, 1 << 16
+"""Of an answer: 100,000 pods in one list are less; and of one that says why it is none."""
 RELOAD_SECONDS = 1.0
 """Credentials that were refused are read anew, at most this often."""
 DEFAULT_KUBECONFIG = "~/.kube/config"
 JSON, APPLY, MERGE = "application/json", "application/apply-patch+yaml", "application/merge-patch+json"
 
-Load = Callable[[Configuration], None]
-"""Fills in address, trust and credentials as they are now."""
+Load = Callable[[], Access]
+"""Gives address, trust and credentials as they are now, or raises ConfigError."""
 
 
 class Connection:
@@ -51,35 +52,56 @@ class Connection:
     def __init__(self, load: Load) -> None:
         self._load = load
         self._lock = threading.Lock()
-        self._loaded_at = 0.0
+        self._tried_at = 0.0
+        self._refused = ""
         self.comeback = Comeback(time.monotonic)
-        self._session = self._open()
+        try:
+            self._session = self._open()
+        except ConfigError as error:
+            raise ConfigError(f"the cluster's configuration cannot be used: {error}") from error
 
     @property
     def server(self) -> str:
         """The server's URL."""
-        return str(self._session.configuration.host)
+        return self._session.access.target.server
 
     def close(self) -> None:
         """Close connections that nobody uses."""
         self._session.pool.clear()
 
     def call(
-        self, verb: str, what: str, method: str, path: str, body: Any = None, content: str = JSON
+        self,
+        verb: str,
+        what: str,
+        method: str,
+        path: str,
+        body: Any = None,
+        content: str = JSON,
+        *,
+        kinds: Container[str],
     ) -> dict[str, Any]:
-        """Send a request; give the answer's object. ``verb`` and ``what`` are for the sentence, should it fail.
+        """Send a request; give the answer's object, of one of the ``kinds``.
+
+        ``verb`` and ``what`` are for the sentence, should it fail.
 
         Raises:
-            ApiError: the server cannot be reached, refuses, or answers with something else than an object.
+            ApiError: the server cannot be reached, refuses, or answers with something else.
 
         """
+        text = self.fetch(verb, what, method, path, body, content)
         try:
-            value = json.loads(self.fetch(verb, what, method, path, body, content))
-        except (ValueError, RecursionError) as error:
-            raise self._failed(error) from error
-        if not isinstance(value, dict):
-            raise self._failed(ValueError("it answers with something that is no object"))
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            value = None
+        if not isinstance(value, dict) or value.get("kind") not in kinds or value.get("status") == "Failure":
+            raise self.odd(f"an answer to: {verb} {what}", text)
         return value
+
+    def odd(self, wanted: str, text: bytes) -> ApiError:
+        """Make the error for an answer that is another one than was ``wanted``."""
+        self.comeback.away()
+        between = "is there a proxy, or a page to log in at, in between?"
+        return ApiError(f"the API server {self.server} gives {described(text)} instead of {wanted}; {between}")
 
     def fetch(self, verb: str, what: str, method: str, path: str, body: Any = None, content: str = JSON) -> bytes:
         """Send a request; give the answer's body as it is.
@@ -89,7 +111,13 @@ class Connection:
 
         """
         with self.open(verb, what, method, path, body, content) as answer:
-            return self._body(answer)
+            pieces, size = [], 0
+            for piece in self.stream(answer):
+                pieces.append(piece)
+                size += len(piece)
+                if size > MOST_BYTES:
+                    raise ApiError(f"cannot {verb} {what}: the answer of {self.server} has no end")
+        return b"".join(pieces)
 
     def open(
         self,
@@ -109,12 +137,14 @@ class Connection:
         """
         for attempt in (1, 2):
             session = self._session
+            if session.access.expires <= time.time() and self._renew(session):
+                session = self._session
             response = self._send(session, method, path, body, content, seconds)
             if 200 <= response.status < 300:
                 self.comeback.answered()
                 return Answer(response)
             with Answer(response) as answer:
-                said = self._body(answer)
+                said = self._why(answer)
             if response.status == UNAUTHORIZED and attempt == 1 and self._renew(session):
                 continue
             break
@@ -135,75 +165,97 @@ class Connection:
             # The last two: urllib3 and ssl, when another thread has shut the socket down.
             raise self._failed(error) from error
 
-    def _body(self, answer: Answer) -> bytes:
-        return b"".join(self.stream(answer))
+    def _why(self, answer: Answer) -> bytes:
+        """Give the beginning of an answer that is none."""
+        to = urlsplit(answer.response.headers.get("Location") or "")
+        if 300 <= answer.response.status < 400 and to.hostname:
+            # Not the whole address: it may hold a token.
+            return f"it sends us on to {to.scheme or 'http'}://{to.hostname}, where no API server is".encode()
+        said = b""
+        for piece in self.stream(answer):
+            said += piece
+            if len(said) >= MOST_REASON:
+                break
+        return said
 
     def _send(
         self, session: _Session, method: str, path: str, body: Any, content: str, seconds: float
     ) -> urllib3.BaseHTTPResponse:
-        headers = {"User-Agent": f"kmesh-ipsec/{__version__}", "Accept": JSON}
+        target = session.access.target
+        headers = urllib3.HTTPHeaderDict({"User-Agent": f"kmesh-ipsec/{__version__}", "Accept": JSON})
+        for name, value in target.headers:
+            headers.add(name, value)  # a line each: several groups are several lines
+        if token := session.access.token():
+            headers[AUTHORIZATION] = f"Bearer {token}"
         data = None
         if body is not None:
             headers["Content-Type"] = content
             data = json.dumps(body)
         try:
-            with self._lock:  # it may read a file anew, or run a program
-                credentials = session.configuration.get_api_key_with_prefix("BearerToken")
-            if credentials:
-                headers["Authorization"] = credentials
             response: urllib3.BaseHTTPResponse = session.pool.request(
                 method,
-                session.configuration.host + path,
+                target.server + path,
                 body=data,
                 headers=headers,
                 timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=seconds),
                 retries=False,
+                redirect=False,  # the token is for this server
                 preload_content=False,
             )
-        except (urllib3.exceptions.HTTPError, OSError, ConfigException) as error:
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            if isinstance(error, urllib3.exceptions.SSLError) and target.plugin is None:
+                with suppress(ApiError):  # certificates, and those that are trusted, are replaced in their files
+                    self._renew(session)
             raise self._failed(error) from error
+        except ValueError:
+            # Not chained: http.client quotes the header that it refuses, and in it the token.
+            raise ApiError(
+                f"no request to {self.server} can be made: a header, or its path, is not fit for it"
+            ) from None
         return response
 
     def _failed(self, error: Exception) -> ApiError:
         self.comeback.away()
-        return ApiError(f"the API server {self.server} cannot be reached: {_reason(error)}")
+        proxy = self._session.access.target.proxy
+        by = f" by the proxy {urlsplit(proxy).hostname}" if proxy else ""
+        return ApiError(f"the API server {self.server} cannot be reached{by}: {_reason(error)}")
 
     def _renew(self, refused: _Session) -> bool:
-        """Read the configuration anew, unless another thread has just done so; tell whether it is a newer one."""
+        """Read the configuration anew, unless another thread has just done so; tell whether it is a newer one.
+
+        Raises:
+            ApiError: it cannot be read.
+
+        """
         with self._lock:
             if self._session is not refused:
                 return True
-            if time.monotonic() - self._loaded_at < RELOAD_SECONDS:
-                return False
-            try:
-                self._session = self._open()
-            except ConfigError:
-                return False
-            refused.pool.clear()
-            return True
+            if time.monotonic() - self._tried_at >= RELOAD_SECONDS:
+                try:
+                    self._session, self._refused = self._open(), ""
+                except ConfigError as error:
+                    self._refused = str(error)
+                else:
+                    refused.pool.clear()
+                    return True
+            if self._refused:
+                why = "the credentials are not accepted or have expired, and others cannot be had"
+                raise ApiError(f"{why}: {self._refused}", UNAUTHORIZED)
+            return False
 
     def _open(self) -> _Session:
-        configuration = Configuration()
         try:
-            self._load(configuration)
-        except yaml.YAMLError as error:
-            # Not its text: that may quote the file, and so a token.
-            raise ConfigError("the cluster's configuration cannot be used: the kubeconfig is no YAML") from error
-        except (ConfigException, OSError, TypeError, ValueError) as error:
-            said = str(error).strip().partition("\n")[0]
-            raise ConfigError(f"the cluster's configuration cannot be used: {said}") from error
-        if not str(configuration.host).startswith(("https://", "http://")):
-            raise ConfigError(f"the cluster's server {configuration.host!r} is no URL; write https://HOST:PORT")
-        configuration.connection_pool_maxsize = MOST_CONNECTIONS
-        self._loaded_at = time.monotonic()
-        return _Session(configuration, RESTClientObject(configuration).pool_manager)
+            found = self._load()
+            return _Session(found, _pool(found))
+        finally:
+            self._tried_at = time.monotonic()
 
 
 @dataclass(frozen=True, slots=True)
 class _Session:
     """Credentials, and the connections that were opened with the trust and the certificate that belong to them."""
 
-    configuration: Configuration
+    access: Access
     pool: urllib3.PoolManager
 
 
@@ -236,25 +288,62 @@ def connect(kubeconfig: str | None, context: str | None, environment: Mapping[st
         ConfigError: there is no cluster, or its configuration cannot be read.
 
     """
-    inside = environment.get(SERVICE_HOST_ENV_NAME) and Path(SERVICE_TOKEN_FILENAME).exists()
+    inside = environment.get(HOST) and (ACCOUNT / "token").exists()
     if inside and not kubeconfig and not context:
-        return Connection(load_incluster_config)
+        return Connection(lambda: access.enter(access.of_pod(environment)))
     files = kubeconfig or environment.get("KUBECONFIG") or DEFAULT_KUBECONFIG
-    if not any(Path(one).expanduser().exists() for one in files.split(os.pathsep) if one):
+    paths = [os.path.expanduser(one) for one in files.split(os.pathsep) if one]  # noqa: PTH111 # Path's may raise
+
+    def there() -> list[str]:
+        return [one for one in paths if os.path.exists(one)]  # noqa: PTH110 # likewise
+
+    if not there():
         if kubeconfig:
             raise ConfigError(f"--kubeconfig {kubeconfig} is not there")
         raise ConfigError(
             f"there is no cluster: {files} is not there, and this is no pod; give --kubeconfig FILE or --manifests DIR"
         )
+    return Connection(lambda: access.enter(access.of_kubeconfig(there() or paths, context, environment)))
 
-    def load(configuration: Configuration) -> None:
-        load_kube_config(files, context, configuration, persist_config=False)  # type: ignore[no-untyped-call] # it ships none
 
-    return Connection(load)
+def _pool(found: Access) -> urllib3.PoolManager:
+    """Make the connections of an Access.
+
+    Raises:
+        ConfigError: they go by a proxy of a kind for which something is missing here.
+
+    """
+    target = found.target
+    settings: dict[str, Any] = {"maxsize": MOST_CONNECTIONS}
+    if found.tls is not None:
+        settings["ssl_context"] = found.tls
+    if found.tls is not None and target.server_name:
+        settings["server_hostname"] = target.server_name
+    if target.insecure:
+        urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # one of ours has been given
+    if not target.proxy:
+        return urllib3.PoolManager(**settings)
+    return _proxy_pool(target, settings)
+
+
+def _proxy_pool(target: Target, settings: dict[str, Any]) -> urllib3.PoolManager:
+    parts = urlsplit(target.proxy)
+    if parts.scheme.startswith("socks"):
+        try:
+            from urllib3.contrib.socks import SOCKSProxyManager  # noqa: PLC0415 # PySocks need not be there
+        except ImportError as error:
+            why = "needs PySocks, which is not installed here; name a proxy of HTTP, or install it"
+            raise ConfigError(f"{target.source}: proxy-url: {parts.scheme} {why}") from error
+        return SOCKSProxyManager(target.proxy, **settings)
+    user, _, address = parts.netloc.rpartition("@")
+    headers = urllib3.make_headers(proxy_basic_auth=unquote(user)) if user else None
+    return urllib3.ProxyManager(f"{parts.scheme}://{address}", proxy_headers=headers, **settings)
 
 
 def _reason(error: BaseException) -> str:
     """Give the cause in few words, without addresses of Python objects, the same for the same cause."""
+    if isinstance(error, urllib3.exceptions.DecodeError):
+        return "its answer cannot be unpacked"
     while isinstance(error, urllib3.exceptions.HTTPError) and error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, urllib3.exceptions.ProtocolError | urllib3.exceptions.SSLError) and error.args:

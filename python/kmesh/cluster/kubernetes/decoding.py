@@ -154,8 +154,9 @@ class _Service(_Object, total=False):
 
 
 class _List(msgspec.Struct):
-    metadata: dict[str, Any] | None = None
-    items: list[msgspec.Raw] | None = None
+    kind: str
+    metadata: dict[str, Any]
+    items: list[msgspec.Raw]
 
 
 class _Event(msgspec.Struct):
@@ -177,6 +178,7 @@ DECODERS: Mapping[str, msgspec.json.Decoder[Any]] = {
 LIST, EVENT = msgspec.json.Decoder(_List), msgspec.json.Decoder(_Event)
 ERROR = "ERROR"
 """The type of a watch event that holds no object but a Status."""
+TYPES = frozenset({"ADDED", "MODIFIED", "DELETED", "BOOKMARK", ERROR})
 _BROKEN = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -202,18 +204,23 @@ def decode_object(kind: str, text: bytes | msgspec.Raw) -> dict[str, Any]:
 def decode_list(kind: str, text: bytes) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Give the objects of a list, and the list's own metadata.
 
+    Whatever says nothing of its kind, has no items or no resourceVersion is no list: not an empty one either.
+
     Raises:
-        ValueError: this is no list of objects.
+        ValueError: this is no list of objects of this kind.
 
     """
     try:
         found = LIST.decode(text)
     except _BROKEN as error:
         raise ValueError("no list") from error
-    items = [decode_object(kind, one) for one in found.items or ()]
+    version = found.metadata.get("resourceVersion")
+    if found.kind != f"{kind}List" or not isinstance(version, str) or not version:
+        raise ValueError(f"no list of {kind}")
+    items = [decode_object(kind, one) for one in found.items]
     if not all("metadata" in one for one in items):
         raise ValueError("no list of objects")
-    return items, found.metadata or {}
+    return items, found.metadata
 
 
 def decode_event(kind: str, line: bytes) -> tuple[str, dict[str, Any]]:
@@ -227,4 +234,6 @@ def decode_event(kind: str, line: bytes) -> tuple[str, dict[str, Any]]:
         event = EVENT.decode(line)
     except _BROKEN as error:
         raise ValueError("no event") from error
+    if event.type not in TYPES:
+        raise ValueError("no event of a known type")
     return event.type, decode_object("" if event.type == ERROR else kind, event.object)

@@ -8,7 +8,7 @@ from typing import Any
 
 from kmesh.cluster.kubernetes.connection import Connection
 from kmesh.cluster.kubernetes.decoding import decode_list
-from kmesh.cluster.kubernetes.resources import GONE, Collection
+from kmesh.cluster.kubernetes.resources import BAD_REQUEST, GONE, Collection
 from kmesh.errors import ApiError
 
 PAGE = 500
@@ -24,29 +24,59 @@ class Page:
     version: str
 
 
+class Listing:
+    """A collection being read as it is at one moment: all pages are of one ``version``.
+
+    When a page fails, those that have arrived still count: :meth:`pages` again gives the ones that are missing. A list
+    that takes longer than connections live would never be whole otherwise.
+    """
+
+    def __init__(self, connection: Connection, collection: Collection) -> None:
+        self._connection, self._collection = connection, collection
+        self._limit, self._token = str(PAGE), ""
+        self.version = ""
+
+    @property
+    def begun(self) -> bool:
+        """Whether there are pages that count, and others to come."""
+        return bool(self._token)
+
+    def pages(self) -> Iterator[Page]:
+        """Give the pages that are missing.
+
+        Raises:
+            ApiError: one cannot be had.
+
+        """
+        collection, connection = self._collection, self._connection
+        while True:
+            try:
+                path = collection.query(limit=self._limit, **{"continue": self._token})
+                text = connection.fetch("list", str(collection), "GET", path)
+            except ApiError as error:
+                if error.status not in (GONE, BAD_REQUEST) or not self._token:
+                    raise
+                self._limit, self._token = "", ""  # the pages to come are forgotten: all at once, then
+                continue
+            try:
+                items, metadata = decode_list(collection.kind, text)
+                token = metadata.get("continue") or ""
+                if not isinstance(token, str):
+                    raise ValueError("no token")
+            except ValueError as error:
+                self._token = ""  # nor do the pages before it count
+                raise connection.odd(f"a list of {collection}", text) from error
+            first, self._token, self.version = not self._token, token, metadata["resourceVersion"]
+            yield Page(first, items, self.version)
+            if not token:
+                return
+
+
 def pages(connection: Connection, collection: Collection) -> Iterator[Page]:
-    """Read a collection as it is now; all pages are of one version.
+    """Read a collection as it is now.
 
     Raises:
         ApiError: it cannot be read to its end.
 
     """
-    limit, token = str(PAGE), ""
-    while True:
-        try:
-            text = connection.fetch(
-                "list", str(collection), "GET", collection.query(limit=limit, **{"continue": token})
-            )
-        except ApiError as error:
-            if error.status != GONE or not token:
-                raise
-            limit, token = "", ""  # the server has forgotten the pages to come: all at once, then
-            continue
-        try:
-            items, metadata = decode_list(collection.kind, text)
-        except ValueError as error:
-            raise ApiError(f"the API server {connection.server} gives no list of {collection}") from error
-        yield Page(not token, items, str(metadata.get("resourceVersion") or ""))
-        token = str(metadata.get("continue") or "")
-        if not token:
-            return
+    return Listing(connection, collection).pages()

@@ -27,11 +27,14 @@ FOREIGN_APIS = {"Lease": "coordination.k8s.io/v1", "Event": "v1"}
 """Of kinds that are written and given as they are, never read into objects."""
 MESSAGE_LIMIT = 300
 """Characters of the server's own words in an error."""
+KIND_LIKE = re.compile(r"[A-Za-z]{1,60}")
+LINE_LIMIT = 64 << 20
+"""Bytes of an event: etcd takes objects of 1.5 MB, and JSON makes six bytes of one at worst."""
 KEY_LIKE = re.compile(r"[A-Za-z0-9+/=]{40,}")
 """In the server's words, what could be key material."""
 UNKNOWN_PATH = ("not find the requested resource", "page not found")
 """The server's words where it knows nothing of a kind, and where it knows the group in other versions."""
-REFUSED, NOT_FOUND, CONFLICT, GONE, UNAUTHORIZED = 403, 404, 409, 410, 401
+BAD_REQUEST, UNAUTHORIZED, REFUSED, NOT_FOUND, CONFLICT, GONE = 400, 401, 403, 404, 409, 410
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,8 @@ def refusal(verb: str, what: str, status: int, body: bytes) -> ApiError:
         return ApiError(f"cannot {verb} {what}: {why}; apply deploy/base/crd.yaml", status)
     if status == NOT_FOUND and words.startswith("namespaces "):
         return ApiError(f"cannot {verb} {what}: {words}; apply deploy/, or: kubectl create namespace", status)
-    return ApiError(f"cannot {verb} {what}: {words} (HTTP status {status})", status)
+    code = f"HTTP status {status}" if status else "no HTTP status"
+    return ApiError(f"cannot {verb} {what}: {words} ({code})", status)
 
 
 def said_by_server(body: bytes) -> str:
@@ -107,25 +111,75 @@ def said_by_server(body: bytes) -> str:
         message = json.loads(body).get("message")
     except (ValueError, AttributeError, RecursionError):
         message = body.decode(errors="replace")
-    text = KEY_LIKE.sub("(hidden)", " ".join(str(message or "").split()))
+    if not isinstance(message, str):
+        message = ""
+    text = KEY_LIKE.sub("(hidden)", " ".join("".join(one if one.isprintable() else " " for one in message).split()))
     return text if len(text) <= MESSAGE_LIMIT else f"{text[:MESSAGE_LIMIT]}…"
 
 
-def lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Give the lines of a stream; what stands behind the last newline is half of one, and is dropped."""
+def described(body: bytes) -> str:
+    """Say in a few words what an answer is that is not the one asked for."""
+    text = body.strip()
+    if not text:
+        return "nothing"
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return "HTML" if text[:1] == b"<" else "what is no JSON"
+    if not isinstance(value, dict):
+        return "what is no object"
+    kind = value.get("kind")
+    if kind == "Status":
+        return f"a Status ({said_by_server(text) or 'no reason given'})"
+    return f"a {kind}" if isinstance(kind, str) and KIND_LIKE.fullmatch(kind) else "an object without kind"
+
+
+def lines(chunks: Iterable[bytes], *, whole: bool = False) -> Iterator[bytes]:
+    """Give the lines of a stream; what stands behind the last newline is half of one, and is dropped.
+
+    Raises:
+        ValueError: a line has no end; or, where they have to be ``whole``, the last one is half of one.
+
+    """
     rest: list[bytes] = []
+    size = 0
     for chunk in chunks:
         first, *others = chunk.split(b"\n")
         rest.append(first)
+        size += len(first)
         for other in others:
             yield b"".join(rest)
-            rest = [other]
+            rest, size = [other], len(other)
+        if size > LINE_LIMIT:
+            raise ValueError("a line without end")
+    if whole and size:
+        raise ValueError("half a line")
 
 
 def version_of(manifest: Mapping[str, Any]) -> str:
     """Give metadata.resourceVersion of an object or a list; empty where there is none."""
+    return _text(manifest, "resourceVersion")
+
+
+def uid_of(manifest: Mapping[str, Any]) -> str:
+    """Give metadata.uid; empty where there is none."""
+    return _text(manifest, "uid")
+
+
+def name_of(manifest: Mapping[str, Any]) -> str:
+    """Give metadata.name; empty where there is none."""
+    return _text(manifest, "name")
+
+
+def is_named(manifest: Mapping[str, Any], collection: Collection) -> bool:
+    """Tell whether it can be said of an object of a watch which one it is."""
+    return name_of(manifest) != "" and manifest.get("kind", collection.kind) == collection.kind
+
+
+def _text(manifest: Mapping[str, Any], field: str) -> str:
     metadata = manifest.get("metadata")
-    return str(metadata.get("resourceVersion") or "") if isinstance(metadata, Mapping) else ""
+    value = metadata.get(field) if isinstance(metadata, Mapping) else None
+    return value if isinstance(value, str) else ""
 
 
 def common(status: int) -> bool:
@@ -135,4 +189,11 @@ def common(status: int) -> bool:
 
 def older(one: str, other: str) -> bool:
     """Tell whether a resourceVersion is older than another; of versions that are no numbers nothing is known."""
-    return one.isdecimal() and other.isdecimal() and int(one) < int(other)
+    known = all(version.isascii() and version.isdecimal() for version in (one, other))
+    # As numbers, but of any length: int() takes no more than 4300 digits.
+    return known and _magnitude(one) < _magnitude(other)
+
+
+def _magnitude(digits: str) -> tuple[int, str]:
+    shorter = digits.lstrip("0")
+    return len(shorter), shorter

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from kmesh.cluster.kubernetes.connection import Connection
 from kmesh.cluster.kubernetes.listing import pages
-from kmesh.cluster.kubernetes.resources import CONFLICT, NOT_FOUND, Collection
+from kmesh.cluster.kubernetes.resources import CONFLICT, NOT_FOUND, Collection, name_of
 from kmesh.cluster.kubernetes.store import Draft, Shelf, Store
 from kmesh.cluster.kubernetes.watch import Watch
 from kmesh.cluster.kubernetes.writes import Writer
@@ -108,6 +108,8 @@ class KubernetesCluster:
             if self._started_at is None:
                 self._start()
                 self._store.condition.wait_for(self._whole, FIRST_SECONDS)
+            for watch in (*self._watches.values(), *self._pods.values()):
+                watch.start()  # those for which there was no room
             self._complete = self._complete or self._whole()
             if self._read is None or self._read_revision != self._store.revision:
                 self._read_revision = self._store.revision
@@ -147,7 +149,7 @@ class KubernetesCluster:
     def statuses(self) -> tuple[Mapping[str, Any], ...]:
         """See :class:`kmesh.cluster.source.ClusterSource`."""
         found = [one for page in pages(self._connection, self._leases) for one in page.items]
-        return tuple(one for one in found if str(one["metadata"].get("name")).startswith(LEASE_PREFIX))
+        return tuple(one for one in found if name_of(one).startswith(LEASE_PREFIX))
 
     def tell(self, event: Mapping[str, Any]) -> None:
         """See :class:`kmesh.cluster.source.ClusterSource`."""
@@ -210,7 +212,7 @@ class KubernetesCluster:
         """Tell whether the server has KmeshNodeInfo in any version at all."""
         group = self._infos.api.partition("/")[0]
         try:
-            self._connection.call("get", f"API group {group}", "GET", f"/apis/{group}")
+            self._connection.call("get", f"API group {group}", "GET", f"/apis/{group}", kinds=("APIGroup",))
         except ApiError as error:
             if error.status != NOT_FOUND:
                 raise

@@ -23,6 +23,7 @@ from kmesh.cluster.objects import (
     PodObject,
     Service,
     identity,
+    label,
     parse,
 )
 from kmesh.cluster.snapshot import GATEWAY_LABEL, MODE_LABEL
@@ -94,9 +95,12 @@ class Shelf:
     def replace(self, draft: Draft, version: str = "") -> None:
         """Put a new content in place of the old one, at once; ``version``: of the list that it is, if known.
 
-        What we wrote while the list was under way is kept.
+        What we wrote while the list was under way is kept; so is what a list lacks in which something has no name, for
+        that may be it.
         """
         with self._store.condition:
+            if draft.nameless:
+                draft.objects = self.objects | draft.objects
             kept = [who for who, written in self._written.items() if older(version, written) and who in self.objects]
             draft.objects.update((who, self.objects[who]) for who in kept)
             changed = not self.synced or self.objects != draft.objects or self._problems != draft.problems
@@ -187,10 +191,21 @@ class Draft:
         self.problems: dict[Identity, str] = {}
         self._collection, self._before = collection, before
 
+    @property
+    def nameless(self) -> bool:
+        """Whether an object was among them of which nobody knows which it is."""
+        return self._nobody in self.problems
+
+    @property
+    def _nobody(self) -> Identity:
+        return self._collection.kind, "", ""
+
     def add(self, manifest: dict[str, Any]) -> None:
         """Read one more."""
         who, one, problem = _read(manifest, self._collection)
         if who is None:
+            if problem is not None:
+                self.problems[self._nobody] = f"in the list of {self._collection}: {problem}; what it lacks is kept"
             return
         if problem is not None:
             self.problems[who] = problem
@@ -200,15 +215,20 @@ class Draft:
 
 
 def _read(manifest: dict[str, Any], collection: Collection) -> tuple[Identity | None, Object | None, str | None]:
-    """Give an object's identity (None: not for us), what it is, or why it cannot be read."""
+    """Give an object's identity (None: not for us, or not known), what it is, or why it cannot be read."""
     who = None
-    manifest = ours(whole(manifest, collection), collection)
     try:
+        manifest = ours(whole(manifest, collection), collection)
         who = identity(manifest)
+        if who is None or who[0] != collection.kind:
+            return None, None, f"an object that is no {collection.kind} of {collection.api}"
         one = parse(manifest)
+        return (who, lean(one), None) if one is not None else (None, None, None)
     except ConfigError as error:
         return who, None, str(error)
-    return (who, lean(one), None) if one is not None else (None, None, None)
+    except Exception as error:  # noqa: BLE001 # whatever a reader stumbles over is the fault of this one object
+        # Not its words: they may quote the Secret.
+        return who, None, f"{label(who) if who else 'an object'} cannot be read ({type(error).__name__})"
 
 
 def ours(manifest: dict[str, Any], collection: Collection) -> dict[str, Any]:
@@ -243,10 +263,12 @@ def lean(one: Object) -> Object:
 def bare_secret(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """Give a Secret without what the server and other programs added, but for when it was written."""
     kept = {name: manifest[name] for name in ("apiVersion", "kind", "type", "data") if name in manifest}
-    metadata = manifest["metadata"]
+    metadata = manifest.get("metadata")
+    metadata = metadata if isinstance(metadata, Mapping) else {}
     known = {name: metadata[name] for name in ("name", "namespace", "creationTimestamp") if name in metadata}
-    if "managedFields" in metadata:
-        known["managedFields"] = [{"time": one.get("time")} for one in metadata["managedFields"]]
+    writes = metadata.get("managedFields")
+    if isinstance(writes, list):
+        known["managedFields"] = [{"time": one.get("time")} for one in writes if isinstance(one, Mapping)]
     return {**kept, "metadata": known}
 
 

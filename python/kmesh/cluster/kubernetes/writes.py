@@ -7,11 +7,11 @@ from typing import Any
 from urllib.parse import urlencode
 
 from kmesh.cluster.kubernetes.connection import APPLY, Connection
-from kmesh.cluster.kubernetes.resources import CONFLICT, NOT_FOUND, Collection
+from kmesh.cluster.kubernetes.resources import CONFLICT, NOT_FOUND, Collection, uid_of, version_of
 from kmesh.cluster.kubernetes.store import bare_secret, ours
 from kmesh.cluster.objects import SECRET_NAME
 from kmesh.cluster.secret import CURRENT, PREVIOUS, USED
-from kmesh.errors import ApiError, ConcurrentChangeError
+from kmesh.errors import ApiError, ClusterError, ConcurrentChangeError
 
 FIELD_MANAGER = "kmesh-daemon"
 MINE = {CURRENT, PREVIOUS, USED}
@@ -44,6 +44,7 @@ class Writer:
             f"{collection.item(name)}{subresource}?{query}",
             _placed(manifest, collection),
             APPLY,
+            kinds=(collection.kind,),
         )
 
     def create(self, collection: Collection, manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,7 +52,8 @@ class Writer:
         metadata = manifest["metadata"]
         what = _what(collection, str(metadata.get("name") or metadata.get("generateName")))
         path = f"{collection.path}?{urlencode({'fieldManager': FIELD_MANAGER})}"
-        return self._connection.call("create", what, "POST", path, _placed(manifest, collection))
+        kinds = (collection.kind,)
+        return self._connection.call("create", what, "POST", path, _placed(manifest, collection), kinds=kinds)
 
     def delete(self, collection: Collection, name: str, expected: Mapping[str, Any] | None = None) -> None:
         """Delete, if there; ``expected``: only if it is still this object, in this version.
@@ -65,7 +67,8 @@ class Writer:
             metadata = expected["metadata"]
             body = {"preconditions": {field: metadata[field] for field in ("uid", "resourceVersion")}}
         try:
-            self._connection.call("delete", _what(collection, name), "DELETE", collection.item(name), body)
+            what, kinds = _what(collection, name), (collection.kind, "Status")
+            self._connection.call("delete", what, "DELETE", collection.item(name), body, kinds=kinds)
         except ApiError as error:
             if error.status != NOT_FOUND or expected is not None:
                 raise
@@ -78,13 +81,16 @@ class Writer:
 
         """
         what = _what(self._secrets, SECRET_NAME)
-        path = self._secrets.item(SECRET_NAME)
+        path, kinds = self._secrets.item(SECRET_NAME), (self._secrets.kind,)
         try:
-            before: dict[str, Any] | None = self._connection.call("get", what, "GET", path)
+            before: dict[str, Any] | None = self._connection.call("get", what, "GET", path, kinds=kinds)
         except ApiError as error:
             if error.status != NOT_FOUND:
                 raise
             before = None
+        if before is not None and not (uid_of(before) and version_of(before)):
+            # Nobody could say then that it is still the same that is written over.
+            raise ClusterError(f"{what} comes without metadata.uid and metadata.resourceVersion; nothing was written")
         wanted = decide(bare_secret(ours(before, self._secrets)) if before is not None else None)
         try:
             if wanted is None:
@@ -93,10 +99,11 @@ class Writer:
                 return None
             if before is None:
                 return self.create(self._secrets, wanted)
-            others = {key: value for key, value in (before.get("data") or {}).items() if key not in MINE}
+            data = before.get("data")
+            others = {key: data[key] for key in data if key not in MINE} if isinstance(data, dict) else {}
             # With the resourceVersion that was read: the server refuses if there is a newer one.
             after = {**before, "data": {**others, **wanted["data"]}}
-            return self._connection.call("update", what, "PUT", path, after)
+            return self._connection.call("update", what, "PUT", path, after, kinds=kinds)
         except ApiError as error:
             if error.status == CONFLICT or (error.status == NOT_FOUND and before is not None):
                 raise ConcurrentChangeError(
