@@ -9,12 +9,16 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import yaml
 from kmesh.cluster import key_file, secret
 from kmesh.cluster.documents import manifests
+from kmesh.cluster.kubernetes.connection import connect
 from kmesh.cluster.kubernetes.decoding import decode_event, decode_list, decode_object
 from kmesh.cluster.objects import Object, collect, parse
 from kmesh.cluster.snapshot import build_view
@@ -138,6 +142,19 @@ def _lease(data: bytes) -> None:
         json.dumps(describe(from_lease(lease))).encode()
 
 
+def _kubeconfig(data: bytes) -> None:
+    """``PATH`` leads nowhere: a changed name of a plugin must not be run."""
+    before = os.environ.get("PATH", "")
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "config"
+        file.write_bytes(data)
+        os.environ["PATH"] = folder
+        try:
+            connect(str(file), None, {"HOME": folder})
+        finally:
+            os.environ["PATH"] = before
+
+
 def _netlink(data: bytes) -> None:
     for header, body in netlink.messages(data):
         if header.nlmsg_type == netlink.lib.NLMSG_ERROR:
@@ -181,6 +198,14 @@ KINDS = {
     "servicecidr": kube.service_cidr(),
     "secret-object": kube.secret(kube.entry()),
 }
+KUBECONFIG = {
+    "apiVersion": "v1",
+    "kind": "Config",
+    "current-context": "lab",
+    "contexts": [{"name": "lab", "context": {"cluster": "c", "user": "u"}}],
+    "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:6443", "proxy-url": "http://127.0.0.1:1"}}],
+    "users": [{"name": "u", "user": {"token": "t"}}],
+}
 FLAGS = (
     "--mode=dual-engine --enable-bypass=false --enable-ipsec=true --pin-root=/sys/fs/bpf/x --uplink=eth0 --dry-run",
     "--manifests=c --node-mark-mask=0xfff00000 --replay-window=64 --health-address=[::1]:1 --service-cidr=10.96.0.0/12",
@@ -223,6 +248,7 @@ TARGETS: dict[str, Target] = {
     "key-file": Target(_key_file, (_json(kube.entry()), _json([kube.entry()]), _json(["0" * 64])), structured=True),
     "key-text": Target(_key_text, (kube.material(1).hex().encode(),)),
     "lease": Target(_lease, (_json(to_lease(STATUS)),), structured=True),
+    "kubeconfig": Target(_kubeconfig, (yaml.safe_dump(KUBECONFIG).encode(),), structured=True),
     "netlink-sa": Target(xfrm_messages.decode_sa, _dumps("dump-")),
     "netlink-policy": Target(xfrm_messages.decode_policy, _dumps("dump-")),
     "netlink-messages": Target(_netlink, _messages()),
