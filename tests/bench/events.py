@@ -73,11 +73,14 @@ class Cluster:
                 for n, one in enumerate(addresses)
             },
         )
-        self.fill(self.source._pods[ALL_PODS].shelf, self.all_pods())
+        pods, changed = self.shelf("Pod"), self.source._store.condition
+        with changed:
+            changed.wait_for(lambda: pods.synced)  # its own list, of nothing, must not come after what is put here
+        self.fill(pods, self.all_pods())
         self.view()
 
     def shelf(self, kind: str) -> Shelf:
-        return self.source._watches[kind].shelf
+        return self.source._pods[ALL_PODS].shelf if kind == "Pod" else self.source._watches[kind].shelf
 
     @staticmethod
     def fill(shelf: Shelf, objects: dict[Identity, Object]) -> None:
@@ -120,7 +123,7 @@ class Cluster:
         """Pods that are given another address."""
         step = self.pods // EVENTS
         numbers = range(self.pods - 1, self.pods - EVENTS * step, -step)
-        return self.p99(self.source._pods[ALL_PODS].shelf, (self.moved(number) for number in numbers))
+        return self.p99(self.shelf("Pod"), (self.moved(number) for number in numbers))
 
     def moved(self, number: int) -> dict[str, Any]:
         return {

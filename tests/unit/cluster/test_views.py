@@ -4,14 +4,16 @@ what the event did not concern."""
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from kmesh.cluster.objects import ClusterObjects, Namespace, NodeInfo, NodeObject, PodObject, Service
+from kmesh.cluster.placed import Placed
 from kmesh.cluster.shared import Objects
 from kmesh.cluster.snapshot import MODE_LABEL, build_view
 from kmesh.cluster.views import Views
 
-from kmesh_bpf import Key, View
+from kmesh_bpf import ConfigError, Key, View
 
 HERE = "n1"
 NODES = ("n1", "n2", "n3")
@@ -128,7 +130,7 @@ class World:
         return build_view(self.objects, HERE, **self.known())
 
 
-@settings(max_examples=500)
+@settings(max_examples=300)
 @given(st.lists(EVENTS, min_size=10, max_size=40))
 def test_the_view_kept_is_the_view_made_from_scratch_and_what_is_equal_is_the_very_same(events):
     world, views = World(), Views(HERE)
@@ -176,3 +178,76 @@ def test_claims_asked_for_on_other_evidence_are_those_of_that_evidence_and_spoil
         wanted = build_view(world.objects, HERE, **(world.known() | other))
         assert (pods, problems) == (wanted.pods, wanted.problems)
         assert views.view(world.objects, **world.known()) == world.view()
+
+
+def many() -> tuple[World, Views, View]:
+    """Three nodes with two managed pods each, nobody's claim in doubt."""
+    world, views = World(), Views(HERE)
+    for number in range(6):
+        address = ip_address(f"10.244.1.{number}")
+        pod = PodObject("x", f"p{number}", {}, NODES[number % 3], False, "Running", (address,), frozenset())
+        world.take(("pods", pod, True))
+    return world, views, views.view(world.objects, **world.known())
+
+
+def moved(world: World, name: str, **changes) -> None:
+    world.take(("pods", replace(Objects.of(world.objects.pods).get("x", name), **changes), True))
+
+
+def test_a_pod_s_event_gives_another_tuple_for_its_node_alone():
+    world, views, before = many()
+    moved(world, "p1", addresses=(ADDRESSES[0],))
+    now = views.view(world.objects, **world.known())
+    assert [node for node in NODES if now.pods.on(node) is not before.pods.on(node)] == ["n2"]
+    assert [pod for pod in now.pods.on("n2") if pod in before.pods] == [before.pods.on("n2")[1]]
+    assert (now.peers, now.candidates, now.problems) == (before.peers, before.candidates, before.problems)
+
+
+def test_judged_again_are_the_addresses_that_an_event_concerns_and_no_others(monkeypatch):
+    world, views, _ = many()
+    judged: list[set] = []
+    change = Placed.change
+    monkeypatch.setattr(Placed, "change", lambda *given: judged.append(change(*given)) or judged[-1])
+    moved(world, "p1", addresses=(ADDRESSES[0],))
+    views.view(world.objects, **world.known())
+    world.take(("evidence", frozenset({ADDRESSES[1]})))
+    views.view(world.objects, **world.known())
+    world.take(("node_infos", NodeInfo("n2", 1, ("10.10.0.2",), "boot", (), {}), True))
+    views.view(world.objects, **world.known())
+    assert judged == [{ip_address("10.244.1.1"), ADDRESSES[0]}, {ADDRESSES[1]}, set()]
+
+
+def test_after_a_failure_half_way_the_next_view_is_made_anew(monkeypatch):
+    world, views, _ = many()
+    moved(world, "p1", addresses=(ADDRESSES[0],))
+    with monkeypatch.context() as broken, pytest.raises(MemoryError):
+        broken.setattr(Views, "_take", Views._take)
+        broken.setattr("kmesh.cluster.placed.grant", raising)
+        views.view(world.objects, **world.known())
+    moved(world, "p2", addresses=())
+    assert views.view(world.objects, **world.known()) == world.view()
+
+
+def raising(*_: object) -> None:
+    raise MemoryError
+
+
+def test_without_a_node_of_this_name_there_is_no_view_and_what_is_known_stays():
+    world, views, before = many()
+    with pytest.raises(ConfigError, match="the cluster has no Node 'n1'"):
+        views.view(replace(world.objects, nodes=()), **world.known())
+    assert views.view(world.objects, **world.known()).pods is before.pods
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_of_several_nodes_with_one_address_the_first_by_name_is_named_whatever_came_first(order):
+    given = [
+        NodeObject(name, (ADDRESSES[0],) if number else NODE_ADDRESSES[:1], (), "boot")
+        for number, name in enumerate(NODES)
+    ]
+    pod = PodObject("x", "web", KMESH, "n3", False, "Running", (ADDRESSES[0],), frozenset())
+    objects = ClusterObjects(nodes=tuple(given[number] for number in order), pods=(pod,))
+    known = World().known() | {"known": frozenset(ADDRESSES)}
+    seen = Views(HERE).view(objects, **known)
+    assert seen == build_view(objects, HERE, **known)
+    assert "which is an address of node n2" in seen.problems[0]
