@@ -6,6 +6,7 @@ other.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence, Set
 from typing import Generic, TypeVar
 
@@ -132,8 +133,12 @@ class Placed:
 
     def _edited(self, node: str, edits: dict[str, Pod | None]) -> tuple[Pod, ...]:
         """Give a node's pods, by namespace and name, with some of them replaced or, where None, gone."""
-        found = {**{pod.name: pod for pod in self.pods.on(node)}, **edits}
-        return tuple(sorted((pod for pod in found.values() if pod is not None), key=_order))
+        pods = list(self.pods.on(node))
+        for name, pod in edits.items():
+            index = bisect_left(pods, name.partition("/"), key=_order)
+            there = index < len(pods) and pods[index].name == name
+            pods[index : index + there] = [] if pod is None else [pod]
+        return tuple(pods)
 
 
 def _distinct(addresses: tuple[Address, ...]) -> Iterable[Address]:

@@ -47,21 +47,30 @@ def enrolment(pod: PodObject, namespace: Namespace | None) -> Enrolment:
     when it has an address and a node, whatever its phase, until its object is gone: init containers send, and what is
     being deleted still does.
     """
-    for excluded, reason in (
-        (pod.host_network, "it shares its node's network (hostNetwork)"),
-        (not pod.node, "it is on no node yet"),
-        (not pod.addresses, "it has no address"),
-        (SIDECAR in pod.containers or SIDECAR_ANNOTATION in pod.annotations, "it has an Istio sidecar"),
-        (_is_gateway(pod), "it is a gateway of the Istio mesh controller"),
-    ):
-        if excluded:
-            return Enrolment(False, reason)
+    hindrance = _hindrance(pod)
+    if hindrance is not None:
+        return Enrolment(False, hindrance)
     own = pod.labels.get(MODE_LABEL, "")
     if own.lower() == KMESH or own == NONE:
         return Enrolment(own != NONE, f"its own label says {own!r}")
     if namespace is not None and enrols(namespace):
         return Enrolment(True, f"the label of namespace {pod.namespace} says {namespace.labels[MODE_LABEL]!r}")
     return Enrolment(False, f"neither it nor its namespace carries the label {MODE_LABEL}=Kmesh")
+
+
+def _hindrance(pod: PodObject) -> str | None:
+    """Say why a pod cannot be managed, whatever labels say; None: it can."""
+    if pod.host_network:
+        return "it shares its node's network (hostNetwork)"
+    if not pod.node:
+        return "it is on no node yet"
+    if not pod.addresses:
+        return "it has no address"
+    if SIDECAR in pod.containers or SIDECAR_ANNOTATION in pod.annotations:
+        return "it has an Istio sidecar"
+    if _is_gateway(pod):
+        return "it is a gateway of the Istio mesh controller"
+    return None
 
 
 def _is_gateway(pod: PodObject) -> bool:

@@ -237,20 +237,23 @@ class _Known:
 
 
 def _enrolled(before: _State, now: _State) -> Iterator[tuple[PodObject | None, PodObject | None]]:
-    """Give what pods are concerned by enrolment: what was enrolled before, and what is now."""
-
-    def pair(
-        namespace: str, was: PodObject | None, one: PodObject | None
-    ) -> Iterator[tuple[PodObject | None, PodObject | None]]:
-        old = was if was is not None and enrolment(was, before.namespaces.get("", namespace)).managed else None
-        new = one if one is not None and enrolment(one, now.namespaces.get("", namespace)).managed else None
-        if old is not new:
-            yield old, new
-
-    for namespace, _, was, one in now.pods.changes(before.pods):
-        yield from pair(namespace, was, one)
+    """Give what was enrolled before, and what is now (None: nothing), of each pod for which that is not the same."""
+    for namespace, old, new in now.pods.changed_parts(before.pods):
+        former, present = before.namespaces.get("", namespace), now.namespaces.get("", namespace)
+        for _, was, one in new.changes(old):
+            yield from _turned(was, former, one, present)
     for _, namespace, former, present in now.namespaces.changes(before.namespaces):
         if (former is not None and enrols(former)) != (present is not None and enrols(present)):
+            old = before.pods.part(namespace)
             for name, pod in now.pods.part(namespace).items():
-                if before.pods.get(namespace, name) is pod:  # the others have been told
-                    yield from pair(namespace, pod, pod)
+                if old.get(name) is pod:  # the others have been told
+                    yield from _turned(pod, former, pod, present)
+
+
+def _turned(
+    was: PodObject | None, former: Namespace | None, now: PodObject | None, present: Namespace | None
+) -> Iterator[tuple[PodObject | None, PodObject | None]]:
+    old = was if was is not None and enrolment(was, former).managed else None
+    new = now if now is not None and enrolment(now, present).managed else None
+    if old is not new:
+        yield old, new
