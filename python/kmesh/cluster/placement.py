@@ -63,7 +63,7 @@ def place(pods: Iterable[PodObject], ground: Ground) -> tuple[tuple[Pod, ...], t
     holders: dict[Address, PodObject] = {}
     in_question: dict[Address, list[PodObject]] = {}
     for pod in ordered:
-        for address in pod.addresses:
+        for address in dict.fromkeys(pod.addresses):  # one that it names twice it claims once
             first = holders.setdefault(address, pod)
             if first is not pod:
                 in_question.setdefault(address, [first]).append(pod)
