@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
@@ -34,6 +34,8 @@ from kmesh_bpf.kernel import xfrm_messages as wire
 from kmesh_bpf.kernel.maps import Maps
 from kmesh_bpf.kernel.netlink import HEADER
 from kmesh_bpf.kernel.programs import ensure_loaded
+from tests.bench.events import events
+from tests.bench.results import Result
 from tests.kernel import tiny_bpf
 
 PIN_ROOT = Path("/sys/fs/bpf/kmesh-bench")
@@ -42,21 +44,6 @@ LO, ETHERNET = 1, 14
 """The device that a test run's packets come by; bytes of an Ethernet header."""
 HERE, THERE = ip_address("10.10.0.1"), ip_address("10.10.0.2")
 LOCAL, REMOTE, NOBODY = (ip_address(text) for text in ("10.244.1.10", "10.245.2.10", "198.51.100.1"))
-
-
-@dataclass(frozen=True)
-class Result:
-    """``unit`` is of ``cost`` and of ``baseline_cost``; ``ratio`` is what to quote."""
-
-    what: str
-    cost: float
-    baseline: str
-    baseline_cost: float
-    unit: str
-
-    @property
-    def ratio(self) -> float:
-        return self.cost / self.baseline_cost
 
 
 def best(action: Callable[[], object], times: int) -> float:
@@ -220,7 +207,7 @@ def main() -> None:
     """Measure and print; ``--json`` for scripts."""
     results: list[Result] = []
     with loaded() as (programs, maps):
-        for part in (lambda: packets(programs, maps), messages, policies, lambda: entries(maps), passes):
+        for part in (lambda: packets(programs, maps), messages, policies, lambda: entries(maps), passes, events):
             for result in part():
                 results.append(result)
                 if "--json" not in sys.argv:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,6 +100,11 @@ class NodeInfo:
     deleting: bool = False
 
     @property
+    def namespace(self) -> str:
+        """Where it is; one elsewhere does not count."""
+        return NAMESPACE
+
+    @property
     def node_traffic(self) -> bool:
         """Whether it takes what is sent to its own addresses encrypted."""
         return self.annotations.get(NODE_TRAFFIC_ANNOTATION) == "true"
@@ -144,16 +149,17 @@ Object = Namespace | NodeObject | PodObject | NodeInfo | KeySecret | ServiceRang
 class ClusterObjects:
     """All objects of a cluster, and sentences about those that could not be read. ``services`` are the Service CIDRs.
 
-    Not ``complete``: the cluster has never been seen as a whole; nothing may be removed on the ground of this.
+    Sequences of objects are best :class:`kmesh.cluster.shared.Objects`, which share what did not change with those
+    before. Not ``complete``: the cluster has never been seen as a whole; nothing may be removed on the ground of this.
     """
 
-    namespaces: tuple[Namespace, ...] = ()
-    nodes: tuple[NodeObject, ...] = ()
-    pods: tuple[PodObject, ...] = ()
-    node_infos: tuple[NodeInfo, ...] = ()
+    namespaces: Sequence[Namespace] = ()
+    nodes: Sequence[NodeObject] = ()
+    pods: Sequence[PodObject] = ()
+    node_infos: Sequence[NodeInfo] = ()
     secret: Mapping[str, Any] | None = field(default=None, repr=False)
     services: tuple[Network, ...] = ()
-    service_objects: tuple[Service, ...] = ()
+    service_objects: Sequence[Service] = ()
     problems: tuple[str, ...] = ()
     complete: bool = True
 

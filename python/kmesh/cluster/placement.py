@@ -6,7 +6,7 @@ from anybody. So whatever a node says of itself takes no address from a pod, unl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -25,7 +25,8 @@ class Ground:
     """What claims of pods are measured by.
 
     ``here``: this node's name, ``own``: its addresses; ``evidence``: addresses that devices of this node's pods carry.
-    ``nodes``: names of the Nodes that there are; ``of_nodes``: the addresses of those that are to stay, and whose.
+    ``nodes``: names of the Nodes that there are; ``of_nodes``: the addresses of those that are to stay, and whose: of
+    several the first one's by name.
     ``known``: addresses of peers that tunnels in the kernel lead to. What a node announces besides is its word only:
     whoever named an address in advance would take it from the pod that comes with it.
     """
@@ -33,9 +34,13 @@ class Ground:
     here: str = ""
     own: frozenset[Address] = frozenset()
     evidence: frozenset[Address] = frozenset()
-    nodes: frozenset[str] = frozenset()
+    nodes: Container[str] = frozenset()
     of_nodes: Mapping[Address, str] = field(default_factory=dict)
     known: frozenset[Address] = frozenset()
+
+    def contests(self, address: Address) -> bool:
+        """Tell whether somebody else than pods of the API server's has a claim to an address."""
+        return address in self.own or address in self.evidence or address in self.of_nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,7 @@ def place(pods: Iterable[PodObject], ground: Ground) -> tuple[tuple[Pod, ...], t
     holders: dict[Address, PodObject] = {}
     in_question: dict[Address, list[PodObject]] = {}
     for pod in ordered:
-        for address in pod.addresses:
+        for address in dict.fromkeys(pod.addresses):  # one that it names twice it claims once
             first = holders.setdefault(address, pod)
             if first is not pod:
                 in_question.setdefault(address, [first]).append(pod)
@@ -67,20 +72,31 @@ def place(pods: Iterable[PodObject], ground: Ground) -> tuple[tuple[Pod, ...], t
             in_question.setdefault(address, [holders[address]])
     disputes: list[Dispute] = []
     for address, claimants in in_question.items():
-        holder, told = _judge(claimants, address, ground)
+        holder, told = judge(claimants, address, ground)
         disputes.extend(told)
         if holder is None:
             del holders[address]
         else:
             holders[address] = holder
-    placed = ((pod, tuple(one for one in pod.addresses if holders.get(one) is pod)) for pod in ordered)
-    return (
-        tuple(Pod(pod.label, pod.node, free, _settled(pod)) for pod, free in placed if free),
-        tuple(sorted(disputes, key=lambda dispute: (dispute.pod, dispute.sentence))),
-    )
+    placed = (grant(pod, holders.get) for pod in ordered)
+    return tuple(pod for pod in placed if pod is not None), in_order(disputes)
 
 
-def _judge(claimants: list[PodObject], address: Address, ground: Ground) -> tuple[PodObject | None, list[Dispute]]:
+def grant(pod: PodObject, holder: Callable[[Address], PodObject | None]) -> Pod | None:
+    """Give a pod with those of its addresses whose holder it is; None: it has none."""
+    free = tuple(address for address in pod.addresses if holder(address) is pod)
+    if not free:
+        return None
+    same = len(free) == len(pod.addresses)
+    return Pod(pod.label, pod.node, pod.addresses if same else free, pod.phase == RUNNING and not pod.deleting)
+
+
+def in_order(disputes: Iterable[Dispute]) -> tuple[Dispute, ...]:
+    """Give claims in doubt in the order in which they are told."""
+    return tuple(sorted(disputes, key=lambda dispute: (dispute.pod, dispute.sentence)))
+
+
+def judge(claimants: Sequence[PodObject], address: Address, ground: Ground) -> tuple[PodObject | None, list[Dispute]]:
     """Give who has an address, if any of the pods that claim it, and what the others are told."""
     hindrances = [(pod, _hindrance(pod, address, ground)) for pod in claimants]
     disputes = [Dispute(pod.label, sentence, _passing(pod)) for pod, sentence in hindrances if sentence is not None]
@@ -133,10 +149,6 @@ def _carried(pod: PodObject, address: Address, ground: Ground) -> str:
 
 def _passing(pod: PodObject) -> bool:
     return pod.phase in ENDED or pod.deleting
-
-
-def _settled(pod: PodObject) -> bool:
-    return pod.phase == RUNNING and not pod.deleting
 
 
 def _clash(loser: PodObject, winner: PodObject, address: Address, ground: Ground) -> Dispute:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
+from itertools import chain
 from typing import Any
 
 from kmesh.cluster.objects import (
@@ -19,9 +20,11 @@ from kmesh.cluster.objects import (
     NodeInfo,
     NodeObject,
     PodObject,
+    Service,
 )
 from kmesh.cluster.placement import Dispute, Ground, place
-from kmesh_bpf import Address, ConfigError, Key, Network, Node, Peer, Pod, View
+from kmesh.cluster.shared import find
+from kmesh_bpf import Address, ConfigError, Key, Network, Node, Peer, Pod, Pods, View
 
 MODE_LABEL, KMESH, NONE = "istio.io/dataplane-mode", "kmesh", "none"
 """The label that enrols, its value, in any case, and the value by which a pod stays out, in this case only."""
@@ -44,21 +47,30 @@ def enrolment(pod: PodObject, namespace: Namespace | None) -> Enrolment:
     when it has an address and a node, whatever its phase, until its object is gone: init containers send, and what is
     being deleted still does.
     """
-    for excluded, reason in (
-        (pod.host_network, "it shares its node's network (hostNetwork)"),
-        (not pod.node, "it is on no node yet"),
-        (not pod.addresses, "it has no address"),
-        (SIDECAR in pod.containers or SIDECAR_ANNOTATION in pod.annotations, "it has an Istio sidecar"),
-        (_is_gateway(pod), "it is a gateway of the Istio mesh controller"),
-    ):
-        if excluded:
-            return Enrolment(False, reason)
+    hindrance = _hindrance(pod)
+    if hindrance is not None:
+        return Enrolment(False, hindrance)
     own = pod.labels.get(MODE_LABEL, "")
     if own.lower() == KMESH or own == NONE:
         return Enrolment(own != NONE, f"its own label says {own!r}")
     if namespace is not None and enrols(namespace):
         return Enrolment(True, f"the label of namespace {pod.namespace} says {namespace.labels[MODE_LABEL]!r}")
     return Enrolment(False, f"neither it nor its namespace carries the label {MODE_LABEL}=Kmesh")
+
+
+def _hindrance(pod: PodObject) -> str | None:
+    """Say why a pod cannot be managed, whatever labels say; None: it can."""
+    if pod.host_network:
+        return "it shares its node's network (hostNetwork)"
+    if not pod.node:
+        return "it is on no node yet"
+    if not pod.addresses:
+        return "it has no address"
+    if SIDECAR in pod.containers or SIDECAR_ANNOTATION in pod.annotations:
+        return "it has an Istio sidecar"
+    if _is_gateway(pod):
+        return "it is a gateway of the Istio mesh controller"
+    return None
 
 
 def _is_gateway(pod: PodObject) -> bool:
@@ -77,7 +89,7 @@ def local_node(objects: ClusterObjects, name: str) -> NodeObject:
         ConfigError: there is none, or it has no address or no boot id.
 
     """
-    node = next((node for node in objects.nodes if node.name == name), None)
+    node = find(objects.nodes, name)
     if node is None:
         raise ConfigError(f"the cluster has no Node {name!r}; is NODE_NAME right?")
     if not node.addresses or not node.boot_id:
@@ -105,15 +117,18 @@ def build_view(
     """
     node = local_node(objects, node_name)
     nodes = {one.name: one for one in objects.nodes}
-    others = (_peer(info, nodes.get(info.name)) for info in objects.node_infos if info.name != node_name)
-    pods, problems = pod_claims(objects, node_name, evidence=evidence, known=known)
+    others = (peer_of(info, nodes.get(info.name)) for info in objects.node_infos if info.name != node_name)
+    placed, problems = pod_claims(objects, node_name, evidence=evidence, known=known)
+    those: tuple[NodeObject | NodeInfo | Service, ...] = (*objects.nodes, *objects.node_infos, *objects.service_objects)
     return View(
         node=Node(node.name, node.addresses, boot_id, node.pod_cidrs),
-        peers=tuple(sorted((one for one in others if not _former_self(one, node)), key=lambda one: one.node.name)),
-        pods=pods,
+        peers=tuple(sorted((one for one in others if not former_self(one, node)), key=lambda one: one.node.name)),
+        pods=Pods(placed),
         keys=dict(keys),
         services=services,
-        candidates=frozenset(_candidates(objects)).difference(*(pod.addresses for pod in pods)),
+        candidates=frozenset(chain.from_iterable(map(candidates_of, those))).difference(
+            *(pod.addresses for pod in placed)
+        ),
         problems=problems,
         announced=announced,
         announced_at=announced_at,
@@ -153,7 +168,7 @@ def _placed(
         own=frozenset(here.addresses if here else ()),
         evidence=evidence,
         nodes=frozenset(nodes),
-        of_nodes={address: one.name for one in objects.nodes if not one.deleting for address in one.addresses},
+        of_nodes={address: name for name in sorted(nodes, reverse=True) for address in addresses_kept(nodes[name])},
         known=known,
     )
     return place((pod for pod in objects.pods if enrolment(pod, namespaces.get(pod.namespace)).managed), ground)
@@ -198,8 +213,10 @@ def announced_by_us(info: NodeInfo, node: NodeObject | None) -> bool:
     return ours and not announces_boot_id(info, node)
 
 
-def _peer(info: NodeInfo, node: NodeObject | None) -> Peer:
-    """``node``: the Node that it speaks for, None: it is gone. What that says of pod CIDRs counts, not the info.
+def peer_of(info: NodeInfo, node: NodeObject | None) -> Peer:
+    """Give the peer that an info announces; ``node``: the Node that it speaks for, None: it is gone.
+
+    What that says of pod CIDRs counts, not the info.
 
     Nor does an info draw to its node what is meant for addresses that the Node has not, be they nobody's.
     """
@@ -217,16 +234,22 @@ def _peer(info: NodeInfo, node: NodeObject | None) -> Peer:
     )
 
 
-def _former_self(peer: Peer, node: NodeObject) -> bool:
+def former_self(peer: Peer, node: NodeObject) -> bool:
     """Tell whether a peer is this node before it was renamed: of a Node that is gone, with an address of ours."""
     return not peer.alive and not set(peer.node.addresses).isdisjoint(node.addresses)
 
 
-def _candidates(objects: ClusterObjects) -> Iterable[Address]:
-    """Give the addresses that DNAT may turn into a pod's."""
-    for node in objects.nodes:
-        yield from (*node.addresses, *node.external)
-    for info in objects.node_infos:
-        yield from map(ip_address, info.addresses)
-    for service in objects.service_objects:
-        yield from service.addresses
+def addresses_kept(node: NodeObject) -> tuple[Address, ...]:
+    """Give a Node's addresses, none of one that is about to go."""
+    return () if node.deleting else node.addresses
+
+
+def candidates_of(one: NodeObject | NodeInfo | Service) -> Iterable[Address]:
+    """Give the addresses of an object that DNAT may turn into a pod's."""
+    match one:
+        case NodeObject():
+            return (*one.addresses, *one.external)
+        case NodeInfo():
+            return map(ip_address, one.addresses)
+        case Service():
+            return one.addresses

@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kmesh import unexpected
-from kmesh.cluster.objects import ClusterObjects, NodeInfo, parse
+from kmesh.cluster.objects import NAMESPACE, ClusterObjects, NodeInfo, parse
 from kmesh.cluster.reporting import make_status
 from kmesh.cluster.secret import Keyring, accept, holds_key, parse_keys
-from kmesh.cluster.snapshot import build_view, kmesh_node_info, local_node, pod_claims
+from kmesh.cluster.shared import find
+from kmesh.cluster.snapshot import kmesh_node_info, local_node
 from kmesh.cluster.source import ClusterSource
 from kmesh.cluster.status import NodeStatus
+from kmesh.cluster.views import Views
 from kmesh.errors import ClusterError
 from kmesh.launcher.boot import BootGuard
 from kmesh.launcher.config import Config
@@ -37,7 +39,6 @@ from kmesh_bpf import (
     Key,
     KmeshBpfError,
     Operation,
-    Pod,
     Report,
     View,
     __version__,
@@ -108,6 +109,7 @@ class Daemon:
         self.boot = boot
         self.clock = recorder.clock
         self.memory = Memory()
+        self.views = Views(config.node)
         self.stopping = False
         self.took = self.ended = 0.0
 
@@ -224,12 +226,12 @@ class Daemon:
 
     def _look(self, report: Report, view: View, objects: ClusterObjects) -> bool:
         """Take in what the kernel shows now; tell whether another claim holds by that than the pass went by."""
-        before, self.memory.evidence = self.memory.evidence, evidence(report.observed)
-        return self.memory.evidence != before and self._claims(objects) != (view.pods, view.problems)
-
-    def _claims(self, objects: ClusterObjects) -> tuple[tuple[Pod, ...], tuple[str, ...]]:
-        seen = self.memory.evidence or Evidence()
-        return pod_claims(objects, self.config.node, evidence=seen.carried, known=seen.tunnel_ends)
+        seen = evidence(report.observed)
+        if seen == self.memory.evidence:
+            return False
+        self.memory.evidence = seen
+        claims = self.views.claims(objects, evidence=seen.carried, known=seen.tunnel_ends)
+        return claims != (view.pods, view.problems)
 
     def _record(self, view: View, report: Report, objects: ClusterObjects, began: float) -> None:
         memory, counters = self.memory, self.kernel.counters()
@@ -277,7 +279,7 @@ class Daemon:
             # Half a view would take down what a former daemon of this node has built.
             raise ClusterError(f"the cluster is not known yet: {'; '.join(objects.problems) or 'it is being read'}")
         self._take_keys(objects)
-        node = local_node(objects, self.config.node)
+        local_node(objects, self.config.node)
         ours = self._ours(objects)
         if not self.memory.published and ours is not None and self.kernel.incarnation() == ours.boot_id:
             # A restart: our inbound SAs for that version have been there all along.
@@ -285,9 +287,8 @@ class Daemon:
         self._problems("cluster", objects.problems)
         if self.memory.evidence is None:
             self.memory.evidence = evidence(self.kernel.observe())
-        return build_view(
+        return self.views.view(
             objects,
-            node.name,
             keys=self.memory.keys,
             services=tuple(dict.fromkeys((*self.config.services, *objects.services))),
             announced=self.memory.announced,
@@ -298,7 +299,7 @@ class Daemon:
         )
 
     def _ours(self, objects: ClusterObjects) -> NodeInfo | None:
-        return next((info for info in objects.node_infos if info.name == self.config.node), None)
+        return find(objects.node_infos, self.config.node, NAMESPACE)
 
     def _shown(self, objects: ClusterObjects) -> Announcement:
         ours = self._ours(objects)

@@ -121,7 +121,7 @@ def test_a_new_list_replaces_the_old_one_and_recovers(store, shelf):
     draft = shelf.draft()
     draft.add(stored(3, 6))
     shelf.replace(draft)
-    assert list(shelf.objects.values()) == [parse(kube.node_info(3))]
+    assert list(shelf.objects) == [parse(kube.node_info(3))]
     assert (shelf.synced, shelf.lost_at) == (True, None)
 
 
@@ -159,25 +159,25 @@ def test_an_object_of_a_typed_list_is_what_the_list_s_name_says(store):
 def test_an_event_from_before_our_own_write_does_not_undo_it(shelf):
     shelf.written(stored(2, 10, spi=2))
     shelf.put(stored(2, 9, spi=1))
-    assert [info.spi for info in shelf.objects.values()] == [2]
+    assert [info.spi for info in shelf.objects] == [2]
     shelf.put(stored(2, 11, spi=3))
-    assert [info.spi for info in shelf.objects.values()] == [3]
+    assert [info.spi for info in shelf.objects] == [3]
 
 
 def test_neither_does_a_deletion_or_a_list_from_before_it(shelf):
     shelf.written(stored(2, 10))
     shelf.remove(stored(2, 9))
     shelf.replace(shelf.draft(), "9")
-    assert list(shelf.objects.values()) == [parse(kube.node_info(2))]
+    assert list(shelf.objects) == [parse(kube.node_info(2))]
     shelf.replace(shelf.draft(), "11")
-    assert shelf.objects == {}
+    assert shelf.objects == ()
 
 
 def test_a_server_that_has_gone_back_is_believed(shelf):
     shelf.written(stored(2, 10))
     shelf.forget_writes()
     shelf.replace(shelf.draft(), "5")
-    assert shelf.objects == {}
+    assert shelf.objects == ()
 
 
 def test_an_object_that_cannot_be_read_stays_through_a_new_list_and_goes_with_its_deletion(shelf):
@@ -187,10 +187,10 @@ def test_an_object_that_cannot_be_read_stays_through_a_new_list_and_goes_with_it
     draft = shelf.draft()
     draft.add(broken)
     shelf.replace(draft)
-    assert list(shelf.objects.values()) == [parse(kube.node_info(2))]
+    assert list(shelf.objects) == [parse(kube.node_info(2))]
     assert shelf.problems == ("KmeshNodeInfo kmesh-system/n2: spec.spi is no number from 0 to 4294967295",)
     shelf.remove(broken)
-    assert (shelf.objects, shelf.problems) == ({}, ())
+    assert (shelf.objects, shelf.problems) == ((), ())
 
 
 def test_of_pods_only_what_the_view_needs_is_held_and_equal_parts_are_shared(store):
@@ -199,7 +199,7 @@ def test_of_pods_only_what_the_view_needs_is_held_and_equal_parts_are_shared(sto
         annotations = {"sidecar.istio.io/status": f"long {name}", "checksum": name}
         labels = {"istio.io/dataplane-mode": "Kmesh", "pod-name": name}
         shelf.put(kube.pod(name, labels=labels, annotations=annotations, containers=["x", "y"]))
-    one, other = shelf.objects.values()
+    one, other = shelf.objects
     assert one.annotations == {"sidecar.istio.io/status": ""}
     assert one.annotations is other.annotations
     assert one.labels == {"istio.io/dataplane-mode": "Kmesh"}

@@ -112,9 +112,8 @@ def test_the_gateway_label_of_another_controller_excludes_nothing():
 
 
 def test_a_managed_pod_has_its_node_and_all_its_addresses():
-    assert view(kube.node(), kube.namespace(**KMESH), kube.pod("web", 2, 10)).pods == (
-        Pod("default/web", "n2", (ip_address("10.244.2.10"), ip_address("fd00:244:2::a")), settled=True),
-    )
+    (pod,) = view(kube.node(), kube.namespace(**KMESH), kube.pod("web", 2, 10)).pods
+    assert pod == Pod("default/web", "n2", (ip_address("10.244.2.10"), ip_address("fd00:244:2::a")), settled=True)
 
 
 @pytest.mark.parametrize(

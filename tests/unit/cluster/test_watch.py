@@ -32,7 +32,7 @@ def shelf_of(store, collection=INFOS) -> Shelf:
 
 
 def names(shelf) -> list[str]:
-    return sorted(name for _, _, name in shelf.objects)
+    return sorted(one.name for one in shelf.objects)
 
 
 @contextmanager

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Any, TypeVar
+from itertools import chain
+from typing import Any, cast
 
 from kmesh.cluster.kubernetes.connection import Connection
 from kmesh.cluster.kubernetes.listing import pages
@@ -22,23 +23,15 @@ from kmesh.cluster.objects import (
     NAMESPACE,
     SECRET_NAME,
     ClusterObjects,
-    Identity,
-    KeySecret,
-    Namespace,
     NodeInfo,
-    NodeObject,
-    Object,
     PodObject,
-    Service,
-    ServiceRange,
     oddities,
 )
+from kmesh.cluster.shared import Objects, stacked
 from kmesh.cluster.snapshot import MODE_LABEL, enrols
 from kmesh.cluster.source import SecretChange
 from kmesh.cluster.status import LEASE_PREFIX
 from kmesh.errors import ApiError, ClusterError
-
-T = TypeVar("T")
 
 EVERYTHING = frozenset({"Namespace", "Node", "Pod", "KmeshNodeInfo", "Secret", "ServiceCIDR", "Service"})
 FIRST_SECONDS = 10.0
@@ -99,6 +92,10 @@ class KubernetesCluster:
         self._started_at: float | None = None
         self._complete = False
         self._read: ClusterObjects | None = None
+        self._layers: dict[Collection, Objects[PodObject]] = {}
+        self._merged: Objects[PodObject] = Objects()
+        self._judged_infos: Objects[NodeInfo] = Objects()
+        self._odd: dict[str, tuple[str, ...]] = {}
         self._read_revision = -1
         self._closed = False
 
@@ -173,7 +170,7 @@ class KubernetesCluster:
 
         Decided on what the server has now, and written on condition that the Secret is still the one that was read.
         """
-        infos = Draft(self._infos, {})
+        infos = Draft(self._infos, Objects())
         try:
             for page in pages(self._connection, self._infos):
                 for manifest in page.items:
@@ -253,15 +250,15 @@ class KubernetesCluster:
         self._adjust_pods()
 
     def _enrolled_pods(self) -> frozenset[Collection]:
-        enrolled = [one.name for one in self._of(Namespace, "Namespace") if enrols(one)]
+        enrolled = [one.name for one in self._of("Namespace") if enrols(one)]
         each = (Collection("Pod", name) for name in enrolled)
         return frozenset({LABELLED, ALL_PODS} if len(enrolled) > MOST_NAMESPACES else {LABELLED, *each})
 
     def _unannounced_pods(self) -> frozenset[Collection]:
         if not all(self._watches[kind].shelf.synced for kind in ("Node", "KmeshNodeInfo")):
             return frozenset()
-        announced = {info.name for info in self._of(NodeInfo, "KmeshNodeInfo")}
-        silent = [node.name for node in self._of(NodeObject, "Node") if node.name not in announced]
+        announced = {info.name for info in self._of("KmeshNodeInfo")}
+        silent = [node.name for node in self._of("Node") if node.name not in announced]
         if len(silent) > MOST_NODES:
             return self._enrolled_pods()
         return frozenset(Collection("Pod", fields=f"spec.nodeName={name}") for name in silent)
@@ -282,25 +279,37 @@ class KubernetesCluster:
 
     def _collect(self) -> ClusterObjects:
         """Put together what all watches have brought; the lock is held."""
-        pods: dict[Identity, Object] = {}
-        for watch in self._pods.values():
-            pods.update(watch.shelf.objects)
-        infos = sorted(self._of(NodeInfo, "KmeshNodeInfo"), key=lambda info: info.name)
+        infos: Objects[NodeInfo] = self._of("KmeshNodeInfo")
+        for _, name, _, info in infos.changes(self._judged_infos):
+            self._odd.pop(name, None)
+            if info is not None and (sentences := oddities((info,))):
+                self._odd[name] = sentences
+        self._judged_infos = infos
         problems = (problem for shelf in self._shelves() for problem in shelf.problems)
-        cidrs = (cidr for one in self._of(ServiceRange, "ServiceCIDR") for cidr in one.cidrs)
-        secret = next((one.manifest for one in self._of(KeySecret, "Secret")), None)
+        cidrs = (cidr for one in self._of("ServiceCIDR") for cidr in one.cidrs)
+        secret = next((one.manifest for one in self._of("Secret")), None)
         return ClusterObjects(
-            namespaces=tuple(self._of(Namespace, "Namespace")),
-            nodes=tuple(self._of(NodeObject, "Node")),
-            pods=tuple(pod for pod in pods.values() if isinstance(pod, PodObject)),
-            node_infos=tuple(infos),
+            namespaces=self._of("Namespace"),
+            nodes=self._of("Node"),
+            pods=self._merged_pods(),
+            node_infos=infos,
             secret=secret,
             services=tuple(dict.fromkeys(cidrs)),
-            service_objects=tuple(self._of(Service, "Service")),
-            problems=(*dict.fromkeys(problems), *oddities(infos)),
+            service_objects=self._of("Service"),
+            problems=(*dict.fromkeys(problems), *chain.from_iterable(self._odd[name] for name in sorted(self._odd))),
             complete=self._complete,
         )
 
-    def _of(self, kind: type[T], name: str) -> Iterable[T]:
-        watch = self._watches.get(name)
-        return (one for one in watch.shelf.objects.values() if isinstance(one, kind)) if watch else ()
+    def _merged_pods(self) -> Objects[PodObject]:
+        """Give the pods of all watches, of one that several have brought the last one's; the lock is held."""
+        # Those that are watched for their label come first: what the others say of a pod is what counts.
+        ordered = sorted(self._pods, key=lambda one: (not one.labels, one.namespace, one.fields))
+        layers = {
+            collection: cast("Objects[PodObject]", self._pods[collection].shelf.objects) for collection in ordered
+        }
+        self._merged = stacked(layers, self._layers, self._merged)
+        self._layers = layers
+        return self._merged
+
+    def _of(self, kind: str) -> Objects[Any]:
+        return self._watches[kind].shelf.objects if kind in self._watches else Objects()

@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 from kmesh.cluster.kubernetes.resources import Collection, older, version_of, whole
@@ -19,6 +20,7 @@ from kmesh.cluster.objects import (
     SIDECAR_ANNOTATION,
     Identity,
     KeySecret,
+    NodeInfo,
     Object,
     PodObject,
     Service,
@@ -26,6 +28,7 @@ from kmesh.cluster.objects import (
     label,
     parse,
 )
+from kmesh.cluster.shared import Objects
 from kmesh.cluster.snapshot import GATEWAY_LABEL, MODE_LABEL
 from kmesh_bpf import ConfigError
 
@@ -67,14 +70,15 @@ class Store:
 class Shelf:
     """The objects of one watched collection.
 
-    ``clock`` gives seconds that only grow. ``on_change`` runs under the lock, after the objects changed.
+    ``objects`` are immutable: whoever has read them keeps what was. ``clock`` gives seconds that only grow.
+    ``on_change`` runs under the lock, after the objects changed.
     """
 
     def __init__(
         self, store: Store, collection: Collection, clock: Callable[[], float], on_change: Callable[[], None]
     ) -> None:
         self.collection = collection
-        self.objects: dict[Identity, Object] = {}
+        self.objects: Objects[Object] = Objects()
         self.synced = False
         self.trouble: str | None = None
         self.lost_at: float | None = clock()
@@ -99,12 +103,13 @@ class Shelf:
         that may be it.
         """
         with self._store.condition:
-            if draft.nameless:
-                draft.objects = self.objects | draft.objects
-            kept = [who for who, written in self._written.items() if older(version, written) and who in self.objects]
-            draft.objects.update((who, self.objects[who]) for who in kept)
-            changed = not self.synced or self.objects != draft.objects or self._problems != draft.problems
-            self.objects, self._problems, self.synced = draft.objects, draft.problems, True
+            kept = ((who, self._get(who)) for who, written in self._written.items() if older(version, written))
+            draft.objects.update((who, one) for who, one in kept if one is not None)
+            gone = ((key, None) for key, _ in self.objects.items() if (self.collection.kind, *key) not in draft.objects)
+            news = self._news(draft.objects)
+            objects = self.objects.changed(news if draft.nameless else chain(news, gone))
+            changed = not self.synced or objects is not self.objects or self._problems != draft.problems
+            self.objects, self._problems, self.synced = objects, draft.problems, True
             self.recovered()
             if changed:
                 self._changed()
@@ -117,14 +122,14 @@ class Shelf:
         with self._store.condition:
             if self._outdated(who, manifest):
                 return
-            before = self.objects.get(who), self._problems.get(who)
+            before = self.objects, self._problems.get(who)
             if new is not None:
-                self.objects[who] = new
+                self.objects = self.objects.changed(self._news({who: new}))
             if problem is None:
                 self._problems.pop(who, None)
             else:
                 self._problems[who] = problem
-            if (self.objects.get(who), self._problems.get(who)) != before:
+            if self.objects is not before[0] or self._problems.get(who) != before[1]:
                 self._changed()
 
     def remove(self, manifest: dict[str, Any]) -> None:
@@ -136,9 +141,10 @@ class Shelf:
     def take_out(self, who: Identity) -> None:
         """Take out an object by its identity, if there."""
         with self._store.condition:
-            gone = self.objects.pop(who, None), self._problems.pop(who, None)
+            before, problem = self.objects, self._problems.pop(who, None)
+            self.objects = before.changed([(who[1:], None)])
             self._written.pop(who, None)
-            if gone != (None, None):
+            if problem is not None or self.objects is not before:
                 self._changed()
 
     def written(self, manifest: dict[str, Any]) -> None:
@@ -174,6 +180,13 @@ class Shelf:
                 self.trouble = trouble
                 self._changed()
 
+    def _get(self, who: Identity) -> Object | None:
+        return self.objects.get(*who[1:])
+
+    def _news(self, objects: Mapping[Identity, Object]) -> Iterator[tuple[tuple[str, str], Object]]:
+        """Give those that are not just like what is held: what is equal stays the very same."""
+        return ((who[1:], one) for who, one in objects.items() if not _same(self._get(who), one))
+
     def _outdated(self, who: Identity, manifest: dict[str, Any]) -> bool:
         """Tell whether an event is of a time before we wrote the object."""
         return who in self._written and older(version_of(manifest), self._written[who])
@@ -186,7 +199,7 @@ class Shelf:
 class Draft:
     """Objects being read; one that cannot be read stays as it is among ``before``."""
 
-    def __init__(self, collection: Collection, before: Mapping[Identity, Object]) -> None:
+    def __init__(self, collection: Collection, before: Objects[Object]) -> None:
         self.objects: dict[Identity, Object] = {}
         self.problems: dict[Identity, str] = {}
         self._collection, self._before = collection, before
@@ -207,11 +220,19 @@ class Draft:
             if problem is not None:
                 self.problems[self._nobody] = f"in the list of {self._collection}: {problem}; what it lacks is kept"
             return
+        before = self._before.get(*who[1:])
         if problem is not None:
             self.problems[who] = problem
-            one = self._before.get(who)
+            one = before
         if one is not None:
-            self.objects[who] = one
+            self.objects[who] = before if before is not None and _same(before, one) else one
+
+
+def _same(before: Object | None, one: Object) -> bool:
+    """Tell whether an object says what was said before, the server's count of its changes included."""
+    if isinstance(before, NodeInfo) and isinstance(one, NodeInfo):
+        return before == one and (before.generation, before.uid) == (one.generation, one.uid)
+    return before == one
 
 
 def _read(manifest: dict[str, Any], collection: Collection) -> tuple[Identity | None, Object | None, str | None]:
