@@ -188,6 +188,8 @@ class NodeKernel(FakeKernel):
         if seen.dropped:
             return _dropped(seen, inner)
         if device == pod:
+            if inner.src == inner.dst and inner.src.version == 4:
+                return Fate(why=f"{inner.src} is the pod's own: a martian source there")
             return Fate(delivered=inner)
         return Fate(Frame(inner.src, inner.dst, inner), why="sent in clear")
 
