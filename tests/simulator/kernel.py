@@ -114,22 +114,9 @@ class NodeKernel(FakeKernel):
         sa = self._sad.inbound(frame.dst, spi, mark)
         if sa is None:
             return self._refused("XfrmInNoStates", f"ESP for {frame.dst} with SPI {spi:#x} and mark {mark:#x}")
-        usage, window = self.usage[sa.id], self._window(sa)
-        if window.refuses(frame.sequence):
-            self.usage[sa.id] = replace(usage, replays=usage.replays + 1)
-            return self._refused("XfrmInStateSeqError", f"number {frame.sequence} once more")
-        authentic = (
-            sa.key == frame.key
-            and (sa.replay_window > 0) == frame.esn
-            and (not frame.esn or window.high(frame.sequence) == frame.sequence >> 32)
-        )
-        if not authentic:
-            self.usage[sa.id] = replace(usage, integrity_failures=usage.integrity_failures + 1)
-            return self._refused(
-                "XfrmInStateProtoError", "ESP made with another key, or for another part of its numbers"
-            )
-        window.take(frame.sequence)
-        self._count(sa, usage, max(usage.sequence, frame.sequence) if window.size else 0)
+        error = self.decapsulate(sa, frame)
+        if error:
+            return self._refused(error, f"number {frame.sequence} of SPI {spi:#x} from {frame.src}")
         inner = frame.inner
         if not sa.any_family and inner.src.version != sa.src.version:
             return self._refused("XfrmInStateModeError", "a packet of the other family within")
@@ -140,6 +127,33 @@ class NodeKernel(FakeKernel):
         if seen.dropped:
             return _dropped(seen, inner)
         return self._forward(inner, seen.mark, sa, nat)
+
+    def decapsulate(self, sa: Sa, frame: Frame) -> str:
+        """Take a frame by an SA; give the error, empty: none (xfrm_input)."""
+        usage, window = self.usage[sa.id], self._window(sa)
+        if window.refuses(frame.sequence):
+            self.usage[sa.id] = replace(usage, replays=usage.replays + 1)
+            return "XfrmInStateSeqError"
+        authentic = (
+            sa.key == frame.key
+            and (sa.replay_window > 0) == frame.esn
+            and (not frame.esn or window.high(frame.sequence) == frame.sequence >> 32)
+        )
+        if not authentic:
+            self.usage[sa.id] = replace(usage, integrity_failures=usage.integrity_failures + 1)
+            return "XfrmInStateProtoError"
+        window.take(frame.sequence)
+        self._count(sa, usage, window.top)
+        return ""
+
+    def encapsulate(self, sa: Sa, inner: Inner) -> Frame | None:
+        """Give a packet as the frame that an SA makes of it, None: its numbers are used up (xfrm_output_one)."""
+        usage = self.usage[sa.id]
+        number = usage.sequence + 1
+        if number > LOW and not sa.replay_window:
+            return None
+        self._count(sa, usage, number)
+        return Frame(sa.src, sa.dst, inner, sa.spi, sa.key, number, sa.replay_window > 0)
 
     def _forward(self, inner: Inner, mark: int, sa: Sa | None, nat: Nat) -> Fate:
         """Take a packet behind TC's ingress; ``sa``: that which has decrypted it."""
@@ -198,17 +212,15 @@ class NodeKernel(FakeKernel):
         if sa is None:
             # No key manager listens: a larval state is not waited for (xfrm_larval_drop).
             return self._refused("XfrmOutNoStates", f"{policy.tunnel_src} -> {policy.tunnel_dst}")
-        usage = self.usage[sa.id]
-        number = usage.sequence + 1
-        if number > LOW and not sa.replay_window:
+        frame = self.encapsulate(sa, inner)
+        if frame is None:
             return self._refused("XfrmOutStateSeqError", f"{LOW} packets are all that an SA without ESN sends")
-        self._count(sa, usage, number)
-        src = (self._masquerade(sa.src.version) or sa.src) if masqueraded else sa.src
+        source = self._masquerade(sa.src.version) if masqueraded else None
+        if source is not None and source != sa.src:
+            frame = replace(frame, src=source)
         # What is within has no part in what the guard sees; the security path is begun anew (xfrm_output).
-        seen = self._datapath.run(device, src, sa.dst, mark, egress=True, esp=True)
-        if seen.dropped:
-            return _dropped(seen, inner)
-        return Fate(Frame(src, sa.dst, inner, sa.spi, sa.key, number, sa.replay_window > 0), why="sent as ESP")
+        seen = self._datapath.run(device, frame.src, frame.dst, mark, egress=True, esp=True)
+        return _dropped(seen, inner) if seen.dropped else Fate(frame, why="sent as ESP")
 
     # What the steps ask.
 
