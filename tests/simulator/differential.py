@@ -11,54 +11,30 @@ the nodes have policies and no SAs.
 from __future__ import annotations
 
 import os
-import random
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from ipaddress import IPv4Network, ip_address
+from ipaddress import IPv4Network
 from pathlib import Path
+from random import Random
 
-from kmesh_bpf import Address, Key, Options, Settings, View, reconcile
+from kmesh_bpf import Address, Options, View, reconcile
 from kmesh_bpf.core import operations as ops
 from kmesh_bpf.core.diff import diff
-from kmesh_bpf.core.policies import ANY, UNMARKED, host, to_encrypt, was_decrypted
-from kmesh_bpf.core.state import Attachment, Direction, KernelState, Mark, PodFlags, Policy, Program, SaUsage
+from kmesh_bpf.core.state import KernelState, SaUsage
 from kmesh_bpf.kernel.interface import Failure
 from tests.lab.network import run
 from tests.simulator.kernel import NodeKernel
 from tests.simulator.packets import Fate, Frame, Inner
 from tests.simulator.real_nodes import RealNodes, Seen, forged
+from tests.simulator.variants import NODES, OTHER_KEY, OUTSIDE, PODS, SERVICES, SETTINGS, variant
 from tests.simulator.xfrm import LOW
 from tests.unit.core import mesh
 
-NODES = (1, 2, 3)
-SETTINGS = {1: Settings(), 2: Settings(mark_mask=0x7F), 3: Settings(strict=False, node_mark_mask=0x0FFF0000)}
-PODS = {
-    f"p{index}{letter}": tuple(
-        ip_address(text) for text in (f"10.244.{index}.{number}", f"fd00:244:{index}::{number:x}")
-    )
-    for index in NODES
-    for letter, number in (("a", 10), ("b", 11))
-}
-SERVICES = {
-    ip_address(f"{net}{index}"): PODS[f"p{index}a"][at]
-    for index in NODES
-    for at, net in enumerate(("10.96.0.", "fd00:96::"))
-}
-OUTSIDE = (ip_address("203.0.113.7"), ip_address("2001:db8::7"))
-FLAGS = (
-    PodFlags.LOCAL,
-    PodFlags.REMOTE,
-    PodFlags.REMOTE | PodFlags.READY,
-    PodFlags.REMOTE | PodFlags.READY | PodFlags.PEER,
-    PodFlags.CANDIDATE,
-    PodFlags.CANDIDATE | PodFlags.PEER | PodFlags.READY,
-)
 STEPS = 60
 PATIENCE_SECONDS = 3.0
-OTHER_KEY = Key(bytes(36))
 BPFFS = Path("/sys/fs/bpf")
 
 
@@ -106,7 +82,7 @@ class Story:
     """One history, decided by a seed. ``told`` is what was done; ``packets`` how many were looked at."""
 
     def __init__(self, real: RealNodes, seed: int, *, esp: bool) -> None:
-        self.random = random.Random(seed)
+        self.random = Random(seed)
         self.real, self.ident, self.told = real, seed * 1000, [f"seed {seed}"]
         self.esp, self.packets = esp, 0
         self.flying: list[Flying] = []
@@ -190,61 +166,7 @@ class Story:
                 there = diff(KernelState(), model.observe().state)
                 self.apply(index, *self.random.sample(there, min(2, len(there))))
             case _:
-                self.apply(index, self._variant(index))
-
-    def _variant(self, index: int) -> ops.Operation:
-        """Give an operation that no plan calls for."""
-        choose, model, wanted = self.random.choice, self.models[index], self.wanted[index]
-        version = choose((4, 6))
-        at = 0 if version == 4 else 1
-        pod = choose(list(PODS.values()))[at]
-        nodes = {one: mesh.node(one).addresses[at] for one in NODES}
-        other = choose([one for one in NODES if one != index])
-        mask = SETTINGS[index].mark_mask
-        match self.random.randrange(0 if self.esp else 2, 9):
-            case 0:
-                sa = choose(list(wanted.sas.values()))
-                return ops.AddSa(replace(sa, spi=choose((1, 2, 3))))
-            case 1:
-                sa = choose(list(wanted.sas.values()))
-                window = choose((0, 32, sa.replay_window))
-                changed = replace(
-                    sa, key=choose((OTHER_KEY, sa.key)), replay_window=window, any_family=choose((True, True, False))
-                )
-                return ops.ReplaceSa(sa, changed) if sa.id in model.sas else ops.AddSa(changed)
-            case 2 | 3:
-                direction = choose(list(Direction))
-                theirs = choose((host(pod), host(nodes[other]), mesh.node(other).pod_cidrs[at]))
-                mark = to_encrypt(mask) if direction is Direction.OUT else was_decrypted(mask)
-                mark = choose((mark, mark, UNMARKED if direction is Direction.OUT else mark, Mark(mark.value, mask)))
-                narrow = host(choose([*PODS.values()])[at])
-                anybody = choose((ANY[version], ANY[version], narrow, host(nodes[index])))
-                src, dst = (anybody, theirs) if direction is Direction.OUT else (theirs, anybody)
-                ends = (nodes[index], nodes[other])
-                policy = Policy(
-                    direction,
-                    src,
-                    dst,
-                    mark,
-                    *(ends if direction is Direction.OUT else ends[::-1]),
-                    spi=choose((0, 0, 1, 2)),
-                    priority=choose((100, 100, 100, 50, 200)),
-                    block=choose((False, False, True)),
-                )
-                return ops.SetPolicy(policy, replace=choose((True, False)))
-            case 4:
-                entry = choose(list(wanted.peers.values()))
-                return ops.SetPeer(nodes[other], entry)
-            case 5:
-                return ops.SetPod(choose((pod, nodes[choose(NODES)])), choose(FLAGS))
-            case 6:
-                return ops.SetSource(pod, choose(model.links).ifindex)
-            case 7:
-                return choose((ops.AddPodDevice, ops.DeletePodDevice))(choose(model.links[2:]).ifindex)
-            case _:
-                link = choose([one for one in model.links if one.name != "lo"])
-                program = choose(list(Program))
-                return choose((ops.Attach, ops.Detach))(Attachment(link.ifindex, link.name, program))
+                self.apply(index, variant(self.random, index, model, wanted, esp=self.esp))
 
     # What is sent through both.
 
