@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from kmesh_bpf.core.state import Attachment, Program
@@ -30,6 +31,10 @@ class Datapath:
         self._found: set[Attachment] = set()
         self._attached: dict[tuple[int, bool], list[tuple[Program, bool]]] = {}
 
+    def _place(self, attachment: Attachment) -> tuple[int, str]:
+        """Give where it stands: a TCX link goes to the head of its chain."""
+        return -self._kernel.came.get(replace(attachment, current=True), 0), attachment.program.value
+
     def run(
         self,
         ifindex: int,
@@ -46,7 +51,7 @@ class Datapath:
         if kernel.attachments != self._found:
             self._found = set(kernel.attachments)
             self._attached = {}
-            for one in sorted(self._found, key=lambda one: one.program.value):
+            for one in sorted(self._found, key=self._place):
                 self._attached.setdefault((one.ifindex, one.program.egress), []).append((one.program, one.current))
         for program, current in self._attached.get((ifindex, egress), ()):
             settings = kernel.settings if current else kernel.former

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from kmesh_bpf import Settings
 from kmesh_bpf.core import operations as ops
 from kmesh_bpf.core.operations import Operation
-from kmesh_bpf.core.state import Direction, Link, Policy, Program, Sa, SaId, SaUsage
+from kmesh_bpf.core.state import Attachment, Direction, Link, Policy, Program, Sa, SaId, SaUsage
 from kmesh_bpf.core.view import Address
 from kmesh_bpf.kernel.fake import FakeKernel
 from tests.simulator.datapath import Datapath, Seen
@@ -39,6 +39,7 @@ class Nat(NamedTuple):
 class NodeKernel(FakeKernel):
     """Packets by the objects that it holds. ``settings``: those of the programs, compiled in.
 
+    ``came``: in which order programs were attached; one that takes the place of another keeps it.
     ``masquerades``: a rule of the node's gives what leaves by the uplink the uplink's own address, on its way out.
     """
 
@@ -52,6 +53,7 @@ class NodeKernel(FakeKernel):
         self.settings = self.former = settings
         self.masquerades = False
         self.windows: dict[SaId, Window] = {}
+        self.came: dict[Attachment, int] = {}
         self._datapath = Datapath(self)
         self._sad, self._spd = Sad(()), Spd(())
         self._places = _Places(())
@@ -105,9 +107,20 @@ class NodeKernel(FakeKernel):
         seen = self._datapath.run(places.uplink, frame.src, frame.dst, 0, egress=False, esp=True)
         if seen.dropped:
             return _dropped(seen, frame.inner)
+        if frame.src.version == 4 and frame.src in places.own:
+            return Fate(why=f"ESP from {frame.src}, which is this node's: a martian source")  # fib_validate_source
         if frame.dst not in places.own:
-            return Fate(why=f"ESP for {frame.dst}, which is not this node's")
+            return self._pass_on(frame, seen.mark, places.uplink)
         return self._decrypt(frame, frame.spi, seen.mark, nat)
+
+    def _pass_on(self, frame: Frame, mark: int, uplink: int) -> Fate:
+        """Take ESP for somebody else, which is forwarded as anything is."""
+        error = _check(self._spd.find(Direction.FWD, frame.src, frame.dst, mark), None)
+        if error:
+            return self._refused(error, f"ESP {frame.src} -> {frame.dst} with mark {mark:#x}")
+        frame = replace(frame, src=self._masquerade(frame.src.version) or frame.src)
+        seen = self._datapath.run(uplink, frame.src, frame.dst, mark, egress=True, esp=True)
+        return _dropped(seen, frame.inner) if seen.dropped else Fate(frame, why=f"ESP for {frame.dst}, passed on")
 
     def _decrypt(self, frame: Frame, spi: int, mark: int, nat: Nat) -> Fate:
         """Take ESP for this node (xfrm_input), then what was within it, on the same device again."""
@@ -267,6 +280,11 @@ class NodeKernel(FakeKernel):
     def _apply(self, operation: Operation) -> None:
         if isinstance(operation, ops.SetPolicy):
             self.policies.pop(operation.policy.id, None) if operation.replace else None  # it goes behind its equals
+        if isinstance(operation, ops.Attach):
+            there = {replace(one, current=True) for one in self.attachments}
+            wanted = replace(operation.attachment, current=True)
+            if wanted not in there:
+                self.came[wanted] = len(self.log)
         super()._apply(operation)
 
     def _add_sa(self, sa: Sa) -> None:

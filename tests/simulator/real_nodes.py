@@ -20,8 +20,11 @@ from pathlib import Path
 
 from kmesh_bpf import Address, LinuxKernel, Observation, Settings
 from kmesh_bpf.core.operations import Operation
+from kmesh_bpf.core.state import SaId
 from kmesh_bpf.kernel.interface import Failure
+from kmesh_bpf.kernel.netlink import NetlinkSocket
 from kmesh_bpf.kernel.programs import ensure_loaded
+from kmesh_bpf.kernel.xfrm import Xfrm
 from tests.lab.capture import ETH_P_ALL, PACKET_IGNORE_OUTGOING, SOL_PACKET
 from tests.lab.network import WIRE, Network, Node, inside, run, socket_in
 from tests.simulator.packets import Inner
@@ -130,12 +133,14 @@ class RealNodes:
         self._gateways = {pod.name: _bytes(mac_of(pod.node, pod.device)) for pod in self.network.pods.values()}
         self._receivers = {name: self._listening(name) for name in (*self.network.pods, "n1", "n2", "n3")}
         self.kernels: dict[int, LinuxKernel] = {}
+        self._sockets: dict[int, NetlinkSocket] = {}
         for compiler in compilers:
             if compiler.wait() != 0:
                 raise RuntimeError("the programs could not be loaded")
         for node in self.network.nodes:
             with inside(node.name):
                 self.kernels[node.index] = LinuxKernel(self._roots[node.index], settings[node.index])
+                self._sockets[node.index] = NetlinkSocket()
 
     def close(self) -> None:
         for index, kernel in self.kernels.items():
@@ -143,6 +148,7 @@ class RealNodes:
                 kernel.remove_everything()
                 kernel.close()
         for one in (
+            *self._sockets.values(),
             *self._taps.values(),
             *self._pods.values(),
             *(s for both in self._receivers.values() for s in both),
@@ -201,6 +207,10 @@ class RealNodes:
     def observe(self, index: int) -> Observation:
         with inside(f"n{index}"):
             return self.kernels[index].observe()
+
+    def added(self, index: int) -> dict[SaId, int]:
+        """Give when each SA was added, in seconds since the epoch."""
+        return {one.id: one.usage.added for one in Xfrm(self._sockets[index]).dump_sas()}
 
     @staticmethod
     def frame(inner: Inner) -> bytes:

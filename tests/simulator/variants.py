@@ -47,8 +47,9 @@ def variant(random: Random, index: int, model: NodeKernel, wanted: KernelState, 
     pod = choose(list(PODS.values()))[at]
     nodes = {one: mesh.node(one).addresses[at] for one in NODES}
     other = choose([one for one in NODES if one != index])
+    far = PODS[f"p{other}a"][at]
     mask = SETTINGS[index].mark_mask
-    match random.randrange(0 if esp else 2, 9):
+    match random.randrange(0 if esp else 2, 11):
         case 0:
             sa = choose(list(wanted.sas.values()))
             return ops.AddSa(replace(sa, spi=choose((1, 2, 3))))
@@ -59,13 +60,13 @@ def variant(random: Random, index: int, model: NodeKernel, wanted: KernelState, 
                 sa, key=choose((OTHER_KEY, sa.key)), replay_window=window, any_family=choose((True, True, False))
             )
             return ops.ReplaceSa(sa, changed) if sa.id in model.sas else ops.AddSa(changed)
-        case 2 | 3:
+        case 2 | 3 | 4 | 5:
             direction = choose(list(Direction))
-            theirs = choose((host(pod), host(nodes[other]), mesh.node(other).pod_cidrs[at]))
+            theirs = choose((host(far), host(far), host(pod), host(nodes[other]), mesh.node(other).pod_cidrs[at]))
             mark = to_encrypt(mask) if direction is Direction.OUT else was_decrypted(mask)
             mark = choose((mark, mark, UNMARKED if direction is Direction.OUT else mark, Mark(mark.value, mask)))
-            narrow = host(choose([*PODS.values()])[at])
-            anybody = choose((ANY[version], ANY[version], narrow, host(nodes[index])))
+            near = host(PODS[f"p{index}a"][at])
+            anybody = choose((ANY[version], near, near, host(choose(list(PODS.values()))[at]), host(nodes[index])))
             src, dst = (anybody, theirs) if direction is Direction.OUT else (theirs, anybody)
             ends = (nodes[index], nodes[other])
             policy = Policy(
@@ -79,14 +80,14 @@ def variant(random: Random, index: int, model: NodeKernel, wanted: KernelState, 
                 block=choose((False, False, True)),
             )
             return ops.SetPolicy(policy, replace=choose((True, False)))
-        case 4:
+        case 6:
             entry = choose(list(wanted.peers.values()))
             return ops.SetPeer(nodes[other], entry)
-        case 5:
-            return ops.SetPod(choose((pod, nodes[choose(NODES)])), choose(FLAGS))
-        case 6:
-            return ops.SetSource(pod, choose(model.links).ifindex)
         case 7:
+            return ops.SetPod(choose((pod, nodes[choose(NODES)])), choose(FLAGS))
+        case 8:
+            return ops.SetSource(pod, choose(model.links).ifindex)
+        case 9:
             return choose((ops.AddPodDevice, ops.DeletePodDevice))(choose(model.links[2:]).ifindex)
         case _:
             link = choose([one for one in model.links if one.name != "lo"])
