@@ -14,6 +14,6 @@ def real() -> Iterator[RealNodes]:
         yield nodes
 
 
-@pytest.mark.parametrize("seed", range(1, 7))
+@pytest.mark.parametrize("seed", (1, 2))
 def test_packets_fare_as_they_do_in_the_real_kernel(real: RealNodes, seed: int) -> None:
     live(real, seed)

@@ -196,21 +196,23 @@ class NodeKernel(FakeKernel):
         device = pod if pod is not None else places.uplink
         if device is None:
             return Fate(why=f"no route to {inner.dst}")
-        policy = self._policy(inner, mark, device)
-        if policy is not None and policy.block:
-            return self._refused("XfrmOutPolBlock", f"{inner.src} -> {inner.dst} with mark {mark:#x}")
+        by = self._transformation(inner, mark, device)
+        if isinstance(by, Fate):
+            return by
         ours = mark & self.settings.mark_mask
-        if self.nat_exemption and nat.reply and policy is None and ours == 0xF0 & self.settings.mark_mask:
+        if self.nat_exemption and nat.reply and by is None and ours == 0xF0 & self.settings.mark_mask:
             mark &= ~0x30  # the chain "answers" (kmesh_bpf.core.masquerade)
         exempt = self.nat_exemption and ours == 0xE0 & self.settings.mark_mask
-        source = None if device == pod or nat.reply else nat.masquerade or self._masquerade(inner.dst.version)
-        if source is not None and source != inner.src and not (exempt and policy is not None):
+        # A packet that a policy selects has the tunnel's device by now, also one for a pod here (seen: 6.12).
+        leaves = device == places.uplink or by is not None
+        source = (nat.masquerade or self._masquerade(inner.dst.version)) if leaves and not nat.reply else None
+        if source is not None and source != inner.src and not (exempt and by is not None):
             inner = Inner(source, inner.dst, inner.ident)
-            policy = self._policy(inner, mark, device)  # nf_xfrm_me_harder: once more with the new source
-            if policy is not None and policy.block:
-                return self._refused("XfrmOutPolBlock", f"{inner.src} -> {inner.dst} with mark {mark:#x}")
-        if policy is not None:
-            return self._encrypt(inner, mark, policy, device, masqueraded=source is not None and not exempt)
+            by = self._transformation(inner, mark, device)  # nf_xfrm_me_harder: once more with the new source
+            if isinstance(by, Fate):
+                return by
+        if by is not None:
+            return self._encrypt(inner, mark, by, masqueraded=source is not None and not exempt)
         seen = self._datapath.run(device, inner.src, inner.dst, mark, egress=True, decrypted_here=sa is not None)
         if seen.dropped:
             return _dropped(seen, inner)
@@ -220,11 +222,25 @@ class NodeKernel(FakeKernel):
             return Fate(delivered=inner)
         return Fate(Frame(inner.src, inner.dst, inner), why="sent in clear")
 
-    def _encrypt(self, inner: Inner, mark: int, policy: Policy, device: int, *, masqueraded: bool) -> Fate:
+    def _transformation(self, inner: Inner, mark: int, device: int) -> Sa | Fate | None:
+        """Find what the route look-up ends in (xfrm_lookup): the SA to send by, None for none, or a refusal."""
+        if self._places.without_xfrm and device == self._places.uplink:
+            return None
+        policy = self._spd.find(Direction.OUT, inner.src, inner.dst, mark)
+        if policy is None:
+            return None
+        if policy.block:
+            return self._refused("XfrmOutPolBlock", f"{inner.src} -> {inner.dst} with mark {mark:#x}")
         sa = self._sad.outbound(policy, inner.src.version, self.usage)
         if sa is None:
             # No key manager listens: a larval state is not waited for (xfrm_larval_drop).
             return self._refused("XfrmOutNoStates", f"{policy.tunnel_src} -> {policy.tunnel_dst}")
+        return sa
+
+    def _encrypt(self, inner: Inner, mark: int, sa: Sa, *, masqueraded: bool) -> Fate:
+        uplink = self._places.uplink
+        if uplink is None:
+            return Fate(why=f"no route to {sa.dst}")
         frame = self.encapsulate(sa, inner)
         if frame is None:
             return self._refused("XfrmOutStateSeqError", f"{LOW} packets are all that an SA without ESN sends")
@@ -232,7 +248,7 @@ class NodeKernel(FakeKernel):
         if source is not None and source != sa.src:
             frame = replace(frame, src=source)
         # What is within has no part in what the guard sees; the security path is begun anew (xfrm_output).
-        seen = self._datapath.run(device, frame.src, frame.dst, mark, egress=True, esp=True)
+        seen = self._datapath.run(uplink, frame.src, frame.dst, mark, egress=True, esp=True)
         return _dropped(seen, inner) if seen.dropped else Fate(frame, why="sent as ESP")
 
     # What the steps ask.
@@ -247,11 +263,6 @@ class NodeKernel(FakeKernel):
         if sas != self._sad.sas:
             self._sad = Sad(sas)
         return self._places
-
-    def _policy(self, inner: Inner, mark: int, device: int) -> Policy | None:
-        if self._places.without_xfrm and device == self._places.uplink:
-            return None
-        return self._spd.find(Direction.OUT, inner.src, inner.dst, mark)
 
     def _masquerade(self, version: int) -> Address | None:
         """Give the address that a masquerade rule chooses, None: there is no rule."""
