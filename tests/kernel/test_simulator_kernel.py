@@ -5,7 +5,7 @@ import sys
 
 from tests.lab.cluster import ROOT
 
-SEEDS = range(100, 110)
+SEEDS = range(100, 106)
 # Namespaces of nodes and pods have names, and another test of this machine may have given the same ones.
 APART = 'mount -t tmpfs none /run; mkdir /run/netns; mount -t bpf none /sys/fs/bpf; ip link set lo up; exec "$@"'
 

@@ -23,13 +23,13 @@ from random import Random
 from kmesh_bpf import Address, Options, View, reconcile
 from kmesh_bpf.core import operations as ops
 from kmesh_bpf.core.diff import diff
-from kmesh_bpf.core.state import KernelState, SaUsage
+from kmesh_bpf.core.state import Direction, KernelState, Policy, SaUsage
 from kmesh_bpf.kernel.interface import Failure
 from tests.lab.network import run
 from tests.simulator.kernel import NodeKernel
 from tests.simulator.packets import Fate, Frame, Inner
 from tests.simulator.real_nodes import RealNodes, Seen, forged
-from tests.simulator.variants import NODES, OTHER_KEY, OUTSIDE, PODS, SERVICES, SETTINGS, variant
+from tests.simulator.variants import NODES, OTHER_KEY, OUTSIDE, PODS, SERVICES, SETTINGS, rivals, variant
 from tests.simulator.xfrm import LOW
 from tests.unit.core import mesh
 
@@ -168,8 +168,19 @@ class Story:
             case 7 | 8:
                 there = diff(KernelState(), model.observe().state)
                 self.apply(index, *self.random.sample(there, min(2, len(there))))
+            case 9 | 10 if (pair := rivals(self.random, index, model)) is not None:
+                self._rivals(index, *pair)
             case _:
                 self.apply(index, variant(self.random, index, model, wanted, esp=self.esp))
+
+    def _rivals(self, index: int, policy: Policy, other: Policy) -> None:
+        """Have two policies for one packet; then write the first one again, which is the younger one from then on."""
+        for one in (other, policy):
+            self.apply(index, ops.SetPolicy(one, replace=True))
+            if policy.direction is Direction.OUT:
+                theirs = policy.dst.network_address
+                src = next(own for own in PODS[f"p{index}a"] if own.version == theirs.version)
+                self._sends(index, f"p{index}a", self._inner(src, theirs))
 
     # What is sent through both.
 
@@ -206,7 +217,9 @@ class Story:
         sources, targets = self._ends(index)
         true = next(one for one in PODS[pod] if one.version == targets[0].version)
         src = true if self.random.random() < 0.85 else choose(sources)
-        inner = self._inner(src, choose(targets))
+        self._sends(index, pod, self._inner(src, choose(targets)))
+
+    def _sends(self, index: int, pod: str, inner: Inner) -> None:
         model = self.models[index]
         device = next(link.ifindex for link in model.links if link.name == f"v{pod}")
         self.told.append(f"{pod} sends {inner.src} -> {inner.dst} ({inner.ident})")

@@ -1,8 +1,13 @@
 """One node's kernel: a FakeKernel through which packets go, by the rules of the real one.
 
 A packet's way is DESIGN section 3's; each step asks what is in the kernel at that moment, and nothing else. Where the
-real kernel was seen to do otherwise than its sources seem to say, the step says so (tests/esp/test_simulator_kernel.py
+real kernel was seen to do otherwise than its sources seem to say, the step says so (:mod:`tests.simulator.differential`
 holds this kernel against the real one).
+
+Not here: connection tracking (each packet is a flow of its own; who replies says so), ICMP errors and what they quote,
+fragments, several uplinks, bridges, overlays and their second pass, foreign SAs and policies, ESP in ESP, lo, netfilter
+between TC and XFRM, marks that others lay, route caches, a chain of SAs that a growing hash table has put in another
+order, and classic filters, whose maps outlive their pins.
 """
 
 from __future__ import annotations

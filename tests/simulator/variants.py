@@ -93,3 +93,18 @@ def variant(random: Random, index: int, model: NodeKernel, wanted: KernelState, 
             link = choose([one for one in model.links if one.name != "lo"])
             program = choose(list(Program))
             return choose((ops.Attach, ops.Detach))(Attachment(link.ifindex, link.name, program))
+
+
+def rivals(random: Random, index: int, model: NodeKernel) -> tuple[Policy, Policy] | None:
+    """Give a policy that is there and one that selects some of what it does, and differs in what then happens."""
+    found = [one for one in model.policies.values() if one.src != one.dst]
+    if not found:
+        return None
+    policy = random.choice(found)
+    near = host(PODS[f"p{index}a"][policy.src.version == 6])
+    ours, theirs = ("src", policy.dst) if policy.direction is Direction.OUT else ("dst", policy.src)
+    if theirs.prefixlen == theirs.max_prefixlen and random.random() < 0.4:
+        theirs = theirs.supernet(new_prefix=24 if theirs.version == 4 else 64)
+    ends = {ours: near, "dst" if ours == "src" else "src": theirs}
+    priority = random.choice((policy.priority, policy.priority, policy.priority - 1, policy.priority + 1))
+    return policy, replace(policy, block=not policy.block, priority=priority, **ends)
