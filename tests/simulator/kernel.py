@@ -19,7 +19,7 @@ from typing import NamedTuple
 from kmesh_bpf import Settings
 from kmesh_bpf.core import operations as ops
 from kmesh_bpf.core.operations import Operation
-from kmesh_bpf.core.state import Attachment, Direction, Link, Policy, Program, Sa, SaId, SaUsage
+from kmesh_bpf.core.state import Attachment, Direction, Link, Policy, PolicyId, Program, Sa, SaId, SaUsage
 from kmesh_bpf.core.view import Address
 from kmesh_bpf.kernel.fake import FakeKernel
 from tests.simulator.datapath import Datapath, Seen
@@ -60,7 +60,8 @@ class NodeKernel(FakeKernel):
         self.windows: dict[SaId, Window] = {}
         self.came: dict[Attachment, int] = {}
         self._datapath = Datapath(self)
-        self._sad, self._spd = Sad(()), Spd(())
+        self.places: dict[PolicyId, int] = {}
+        self._sad, self._spd = Sad(()), Spd((), {}, policy_hash=False)
         self._places = _Places(())
 
     # What happens to packets.
@@ -263,8 +264,8 @@ class NodeKernel(FakeKernel):
         if self._places.links is not self.links:
             self._places = _Places(self.links)
         policies, sas = list(self.policies.values()), list(self.sas.values())
-        if policies != self._spd.policies:
-            self._spd = Spd(policies)
+        if policies != self._spd.policies or self.policy_hash is not self._spd.policy_hash:
+            self._spd = Spd(policies, self.places, policy_hash=self.policy_hash)
         if sas != self._sad.sas:
             self._sad = Sad(sas)
         return self._places
@@ -295,11 +296,13 @@ class NodeKernel(FakeKernel):
 
     def _apply(self, operation: Operation) -> None:
         if isinstance(operation, ops.SetPolicy):
-            self.policies.pop(operation.policy.id, None) if operation.replace else None  # it goes behind its equals
+            identity, priority = operation.policy.id, operation.policy.priority
+            there = self.policies.pop(identity, None) if operation.replace else self.policies.get(identity)
+            if there is None or (operation.replace and there.priority != priority):
+                self.places[identity] = len(self.log)
         if isinstance(operation, ops.Attach):
-            there = {replace(one, current=True) for one in self.attachments}
             wanted = replace(operation.attachment, current=True)
-            if wanted not in there:
+            if wanted not in {replace(one, current=True) for one in self.attachments}:
                 self.came[wanted] = len(self.log)
         super()._apply(operation)
 

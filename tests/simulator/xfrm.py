@@ -5,22 +5,24 @@ Sources are those of Linux 6.12, named where a rule is taken from them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from kmesh_bpf.core.state import Direction, Policy, Sa, SaId, SaUsage
-from kmesh_bpf.core.view import Address
+from kmesh_bpf.core.state import Direction, Policy, PolicyId, Sa, SaId, SaUsage
+from kmesh_bpf.core.view import Address, Network
 
 LOW = (1 << 32) - 1
 """The part of a sequence number that the wire carries."""
 
 
 class Rule(NamedTuple):
-    """A policy taken apart; of two that select a packet the lesser one counts: by priority, then the older one."""
+    """A policy taken apart. ``place``: in its chain; ``age``: when it was last written; ``chain``: None, by hash."""
 
     priority: int
-    order: int
+    place: int
+    age: int
+    chain: tuple[Network, Network] | None
     version: int
     src: int
     src_mask: int
@@ -30,55 +32,55 @@ class Rule(NamedTuple):
 
 
 class Spd:
-    """Policies, found by the addresses and the mark of a packet (xfrm_policy_lookup_bytype)."""
+    """Policies, found by the addresses and the mark of a packet (xfrm_policy_lookup_bytype).
 
-    def __init__(self, policies: Iterable[Policy]) -> None:
-        self.policies = list(policies)
-        self._exact: dict[tuple[Direction, Address], list[Rule]] = {}
+    Those of whole addresses stand in chains by hash, of both addresses or, with lower thresholds (``policy_hash``), of
+    theirs alone; all others in a chain for each pair of prefixes. Of a chain the first counts that selects the packet:
+    by priority, then in the order of their coming, where one written again at its priority keeps its place
+    (xfrm_policy_insert_list). Of several chains the lowest priority counts, then the one longest unwritten
+    (__xfrm_policy_eval_candidates). ``places``: by identity.
+    """
+
+    def __init__(self, policies: Iterable[Policy], places: Mapping[PolicyId, int], *, policy_hash: bool) -> None:
+        self.policies, self.policy_hash = list(policies), policy_hash
+        self._near: dict[tuple[Direction, Address], list[Rule]] = {}
         self._wide: dict[Direction, list[Rule]] = {direction: [] for direction in Direction}
-        for order, policy in enumerate(self.policies):
-            network = policy.dst if policy.direction is Direction.OUT else policy.src
-            if network.prefixlen == network.max_prefixlen:
-                chain = self._exact.setdefault((policy.direction, network.network_address), [])
-            else:
-                chain = self._wide[policy.direction]
-            chain.append(
-                Rule(
-                    policy.priority,
-                    order,
-                    policy.src.version,
-                    int(policy.src.network_address),
-                    int(policy.src.netmask),
-                    int(policy.dst.network_address),
-                    int(policy.dst.netmask),
-                    policy,
-                )
+        for age, policy in enumerate(self.policies):
+            ours, theirs = (policy.src, policy.dst) if policy.direction is Direction.OUT else (policy.dst, policy.src)
+            whole = theirs.prefixlen == theirs.max_prefixlen
+            hashed = whole and (policy_hash or ours.prefixlen == ours.max_prefixlen)
+            rule = Rule(
+                policy.priority,
+                places.get(policy.id, age),
+                age,
+                None if hashed else (policy.src, policy.dst),
+                policy.src.version,
+                int(policy.src.network_address),
+                int(policy.src.netmask),
+                int(policy.dst.network_address),
+                int(policy.dst.netmask),
+                policy,
             )
-        for chain in (*self._exact.values(), *self._wide.values()):
-            chain.sort()
+            here = (policy.direction, theirs.network_address)
+            (self._near.setdefault(here, []) if whole else self._wide[policy.direction]).append(rule)
+        for rules in (*self._near.values(), *self._wide.values()):
+            rules.sort(key=lambda rule: (rule.priority, rule.place))
 
     def find(self, direction: Direction, src: Address, dst: Address, mark: int) -> Policy | None:
         """Give the policy that counts for a packet, None: there is none."""
-        here = dst if direction is Direction.OUT else src
-        found = [
-            rule
-            for chain in (self._exact.get((direction, here), ()), self._wide[direction])
-            if (rule := _first(chain, src, dst, mark)) is not None
-        ]
-        return min(found).policy if found else None
-
-
-def _first(chain: Collection[Rule], src: Address, dst: Address, mark: int) -> Rule | None:
-    for rule in chain:
-        selects = rule.policy.mark
-        if (
-            mark & selects.mask == selects.value
-            and rule.version == src.version
-            and int(src) & rule.src_mask == rule.src
-            and int(dst) & rule.dst_mask == rule.dst
-        ):
-            return rule
-    return None
+        theirs = dst if direction is Direction.OUT else src
+        firsts: dict[tuple[Network, Network] | None, Rule] = {}
+        for rules in (self._near.get((direction, theirs), ()), self._wide[direction]):
+            for rule in rules:
+                selects = rule.policy.mark
+                if (
+                    mark & selects.mask == selects.value
+                    and rule.version == src.version
+                    and int(src) & rule.src_mask == rule.src
+                    and int(dst) & rule.dst_mask == rule.dst
+                ):
+                    firsts.setdefault(rule.chain, rule)
+        return min(firsts.values(), key=lambda rule: (rule.priority, rule.age)).policy if firsts else None
 
 
 class Sad:

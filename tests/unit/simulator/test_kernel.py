@@ -107,6 +107,8 @@ def test_without_policies_the_guard_holds_and_without_the_guard_it_is_in_clear(n
     assert frame.spi is None
     assert nodes[2].receive(frame).counter == "dropped_clear_text"
     nodes[2].detach(UPLINK)
+    assert nodes[2].receive(frame).counter == "dropped_clear_text", "the pod's own device has a guard too"
+    nodes[2].detach(POD, Program.POD_GUARD)
     assert nodes[2].receive(frame).delivered
 
 
@@ -221,26 +223,36 @@ def test_an_answer_that_connection_tracking_knows_leaves_if_the_exemption_is_the
     assert nodes[2].receive(replace(answer, sequence=3), dnat=OUTSIDE[4], reply=True).counter == "dropped_decrypted"
 
 
-def test_of_two_policies_the_lower_priority_counts_then_the_older_one_and_one_made_anew_is_the_youngest(nodes):
+@pytest.mark.parametrize(
+    ("theirs", "after"),
+    [("10.244.2.10/32", "near"), ("10.244.2.0/24", "far")],
+    ids=["of one chain keeps its place", "of two chains is the younger one"],
+)
+def test_of_two_policies_the_lower_priority_counts_then_the_older_one_and_one_written_again(nodes, theirs, after):
     kernel = nodes[1]
     kernel.flush_policies()
-    near, far = (
-        Policy(Direction.OUT, ip_network(f"{net}/{bits}"), ip_network("10.244.2.10/32"), Mark(0, 0), *ends)
-        for net, bits, ends in (
-            ("10.0.0.0", 8, (address(mesh.node(1)), address(mesh.node(2)))),
-            ("8.0.0.0", 6, (address(mesh.node(1)), address(mesh.node(3)))),
-        )
+    near = Policy(
+        Direction.OUT,
+        ip_network("10.0.0.0/8"),
+        ip_network("10.244.2.10/32"),
+        Mark(0, 0),
+        address(mesh.node(1)),
+        address(mesh.node(2)),
     )
+    far = replace(near, src=ip_network("8.0.0.0/6"), dst=ip_network(theirs), tunnel_dst=address(mesh.node(3)))
+    ends = {"near": near.tunnel_dst, "far": far.tunnel_dst}
 
     def chosen():
         return kernel.send(nodes.between()).frame.dst
 
     kernel.apply((ops.SetPolicy(near), ops.SetPolicy(far)))
-    assert chosen() == near.tunnel_dst
+    assert chosen() == ends["near"]
     kernel.apply((ops.SetPolicy(near, replace=True),))
-    assert chosen() == far.tunnel_dst
+    assert chosen() == ends[after]
+    kernel.apply((ops.SetPolicy(replace(far, priority=99), replace=True),))
+    assert chosen() == ends["far"]
     kernel.apply((ops.SetPolicy(replace(near, priority=99), replace=True),))
-    assert chosen() == near.tunnel_dst
+    assert chosen() == ends["far"]
 
 
 def test_the_newest_sa_sends_and_a_template_with_an_spi_keeps_to_that(nodes):
