@@ -189,7 +189,7 @@ class Story:
         match self.random.randrange(10):
             case 0:
                 self._from_node(index)
-            case 1:
+            case 1 | 9:
                 self._from_the_wire(index)
             case 2 | 3 if self.flying:
                 self._again(self.random.choice(self.flying))
@@ -253,7 +253,8 @@ class Story:
     def _from_the_wire(self, index: int) -> None:
         """Somebody on the wire speaks, in anybody's name."""
         sources, targets = self._ends(index)
-        inner = self._inner(self.random.choice((*sources, *targets)), self.random.choice(targets))
+        here = [one for one, pod in SERVICES.items() if pod in PODS[f"p{index}a"] and one.version == targets[0].version]
+        inner = self._inner(self.random.choice((*sources, *targets)), self.random.choice((*targets, *here * 8)))
         self.told.append(f"on the wire of n{index}: {inner.src} -> {inner.dst} ({inner.ident})")
         fate = self.models[index].receive(Frame(inner.src, inner.dst, inner), dnat=SERVICES.get(inner.dst))
         self.real.inject(index, self.real.frame(inner))
