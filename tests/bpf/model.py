@@ -4,24 +4,27 @@ from dataclasses import dataclass
 
 from kmesh_bpf import contract
 from kmesh_bpf.core.state import PodFlags, Program
-from tests.bpf.node import SHOT, UNSPEC
 
+UNSPEC, SHOT = 0xFFFFFFFF, 2
 MOST_TAGS = 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Case:
     """A packet and what the maps say about it.
 
-    ``mark_mask``: bits of the low byte that are ours. ``source``, ``destination``: their flags, None: in no map.
+    ``mark_mask``: bits of the low byte that are ours, ``node_mark_mask``: those of node ids. ``source``,
+    ``destination``: their flags, None: in no map.
     ``quoted``: the flags of the two addresses in the packet that an ICMP error quotes, None: it is no such error.
     ``bound``: where the source's device is: "here", "elsewhere", None. ``pod_device``: the device carries bound sources
-    only. ``local_scope``: the source is unspecified or link-local.
+    only. ``local_scope``: the source is unspecified or link-local. ``decrypted_here``: its security path holds an SA of
+    ours, which has decrypted it.
     """
 
     program: Program
     strict: bool = True
     mark_mask: int = 0xFF
+    node_mark_mask: int = contract.NODE_MARK_MASK
     mark: int = 0
     esp: bool = False
     quoted: tuple[PodFlags | None, PodFlags | None] | None = None
@@ -34,6 +37,7 @@ class Case:
     local_scope: bool = False
     on_lo: bool = False
     tags: int = 0
+    decrypted_here: bool = False
 
     @property
     def encrypt(self):
@@ -53,6 +57,10 @@ class Case:
         return None if 0x30 & self.mark_mask == self.again else 0x30 & self.mark_mask
 
     @property
+    def answer(self):
+        return 0xC0 & self.mark_mask
+
+    @property
     def own(self):
         """The bits of the mark that are ours."""
         return self.mark & self.mark_mask
@@ -64,17 +72,11 @@ class Case:
 
 def expected(case):
     """Give (verdict, mark, counter)."""
-    return {
-        Program.MARK_ENCRYPT: mark_encrypt,
-        Program.MARK_DECRYPT: mark_decrypt,
-        Program.LEAK_GUARD: guard,
-        Program.INNER_GUARD: guard,
-        Program.POD_GUARD: pod_guard,
-    }[case.program](case)
+    return PROGRAMS[case.program](case)
 
 
 def has(flags, flag):
-    return flags is not None and flag in flags
+    return flags is not None and flags.value & flag.value == flag.value
 
 
 def remote_of(pair):
@@ -104,13 +106,18 @@ def mark_encrypt(case):
 
 
 def mark_decrypt(case):
-    """Without a security path: BPF_PROG_TEST_RUN gives no packet one, so nothing counts as decrypted."""
+    """BPF_PROG_TEST_RUN gives no packet a security path: what counts as decrypted, other tests hold against the real one."""
+    if case.decrypted_here and case.own in (case.decrypted, case.again):
+        if case.own == case.again:
+            return UNSPEC, case.mark, None
+        here = has(case.destination, PodFlags.LOCAL)
+        return UNSPEC, case.mark if here else case.mark & ~case.mark_mask | case.again, "decrypted"
     if case.too_deep:
         if case.strict:
             return SHOT, case.mark, "parse_failure"
         return UNSPEC, wiped(case, None), "parse_failure"
     if case.esp and case.peer_mark is not None:
-        kept = case.mark & ~(contract.NODE_MARK_MASK | case.mark_mask)
+        kept = case.mark & ~(case.node_mark_mask | case.mark_mask)
         mark = kept | case.peer_mark | case.decrypted
         return UNSPEC, mark, None if mark == case.mark else "esp_known_peer"
     towards_us = has(case.destination, PodFlags.LOCAL)
@@ -140,11 +147,11 @@ def wiped(case, source, *, undecided=False):
 
 
 def pod_guard(case):
-    """Without a security path: what comes to a managed pod, and where it came from."""
+    """What comes to a managed pod, and where it came from."""
     if case.too_deep:
         return SHOT if case.strict else UNSPEC, case.mark, "parse_failure"
     noted = case.own == case.clear
-    if not has(case.destination, PodFlags.LOCAL):
+    if not has(case.destination, PodFlags.LOCAL) or case.decrypted_here:
         return UNSPEC, case.mark, None
     if case.strict and (noted or has(case.source, PodFlags.REMOTE)):
         return SHOT, case.mark, "dropped_clear_text"
@@ -152,7 +159,10 @@ def pod_guard(case):
 
 
 def guard(case):
-    """Without a security path, which is where the two guards differ but for errors to pods of this node."""
+    """The two guards differ in what was decrypted, and in errors to pods of this node."""
+    is_answer = case.answer and case.own == case.answer and case.destination is None
+    if case.program is Program.LEAK_GUARD and case.decrypted_here and not is_answer:
+        return SHOT, case.mark, "dropped_decrypted"
     if case.too_deep:
         return SHOT if case.strict else UNSPEC, case.mark, "parse_failure"
     targets = []
@@ -173,3 +183,12 @@ def guard(case):
     if case.strict or any(has(target, PodFlags.READY) for target in targets):
         return SHOT, case.mark, "dropped_by_guard"
     return UNSPEC, mark, "allowed_clear_text"
+
+
+PROGRAMS = {
+    Program.MARK_ENCRYPT: mark_encrypt,
+    Program.MARK_DECRYPT: mark_decrypt,
+    Program.LEAK_GUARD: guard,
+    Program.INNER_GUARD: guard,
+    Program.POD_GUARD: pod_guard,
+}

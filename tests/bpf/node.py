@@ -12,7 +12,6 @@ from kmesh_bpf.kernel.maps import Maps
 from kmesh_bpf.kernel.programs import Settings, ensure_loaded
 from tests.lab.network import inside
 
-UNSPEC, SHOT = 0xFFFFFFFF, 2
 READY = PodFlags.REMOTE | PodFlags.READY
 NODE = PodFlags.CANDIDATE | PodFlags.PEER
 READY_NODE = NODE | PodFlags.READY

@@ -15,7 +15,8 @@ from kmesh_bpf.errors import MapFullError
 from kmesh_bpf.kernel import bpf
 from kmesh_bpf.kernel.maps import Maps, find_maps
 from kmesh_bpf.kernel.programs import Settings, ensure_loaded, remove_stale
-from tests.bpf.node import READY, SHOT
+from tests.bpf.model import SHOT
+from tests.bpf.node import READY
 from tests.bpf.packets import frame
 
 PODS = {

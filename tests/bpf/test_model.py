@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from kmesh_bpf import contract
 from kmesh_bpf.core.state import PeerEntry, PodFlags, Program
-from tests.bpf.model import Case, expected
+from tests.bpf.model import SHOT, UNSPEC, Case, expected
 from tests.bpf.node import (
     LO,
     NODE,
@@ -18,8 +18,6 @@ from tests.bpf.node import (
     READY,
     READY_NODE,
     READY_PEERS_POD,
-    SHOT,
-    UNSPEC,
     UPLINK,
     NodeUnderTest,
 )

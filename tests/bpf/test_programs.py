@@ -6,6 +6,7 @@ import pytest
 
 from kmesh_bpf import contract
 from kmesh_bpf.core.state import Program
+from tests.bpf.model import SHOT, UNSPEC
 from tests.bpf.node import (
     ADDRESSES,
     FAR,
@@ -21,9 +22,7 @@ from tests.bpf.node import (
     POD_DEVICE,
     REMOTE,
     SERVICE,
-    SHOT,
     STRANGER,
-    UNSPEC,
     UPLINK,
     NodeUnderTest,
 )

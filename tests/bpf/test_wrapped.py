@@ -3,7 +3,8 @@
 import pytest
 
 from kmesh_bpf.core.state import Program
-from tests.bpf.node import ADDRESSES, FAR, LOCAL, OURSELVES, PEER, REMOTE, SHOT, STRANGER, UNSPEC
+from tests.bpf.model import SHOT, UNSPEC
+from tests.bpf.node import ADDRESSES, FAR, LOCAL, OURSELVES, PEER, REMOTE, STRANGER
 from tests.bpf.packets import (
     DESTINATION_OPTIONS,
     ERRORS,

@@ -1,12 +1,11 @@
-"""Two daemons and a node of another make over kernels in memory that number packets and keep replay windows.
+"""Two daemons and a node of another make over the simulator's kernels, and every SA that they hold in use.
 
-What is modelled of ESP: an SA numbers its packets from 1 for as long as it lives; one that receives takes each number
-once. A recorder on the wire keeps every packet and sends it again, later, to whoever has its destination.
+A recorder on the wire keeps every packet and sends it again, later, to whoever has its destination.
 """
 
 import uuid
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import replace
 from ipaddress import ip_address
 from types import SimpleNamespace
 
@@ -16,8 +15,10 @@ from kmesh.errors import ClusterError
 from kmesh.launcher.config import parse as flags
 from kmesh.launcher.daemon import Daemon
 
-from kmesh_bpf import FakeKernel, Key, KmeshBpfError
+from kmesh_bpf import Key, KmeshBpfError
 from kmesh_bpf.core.keys import derive
+from tests.simulator.kernel import NodeKernel
+from tests.simulator.packets import Frame, Inner
 from tests.unit.cluster import kube
 from tests.unit.core import mesh
 
@@ -31,26 +32,15 @@ def material(number: int) -> Key:
     return Key(kube.material(number))
 
 
-@dataclass(frozen=True)
-class Packet:
-    """What is seen on the wire, and the key, by which alone it can be taken apart."""
-
-    dst: object
-    spi: int
-    key: Key
-    number: int
-
-
 class KilledError(Exception):
     """The daemon is killed."""
 
 
-class Kernel(FakeKernel):
-    """One that keeps, for each SA that receives, what it took."""
+class Kernel(NodeKernel):
+    """One whose daemon may be killed between two operations, and all of whose SAs can be used."""
 
     def __init__(self, clock):
         super().__init__(mesh.LINKS, clock)
-        self.taken = {}
         self.left = None
 
     def _apply(self, operation):
@@ -61,35 +51,18 @@ class Kernel(FakeKernel):
                 raise KilledError
         super()._apply(operation)
 
-    def _add_sa(self, sa):
-        super()._add_sa(sa)
-        self.taken[sa.id] = set()
+    def send_all(self):
+        """Send a packet over every SA that sends, whether a policy would or not."""
+        return [self.encapsulate(sa, Inner(sa.src, sa.dst, 0)) for sa in self.sas.values() if sa.mark is None]
 
-    def flush_sas(self):
-        self.sas.clear()
-        self.usage.clear()
-        self.taken.clear()
-
-    def lose_pins(self):
-        for name in ("pods", "peers", "services", "sources", "pod_devices", "formers"):
-            getattr(self, name).clear()
-        self.remembered = None
-
-    def send(self):
-        """Send a packet over every SA that sends."""
-        for identity, sa in list(self.sas.items()):
-            if sa.mark is None:
-                self.use(identity, self.clock())
-                yield Packet(sa.dst, sa.spi, sa.key, self.usage[identity].packets)
-
-    def take(self, packet) -> bool:
-        for identity, sa in self.sas.items():
-            if sa.mark is not None and (sa.dst, sa.spi, sa.key) == (packet.dst, packet.spi, packet.key):
-                self.use(identity, self.clock())
-                if packet.number not in self.taken[identity]:
-                    self.taken[identity].add(packet.number)
-                    return sa.replay_window > 0  # without a window nothing is promised
-        return False
+    def take(self, frame) -> bool:
+        """Receive by every SA that has the key; whether its ends agree about ESN is not at stake here."""
+        taken = False
+        for sa in self.sas.values():
+            if sa.mark is not None and (sa.dst, sa.spi, sa.key) == (frame.dst, frame.spi, frame.key):
+                error = self.decapsulate(sa, replace(frame, esn=sa.replay_window > 0))
+                taken = taken or (not error and sa.replay_window > 0)  # without a window nothing is promised
+        return taken
 
 
 class Host:
@@ -192,16 +165,16 @@ class World:
                 dst = ip_address(info["spec"]["addresses"][0])
                 key = derive(self.keyring.keys[version], src, dst, spec["bootID"], info["spec"]["bootID"])
                 self.numbers[key] += 1
-                yield Packet(dst, version, key, self.numbers[key])
+                yield Frame(src, dst, Inner(src, dst, 0), version, key, self.numbers[key])
 
     # The wire.
     def traffic(self, again: bool = False):
         """Let everybody send, and the recorder what it has; raises where that must not be possible."""
         new = list(self._from_other())
         for host in self.hosts:
-            for packet in host.kernel.send():
-                assert (packet.key, packet.number) not in self.sent[host.index], "a number twice under one key"
-                self.sent[host.index].add((packet.key, packet.number))
+            for packet in host.kernel.send_all():
+                assert (packet.key, packet.sequence) not in self.sent[host.index], "a number twice under one key"
+                self.sent[host.index].add((packet.key, packet.sequence))
                 new.append(packet)
         for packet in (*new, *(self.seen if again else ())):
             for host in self.hosts:

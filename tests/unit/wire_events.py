@@ -36,7 +36,7 @@ def delete_states(host, inbound, newest):
     spi = (max if newest else min)((identity.spi for identity in found), default=0)
     for identity in found:
         if identity.spi == spi:
-            del host.kernel.sas[identity], host.kernel.usage[identity], host.kernel.taken[identity]
+            host.kernel.delete_sa(identity)
 
 
 @ours
