@@ -66,7 +66,7 @@ def entered(path: str):
         (b"{a: " * 100_000, "no YAML"),
         (b"kind: Config\n---\nkind: Config\n", "holds 2 documents, not one"),
         (b"kind: Secret\ndata: {}\n", "is no kubeconfig"),
-        (b"kind: Config\nclusters: &a [*a]\nusers: *a\ncontexts: *a\ncurrent-context: x\n", "has no context x"),
+        (b"kind: Config\nclusters: &a [*a]\nusers: *a\ncontexts: *a\ncurrent-context: x\n", "is no YAML"),
     ],
     ids=lambda value: repr(value[:20]) if isinstance(value, bytes) else None,
 )

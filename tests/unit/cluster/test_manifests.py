@@ -430,7 +430,7 @@ def test_a_report_that_is_a_fifo_a_device_or_too_large_is_as_good_as_none(folder
 def test_one_object_s_fault_leaves_the_others_of_its_file_alone(folder, cluster):
     put(folder, "z.json", {"kind": "List", "items": [kube.pod("a"), kube.node_info(2), kube.pod("b")]})
     text = (folder / "z.json").read_text()
-    (folder / "z.json").write_text(text.replace(f'"bootID": "{kube.BOOT_ID}"', '"bootID": "\\ud800"'))
+    (folder / "z.json").write_text(text.replace(f'"bootID": "{kube.INCARNATION}"', '"bootID": "\\ud800"'))
     odd = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": {}}
     digits = json.dumps(odd).replace("{}", "9" * 5000)
     (folder / "y.json").write_text(json.dumps(kube.pod("c")) + digits)
