@@ -20,8 +20,9 @@ def diff(desired: KernelState, observed: KernelState) -> tuple[Operation, ...]:
     return (
         *_formers(desired, observed),
         *_thresholds(desired, observed, lower=True),
+        *_set_peers(desired, observed, new=True),
         *_new_sas(desired, observed, inbound=True),
-        *_set_peers(desired, observed),
+        *_set_peers(desired, observed, new=False),
         *_set_policies(desired, observed, outbound=False),
         *_sources(desired, observed),
         *_attach(desired, observed, guard=True),
@@ -96,9 +97,12 @@ def _set_policies(desired: KernelState, observed: KernelState, *, outbound: bool
             yield ops.SetPolicy(policy, replace=there is not None)
 
 
-def _set_peers(desired: KernelState, observed: KernelState) -> Iterator[Operation]:
+def _set_peers(desired: KernelState, observed: KernelState, *, new: bool) -> Iterator[Operation]:
+    # Those that had no entry before their SAs: whoever is killed in between must not find SAs of which no entry tells
+    # that nothing was sent yet, for some of them would look like lost (kmesh_bpf.core.incarnation.lost). Others behind
+    # them: what is on its way is given another mark only when there are SAs that it selects.
     for address, entry in desired.peers.items():
-        if observed.peers.get(address) != entry:
+        if (address not in observed.peers) is new and observed.peers.get(address) != entry:
             yield ops.SetPeer(address, entry)
 
 

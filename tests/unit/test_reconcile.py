@@ -2,6 +2,7 @@ import errno
 from dataclasses import replace
 from ipaddress import ip_address
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -76,13 +77,35 @@ def test_what_receives_is_installed_before_what_sends_and_pods_come_last():
         for operation in world.kernel.log
     ]
     first = {kind: kinds.index(kind) for kind in kinds}
-    assert first["AddSa.in"] < first["SetPeer"] < first["SetPolicy"] < first["AddSa"] < first["SetPod"]
+    assert first["SetPeer"] < first["AddSa.in"] < first["SetPolicy"] < first["AddSa"] < first["SetPod"]
     out = next(
         i
         for i, op in enumerate(world.kernel.log)
         if isinstance(op, ops.SetPolicy) and op.policy.direction is Direction.OUT
     )
     assert first["AddSa"] < out < first["SetPod"]
+
+
+@pytest.mark.parametrize("after", range(1, 12))
+def test_whoever_is_killed_while_a_peer_is_new_is_who_it_was(after):
+    """Found by scripts/simulate: of a new peer's SAs some were there, no entry told that none was used, and all peers
+    had to change their keys."""
+    world = World()
+    first = world.run(mesh.view(nodes=2)).incarnation
+    left = after
+
+    def kill(_):
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise InterruptedError
+
+    world.kernel.refuse = kill
+    with pytest.raises(InterruptedError):
+        world.run(mesh.view())
+    world.kernel.refuse = lambda _: None
+    report = world.run(mesh.view())
+    assert (report.incarnation, report.renewed, report.converged) == (first, False, True)
 
 
 def test_a_flush_of_all_sas_is_healed_with_a_new_incarnation():

@@ -14,7 +14,7 @@ import json
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median_low
 from typing import Any
 
@@ -111,7 +111,9 @@ def digest(key: Key) -> str:
 
 
 def accept(held: Keyring | None, new: Keyring) -> Keyring:
-    """Give the new keys if they may follow those held.
+    """Give the new keys if they may follow those held, but for older ones that are the key of a version before theirs.
+
+    Such a one was refused when it was the current one, so nobody has it; whoever took it now would use a key twice.
 
     Raises:
         ConfigError: the SPI goes backwards, an SPI known already has another key now, or the key is none that may be
@@ -123,13 +125,22 @@ def accept(held: Keyring | None, new: Keyring) -> Keyring:
     if held is None or new.current not in held.keys:
         check_new(new.keys[new.current], former, held.used if held else ())
     if held is None:
-        return new
+        return _distinct(new, new.keys)
     if new.current < held.current:
         raise ConfigError(f"its SPI {new.current} goes backwards: {held.current} is in force")
     for version in sorted(held.keys.keys() & new.keys.keys(), reverse=True):
         if new.keys[version] != held.keys[version]:
             raise ConfigError(f"it holds another key under the known SPI {version}; a new key needs a new SPI")
-    return new
+    return _distinct(new, known)
+
+
+def _distinct(new: Keyring, known: Mapping[int, Key]) -> Keyring:
+    """Leave out of the new keys those that a version before has; ``known``: all keys known, these among them."""
+    first: dict[Key, int] = {}
+    for version in sorted(known):
+        first.setdefault(known[version], version)
+    kept = {version: key for version, key in new.keys.items() if version == new.current or first[key] == version}
+    return replace(new, keys=kept)
 
 
 def check_new(key: Key, held: Keyring | None, used: tuple[str, ...] = ()) -> None:

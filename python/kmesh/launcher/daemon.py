@@ -8,6 +8,7 @@ import selectors
 import socket
 import time
 import uuid
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,7 +92,7 @@ class Daemon:
     """One node's daemon over one cluster source and one kernel.
 
     ``recorder`` takes in what each pass did; its clock, seconds since the epoch, is the daemon's. ``boot`` guards the
-    node's next boot.
+    node's next boot. ``fresh`` gives incarnations never used (None: random ones).
     """
 
     def __init__(
@@ -101,12 +102,15 @@ class Daemon:
         kernel: Kernel,
         recorder: Recorder,
         boot: BootGuard | None = None,
+        *,
+        fresh: Callable[[], str] | None = None,
     ) -> None:
         self.config = config
         self.source = source
         self.kernel = kernel
         self.recorder = recorder
         self.boot = boot
+        self.fresh = fresh or fresh_incarnation
         self.clock = recorder.clock
         self.memory = Memory()
         self.views = Views(config.node)
@@ -200,7 +204,7 @@ class Daemon:
             view,
             self.config.options,
             self.clock,
-            fresh_incarnation,
+            self.fresh,
             shown=self._shown(objects),
             memory=self.memory.passes,
         )
@@ -265,7 +269,7 @@ class Daemon:
         """Give what a first pass would do (``--dry-run``); see :meth:`view` for errors."""
         objects = self.source.read()
         shown, options = self._shown(objects), self.config.options
-        return preview(self.kernel, self.view(objects), options, self.clock(), fresh_incarnation, shown=shown)
+        return preview(self.kernel, self.view(objects), options, self.clock(), self.fresh, shown=shown)
 
     def view(self, objects: ClusterObjects) -> View:
         """Give what is known now.

@@ -166,6 +166,20 @@ def test_another_key_under_a_known_spi_is_refused(version):
     assert not any(trace in str(caught.value) for trace in TRACES)
 
 
+@pytest.mark.parametrize(
+    "held", [None, Keyring(2, {1: key(1), 2: key(2)})], ids=["a daemon that starts", "one that runs"]
+)
+def test_an_older_version_that_is_a_former_key_once_more_is_left_out(held):
+    """Found by scripts/simulate: SPI 3 was refused while it was the current one, and taken when it stood among older ones."""
+    taken = accept(held, Keyring(4, {4: key(4), 3: key(1), 2: key(2), 1: key(1)}))
+    assert (taken.current, sorted(taken.keys)) == (4, [1, 2, 4])
+
+
+def test_what_a_daemon_remembers_tells_a_former_key_too():
+    held = Keyring(2, {1: key(1), 2: key(2)})
+    assert sorted(accept(held, Keyring(4, {4: key(4), 3: key(1)})).keys) == [4]
+
+
 def test_the_first_spi_is_1():
     assert next_keys(None, {}, key(1)) == ring(1)
 

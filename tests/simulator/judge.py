@@ -1,0 +1,307 @@
+"""What must hold at every step, whatever happens. Numbers are those of the issue that asked for it.
+
+1. *No packet between two managed pods of different nodes on any wire in clear, from the moment that the sender's daemon
+   could have known.* That moment is the end of its first pass that began while its cluster source held, for both
+   addresses, one living pod that is managed (:mod:`tests.simulator.knowledge`); or the first packet of the two that was
+   encrypted, whichever comes first. It lasts until a pass begins while the source says otherwise. A daemon that
+   is stopped or killed knows on; so does one whose source shows nothing new. Of an address that was another pod's before
+   a daemon knows from the end of the *second* such pass (a known limit: by whose device carries an address it goes as of
+   the pass before). A node that boots knows what its boot guard
+   drops, and nothing more. It does not hold while the node's programs or maps are as *somebody else* has left them, up
+   to the daemon's next pass that converges.
+2. *Nothing wrong is accepted*: in clear from a pod that the receiver's daemon knows, in the same sense, as managed
+   elsewhere; in the name of a pod of a node other than the one that sent it; what was recorded, a second time.
+3. *No (key, sequence) twice*; but see :meth:`Judge.removed`.
+4. *Each loss is explained* by one of: the network (a node without power or uplink); an *excuse*, which is something that
+   others did to one of the two nodes (:meth:`Judge.blame`) and that has not been made good yet; a view (the last pass of
+   one of the two daemons went by objects that do not say of the two pods what is so: the API server's delay). What a
+   daemon does of its own accord, being killed, stopped, started or upgraded, and keys that are replaced, excuse nothing.
+   A new incarnation without an excuse is a violation by itself, for it costs packets.
+   An excuse is made good once both daemons have, in passes begun since that converged, seen each other's incarnation
+   as it is now, and say that they can send to each other.
+5. *Losses are told*: see :mod:`tests.simulator.telling`; and the end, :mod:`tests.simulator.ending`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from kmesh_bpf import Address, Key, Report, View
+from kmesh_bpf.core.state import Sa
+from tests.simulator.knowledge import NOTHING, Knowledge, know
+from tests.simulator.machine import LivePod, Machine
+from tests.simulator.packets import Frame
+
+
+class ViolationError(AssertionError):
+    """Something that must never happen, by the number of the check."""
+
+    def __init__(self, check: int, sentence: str) -> None:
+        super().__init__(f"check {check}: {sentence}")
+        self.check, self.sentence = check, sentence
+
+
+@dataclass(frozen=True)
+class Trip:
+    """A packet of one pod to another one; those between the same ends are equal."""
+
+    ident: int = field(compare=False)
+    source: LivePod
+    target: LivePod
+    src: Address
+    dst: Address
+
+    def __str__(self) -> str:
+        return f"{self.src} ({self.source.label} on {self.source.machine.name}) -> {self.dst} ({self.target.label} on {self.target.machine.name})"
+
+
+@dataclass
+class Seen:
+    """What one daemon's passes went by: the one begun last, and the last one that ended; and what that one reported."""
+
+    begun: Knowledge = NOTHING
+    began_at: float = -1.0
+    done: Knowledge | None = None
+    done_at: float = -1.0
+    done_began_at: float = -1.0
+    before: Knowledge = NOTHING
+    report: Report | None = None
+    tampered: str = ""
+    heard: dict[tuple[Address, int], float] = field(default_factory=dict)
+    once: set[Trip] = field(default_factory=set)
+
+    def knows(self, address: Address, pod: LivePod) -> bool:
+        """Tell whether the daemon could have known that a pod with that address is managed."""
+        told = (pod.machine.name, pod.label)
+        views = (self.done or NOTHING, self.begun, *((self.before,) if pod.heir else ()))
+        return all(known.says(address) == told for known in views)
+
+
+@dataclass(frozen=True)
+class Excuse:
+    """Why packets between two nodes may be lost, and since when."""
+
+    why: str
+    since: float
+
+
+RETIREMENT = 9.0
+"""Seconds, a little less than :class:`kmesh_bpf.core.keys.Retirement` says: the kernel counts use in whole ones."""
+LIMIT = "an old version was retired before its sender, whose daemon was late, had moved (known limit)"
+"""An inbound SA goes when its peer has announced a newer version, we have for a while, and the SA was idle as long. A
+peer whose daemon is stopped, or told late, just then goes on with the old version when it has something to send."""
+Pair = frozenset[Machine]
+
+
+class Judge:
+    """Looks on; raises ViolationError."""
+
+    def __init__(self, world: Any) -> None:
+        self.world = world
+        self.seen: dict[Machine, Seen] = {}
+        self.excuses: dict[Pair, Excuse] = {}
+        self.numbers: set[tuple[Key, int]] = set()
+        self.accepted: set[int] = set()
+        self.losing: dict[tuple[LivePod, LivePod], float] = {}
+        self.heard: dict[Machine, dict[tuple[Address, int], float]] = {}
+        self.unrecorded: set[Key] = set()
+        self.retired: set[tuple[Machine, Address, int | None]] = set()
+        self.announced: dict[Machine, tuple[int, float]] = {}
+        self.reasons: dict[str, int] = {}
+        self._known: dict[int, tuple[object, Knowledge]] = {}
+
+    # What daemons do.
+    def begins(self, machine: Machine, objects: Any) -> None:
+        """Take in that a pass begins by these objects."""
+        seen = self.of(machine)
+        known = seen.begun
+        kept = self._known.get(id(machine))
+        if kept is None or kept[0] is not objects:
+            known = know(objects) if objects.complete else NOTHING
+            self._known[id(machine)] = (objects, known)
+            if seen.once:
+                seen.once = {trip for trip in seen.once if self._both_managed(known, trip)}
+        if objects.complete:
+            seen.begun, seen.began_at, seen.heard = known, self.world.now, dict(self.heard.get(machine, {}))
+
+    def done(self, machine: Machine, _view: View, report: Report) -> None:
+        """Take in that a pass ended."""
+        seen = self.of(machine)
+        seen.report = report
+        if report.failures:
+            return
+        spi = self.announced.get(machine, (0, 0.0))[0]
+        if machine.daemon is not None and machine.daemon.memory.announced != spi:
+            self.announced[machine] = machine.daemon.memory.announced, self.world.now
+        seen.before = seen.done or NOTHING
+        seen.done, seen.done_at, seen.done_began_at = seen.begun, self.world.now, seen.began_at
+        if report.converged:
+            seen.tampered = ""
+            for pair in [one for one in self.excuses if machine in one]:
+                self._settle(pair)
+
+    def removed(self, machine: Machine, gone: Iterable[Sa]) -> None:
+        """Take in that somebody is about to remove SAs.
+
+        A known limit: that a version is in use is written into the peer map *after* its SAs are made. A daemon that is
+        killed in between does not know of those that are removed before it is there again, and makes them anew.
+        """
+        for sa in gone:
+            entry = machine.kernel.peers.get(sa.dst if sa.mark is None else sa.src)
+            if entry is None or entry.spi < sa.spi:
+                self.unrecorded.add(sa.key)
+
+    def renews(self, machine: Machine) -> None:
+        """Take in that a daemon becomes another one, before it makes anything for that."""
+        if not any(machine in pair for pair in self.excuses):
+            raise ViolationError(4, f"{machine.name} changes its incarnation without a cause")
+        self.world.story.tell(f"  {machine.name} is another one from now on")
+        self.blame(machine, "a new incarnation")
+
+    def of(self, machine: Machine) -> Seen:
+        """Give what a machine's daemon has seen."""
+        return self.seen.setdefault(machine, Seen())
+
+    def boots(self, machine: Machine) -> None:
+        """Take in that a machine starts anew, with an empty kernel."""
+        self.seen[machine] = Seen()
+        self.blame(machine, "it has just booted")
+
+    # What others do.
+    def blame(self, machine: Machine, why: str, *others: Machine) -> None:
+        """Excuse losses between a machine and ``others`` (none: all) from now on, until it is made good."""
+        for other in others or self.world.machines:
+            if other is not machine:
+                self.excuses[frozenset((machine, other))] = Excuse(f"{machine.name}: {why}", self.world.now)
+
+    def tampered(self, machine: Machine, why: str) -> None:
+        """Excuse, besides, what a node sends and takes in clear, until its daemon has had a pass."""
+        self.of(machine).tampered = why
+        self.blame(machine, why)
+
+    # What packets do.
+    def on_wire(self, trip: Trip, machine: Machine, frame: Frame, forged: bool = False) -> None:
+        """Take in a frame as it leaves a machine."""
+        seen = self.of(machine)
+        if frame.key is not None:
+            number = (frame.key, frame.sequence)
+            if number in self.numbers and frame.key not in self.unrecorded:
+                raise ViolationError(3, f"{machine.name} uses number {frame.sequence} of one key twice: {trip}")
+            self.numbers.add(number)
+            if not forged and self._both_managed(seen.begun, trip):
+                seen.once.add(trip)
+        if frame.spi is None and not forged:
+            self._in_clear(trip, machine, seen, masqueraded=frame.src != trip.src)
+
+    def arrived(self, trip: Trip, machine: Machine, frame: Frame, sender: Machine) -> None:
+        """Take in that a pod was given a packet that came by the wire; ``sender``: who put the frame there."""
+        seen = self.of(machine)
+        if frame.spi is None:
+            named = frame.src == trip.src  # masqueraded, it comes in the name of a node
+            if named and sender is not machine and not seen.tampered and self._knows_both(seen, trip):
+                raise ViolationError(2, f"{machine.name} accepts in clear: {trip}")
+        elif trip.ident in self.accepted and frame.key not in self.unrecorded and self._counts(frame, machine):
+            raise ViolationError(2, f"{machine.name} accepts a second time what was recorded: {trip}")
+        elif sender is not trip.source.machine and seen.knows(trip.src, trip.source):
+            raise ViolationError(2, f"{machine.name} accepts from {sender.name} in another node's name: {trip}")
+        self.accepted.add(trip.ident)
+        self.heard.setdefault(machine, {})[frame.src, frame.spi or 0] = self.world.now
+        self.losing.pop((trip.source, trip.target), None)
+
+    def lost(self, trip: Trip, why: str, frame: Frame | None = None) -> None:
+        """Take in that a packet did not arrive; ``frame``: it was on the wire."""
+        explanation = self.explain(trip)
+        if explanation is None and frame and (trip.target.machine, frame.src, frame.spi) in self.retired:
+            explanation = LIMIT
+        if explanation is None and frame and frame.key in self.unrecorded:
+            explanation = "an SA made anew after a kill and a removal (known limit)"
+        if explanation is None:
+            raise ViolationError(4, f"lost without a cause: {trip}: {why}")
+        if (trip.source, trip.target) not in self.losing:
+            self.world.story.tell(f"  lost: {trip}: {why} ({explanation})")
+        self.reasons[explanation] = self.reasons.get(explanation, 0) + 1
+        self.losing.setdefault((trip.source, trip.target), self.world.now)
+
+    def explain(self, trip: Trip) -> str | None:
+        """Give what explains that a packet is lost; None: nothing does."""
+        one, other = trip.source.machine, trip.target.machine
+        for machine in (one, other):
+            if not (machine.powered and machine.connected):
+                return "a node is off the network"
+        excuse = self.excuses.get(frozenset((one, other)))
+        if excuse is not None:
+            return excuse.why.split(": ", 1)[1]
+        for pod in (trip.source, trip.target):
+            if self.of(pod.machine).done_began_at < pod.since:
+                return "a pod's device has just come"
+        truth = self.world.knowledge()
+        for machine in (one, other):
+            seen = self.of(machine)
+            for address, pod in ((trip.src, trip.source), (trip.dst, trip.target)):
+                views = (seen.begun, seen.done or NOTHING, truth, *((seen.before,) if pod.heir else ()))
+                said = {known.says(address) for known in views}
+                doubtful = any(address in known.doubtful for known in views)
+                if doubtful or len(said) > 1 or said not in ({None}, {(pod.machine.name, pod.label)}):
+                    return "a daemon's view of a pod is not the newest"
+        return None
+
+    def retires(self, machine: Machine, sa: Sa) -> None:
+        """Take in that a daemon is about to delete an inbound SA; see LIMIT for when that excuses losses."""
+        seen = self.of(machine)
+        spi, since = self.announced.get(machine, (0, 0.0))
+        quiet = seen.began_at - max(since, seen.heard.get((sa.src, sa.spi), 0.0))
+        if spi > sa.spi and quiet >= RETIREMENT:
+            self.retired.add((machine, sa.src, sa.spi))
+
+    def _in_clear(self, trip: Trip, machine: Machine, seen: Seen, *, masqueraded: bool) -> None:
+        if seen.tampered or machine is not trip.source.machine:
+            return
+        if masqueraded and trip.source.since > seen.done_began_at:
+            return  # a known limit: on a device that has just come no program marks it, and the guard sees the node's address
+        if self._knows_both(seen, trip):
+            raise ViolationError(1, f"in clear, though {machine.name}'s daemon knows both: {trip}")
+        if trip in seen.once:
+            raise ViolationError(1, f"in clear, after it was encrypted: {trip}")
+
+    def _knows_both(self, seen: Seen, trip: Trip) -> bool:
+        return seen.knows(trip.src, trip.source) and seen.knows(trip.dst, trip.target)
+
+    @staticmethod
+    def _both_managed(known: Knowledge, trip: Trip) -> bool:
+        ends = ((trip.src, trip.source), (trip.dst, trip.target))
+        return all(known.says(address) == (pod.machine.name, pod.label) for address, pod in ends)
+
+    @staticmethod
+    def _counts(frame: Frame, machine: Machine) -> bool:
+        """Tell whether an SA that took a frame keeps a window: without one nothing is promised."""
+        return all(sa.replay_window for sa in machine.kernel.sas.values() if sa.key == frame.key)
+
+    def _settle(self, pair: Pair) -> None:
+        one, other = pair
+        since = self.excuses[pair].since
+        if all(self._good(a, b, since) for a, b in ((one, other), (other, one))):
+            del self.excuses[pair]
+
+    def _good(self, here: Machine, there: Machine, since: float) -> bool:
+        seen = self.of(here)
+        if here.lies or seen.done is None or seen.report is None or seen.done_began_at < since:
+            return False
+        shown = (there.kernel.incarnation(), tuple(map(str, there.addresses)))
+        return (
+            seen.report.converged
+            and seen.done.infos.get(there.name) == self.world.knowledge().infos.get(there.name) == shown
+            and there.name in seen.report.reachable
+            and _understood(here, there)
+        )
+
+
+def _understood(here: Machine, there: Machine) -> bool:
+    """Tell whether one node can decrypt what the other one sends now."""
+    held = {(sa.dst, sa.spi, sa.key) for sa in here.kernel.sas.values() if sa.mark is not None}
+    sent: dict[Address, Sa] = {}
+    for sa in there.kernel.sas.values():
+        if sa.mark is None and sa.dst in here.addresses and (sa.dst not in sent or sent[sa.dst].spi < sa.spi):
+            sent[sa.dst] = sa
+    return all((sa.dst, sa.spi, sa.key) in held for sa in sent.values())

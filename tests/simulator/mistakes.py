@@ -1,0 +1,221 @@
+"""Known mistakes, put into the code one at a time: a simulator that does not find them finds nothing.
+
+They are those that this project, or others of its kind, made once or nearly did; each changes one decision and nothing
+else. `scripts/simulate --mistakes` shows how many histories each one takes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest.mock import patch
+
+from kmesh.cluster import placement
+from kmesh.cluster.kubernetes.source import KubernetesCluster
+from kmesh.cluster.snapshot import kmesh_node_info, local_node
+from kmesh.launcher import daemon
+
+from kmesh_bpf.core import diff, formers, incarnation, keys, marks, planner, sas
+from kmesh_bpf.core import operations as ops
+from kmesh_bpf.core.state import PodFlags
+from tests.bpf import model
+from tests.simulator.history import live, make
+from tests.simulator.kernel import NodeKernel
+from tests.simulator.machine import Machine
+
+Change = Callable[[], Iterator[None]]
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A mistake: its name, and (object, attribute, what stands there instead) for each change.
+
+    ``first``: a seed by which it was found, where the test begins to look; None: it was not seen to be found yet.
+    """
+
+    name: str
+    changes: tuple[tuple[Any, str, Any], ...]
+    first: int | None = None
+
+    @contextmanager
+    def made(self) -> Iterator[None]:
+        """Have it in the code for as long as the context lasts."""
+        with ExitStack() as stack:
+            for where, attribute, instead in self.changes:
+                stack.enter_context(patch.object(where, attribute, instead))
+            yield
+
+
+@dataclass(frozen=True)
+class Found:
+    """After how many histories a mistake was found, by which check, and in which words."""
+
+    histories: int
+    seed: int
+    check: int
+    sentence: str
+
+
+def search(mistake: Mistake, budget: int, first: int = 0) -> Found | None:
+    """Live histories with a mistake until one fails that does not fail without it."""
+    for number in range(budget):
+        history = make(first + number)
+        with mistake.made():
+            outcome = live(history)
+        if outcome.violation is not None and live(history).violation is None:
+            return Found(number + 1, history.seed, outcome.violation.check, outcome.violation.sentence)
+    return None
+
+
+def _announce_first() -> Callable[..., Any]:
+    view = daemon.Daemon.view
+
+    def announcing(self: daemon.Daemon, objects: Any) -> Any:
+        found = view(self, objects)
+        ring, kept = self.memory.keyring, self.kernel.incarnation()
+        if ring is not None and kept and self.memory.announced and ring.current > self.memory.announced:
+            node = local_node(objects, self.config.node)
+            self.source.publish(kmesh_node_info(node, ring.current, self.config.options.replay_window, boot_id=kept))
+        return found
+
+    return announcing
+
+
+def _on_a_clock(
+    held: Any, announced_by_peer: int, announced: int, announced_for: float, usage: Any, now: float, retirement: Any
+) -> tuple[int, ...]:
+    return tuple(one for one in sorted(held) if not (announced > one and announced_for >= retirement.grace))
+
+
+def _before_idle(
+    held: Any, announced_by_peer: int, announced: int, announced_for: float, usage: Any, now: float, retirement: Any
+) -> tuple[int, ...]:
+    return tuple(one for one in sorted(held) if not min(announced_by_peer, announced) > one)
+
+
+def _adds_only(desired: Any, observed: Any, *, inbound: bool) -> Iterator[Any]:
+    for identity, sa in desired.sas.items():
+        if (sa.mark is not None) is inbound and identity not in observed.sas:
+            yield ops.AddSa(sa)
+
+
+def _shown_again() -> Callable[..., Any]:
+    decide = incarnation.decide
+
+    def again(observed: Any, needs: Any, shown: Any, *rest: Any) -> Any:
+        if not observed.incarnation and shown is not None and shown.boot_id:
+            return incarnation.Decision(shown.boot_id, incarnation.Cause.FIRST, "as it was shown")
+        return decide(observed, needs, shown, *rest)
+
+    return again
+
+
+def _only_known(attribute: str) -> Callable[..., Any]:
+    found = getattr(sas._Tunnel, attribute)
+    return lambda self: {spi: sa for spi, sa in found(self).items() if spi in self.view.keys}
+
+
+def _ready_only(case: Any) -> Any:
+    ready = model.has(case.destination, PodFlags.READY)
+    return mark_encrypt(case if ready else replace(case, destination=None, to_service=False))
+
+
+def _forgetful() -> Callable[..., Any]:
+    view = daemon.Daemon.view
+
+    def forgetting(self: daemon.Daemon, objects: Any) -> Any:
+        if self.memory.published:
+            return view(self, objects)
+        found = view(self, objects)
+        self.memory.announced = 0
+        return replace(found, announced=0)
+
+    return forgetting
+
+
+def _entry_of_anybody(observed: Any, address: Any, fingerprint: int) -> Any:
+    entry = observed.state.peers.get(address)
+    return replace(entry, incarnations=fingerprint) if entry else planner.PeerEntry(0, 0, 0, fingerprint)
+
+
+def _sas_before_entries(desired: Any, observed: Any, *, new: bool) -> Iterator[Any]:
+    for address, entry in desired.peers.items():
+        if not new and observed.peers.get(address) != entry:
+            yield ops.SetPeer(address, entry)
+
+
+def _pods_first() -> Any:
+    def first(desired: Any, observed: Any) -> Iterator[Any]:
+        yield from pods(desired, observed)
+        yield from made(desired, observed)
+
+    pods, made = diff._set_pods, diff._formers
+    return ((diff, "_formers", first), (diff, "_set_pods", lambda *_: iter(())))
+
+
+def _old_goes_first() -> Any:
+    def first(desired: Any, observed: Any) -> Iterator[Any]:
+        yield from removed(desired, observed)
+        yield from made(desired, observed)
+
+    removed, made = diff._remove, diff._formers
+    return ((diff, "_formers", first), (diff, "_remove", lambda *_: iter(())))
+
+
+def _no_taken() -> Callable[..., Any]:
+    allocate = marks.allocate
+    return lambda wanted, held, taken, mask: allocate(wanted, {}, (), mask)
+
+
+mark_encrypt = model.mark_encrypt
+
+FIRST = {
+    "announce before install": 6,
+    "retire on a clock": 1,
+    "retire while it is still used": 0,
+    "SPI ahead of the peer": 0,
+    "EEXIST taken for success": 1,
+    "boot id back after lost pins": 3,
+    "still announced, so no fresh incarnation": 5,
+    "first name wins an address": 10,
+    "forget the old SA when the key is unknown": 6,
+    "ids that live in old SAs given again": 2,
+}
+
+_MADE = (
+    Mistake("announce before install", ((daemon.Daemon, "view", _announce_first()),)),
+    Mistake("retire on a clock", ((keys, "inbound_versions", _on_a_clock),)),
+    Mistake("retire while it is still used", ((keys, "inbound_versions", _before_idle),)),
+    Mistake("SPI ahead of the peer", ((keys, "outbound_version", lambda held, _: max(held, default=None)),)),
+    Mistake("EEXIST taken for success", ((diff, "_new_sas", _adds_only),)),
+    Mistake(
+        "boot id back after lost pins", ((Machine, "_fresh", lambda self: f"boot {self.index} {self.boots}".ljust(36)),)
+    ),
+    Mistake(
+        "still announced, so no fresh incarnation",
+        ((__import__("sys").modules["kmesh_bpf.reconcile"], "decide", _shown_again()),),
+    ),
+    Mistake(
+        "first name wins an address", ((placement, "_rank", lambda pod, address, ground: (pod.namespace, pod.name)),)
+    ),
+    Mistake("mark only READY peers behind a masquerade", ((model, "mark_encrypt", _ready_only),)),
+    Mistake(
+        "forget the old SA when the key is unknown",
+        tuple((sas._Tunnel, one, _only_known(one)) for one in ("found_inbound", "found_outbound")),
+    ),
+    Mistake("read half a view", ((KubernetesCluster, "_whole", lambda self: True),)),
+    Mistake("repair only what was notified", ((NodeKernel, "look", lambda self: False), (daemon, "PERIOD", math.inf))),
+    Mistake("the SPI of a former incarnation remembered", ((planner, "_entry", _entry_of_anybody),)),
+    Mistake("an SA of other content counted as made", ((sas._Tunnel, "is_made", lambda self, sa: True),)),
+    Mistake("ids that live in old SAs given again", ((marks, "allocate", _no_taken()),)),
+    Mistake("a restart forgets what it had announced", ((daemon.Daemon, "view", _forgetful()),)),
+    Mistake("entries of new peers after their SAs", ((diff, "_set_peers", _sas_before_entries),)),
+    Mistake("pods are marked before all is in place", _pods_first()),
+    Mistake("the old goes before the new is there", _old_goes_first()),
+    Mistake("keys of peers that went are used again", ((formers, "used_with", lambda pair, versions: 0),)),
+    Mistake("peers that are away for a moment go at once", ((formers, "DEPARTED_LINGER", 0.0),)),
+)
+MISTAKES = tuple(replace(one, first=FIRST.get(one.name)) for one in _MADE)

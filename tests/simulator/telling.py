@@ -1,0 +1,89 @@
+"""Check 5, before the end: where packets between two pods do not arrive, `status` or `explain` names a reason.
+
+Not in the same instant: a daemon tells after its pass, and reports are at least two seconds apart. A reason must be
+named from when each of the two nodes has either reported since the first packet was lost, or has not reported for so
+long that its report does not count any more. Nor of what only the API server's delay hides (a known limit): a daemon
+that is told late of the other one's new incarnation cannot say so, and the objects that `explain` reads are newer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kmesh.cluster.objects import NAMESPACE
+from kmesh.cluster.status import LEASE_SECONDS, from_lease, lease_name
+from kmesh.kmeshctl import health, traffic
+
+from tests.simulator.judge import ViolationError
+from tests.simulator.machine import LivePod, Machine
+
+if TYPE_CHECKING:
+    from tests.simulator.world import World
+
+PATIENCE = 5.0
+"""Seconds that a loss may last before it is asked after: a pass and a report."""
+ASKED = 2
+"""Pairs asked after at one time: asking costs as much as a pass."""
+
+
+class Telling:
+    """Asks `kmeshctl`'s pure parts, as an operator would."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.asked = 0
+
+    def check(self) -> None:
+        """Ask after pairs that lose packets."""
+        world, judge = self.world, self.world.judge
+        pods = set(world.pods())
+        for pair in [one for one in judge.losing if not pods.issuperset(one)]:
+            del judge.losing[pair]
+        due = [pair for pair in judge.losing if self._could_be_told(*pair)]
+        for source, target in due[:ASKED]:
+            self.asked += 1
+            if world.send(source, target) or self.named(source, target):
+                continue
+            raise ViolationError(
+                5,
+                f"packets from {source.label} to {target.label} do not arrive, and neither status nor explain says why",
+            )
+
+    def _could_be_told(self, source: LivePod, target: LivePod) -> bool:
+        """Tell whether both nodes had the time to report since the pair began to lose packets, for whatever reason."""
+        judge = self.world.judge
+        excuse = judge.excuses.get(frozenset((source.machine, target.machine)))
+        since = max(judge.losing[source, target], excuse.since if excuse else 0.0, source.since, target.since)
+        told = all(self._could_tell(pod.machine, since) for pod in (source, target))
+        current = self._sees(source.machine, target.machine) and self._sees(target.machine, source.machine)
+        return self.world.now - since >= PATIENCE and told and current
+
+    def _sees(self, here: Machine, there: Machine) -> bool:
+        """Tell whether a daemon goes by what another node announces now."""
+        done = self.world.judge.of(here).done
+        return done is None or done.infos.get(there.name) == self.world.knowledge().infos.get(there.name)
+
+    def named(self, source: LivePod, target: LivePod) -> bool:
+        """Tell whether status or explain has anything to say."""
+        objects, leases = self.world.objects(), self.leases()
+        if health.examine(objects, leases, self.world.now).findings:
+            return True
+        answer = self.explain(source, target)
+        return not answer.encrypted or bool(answer.notes)
+
+    def explain(self, source: LivePod, target: LivePod) -> traffic.Explanation:
+        """Give what `kmeshctl explain` says of two pods."""
+        reports, _ = health.read_reports(self.leases())
+        cluster = traffic.Cluster(self.world.objects(), reports, (), self.world.now)
+        return traffic.explain(cluster, (source.label, target.label), "default")
+
+    def leases(self) -> list[dict[str, Any]]:
+        """Give all reports."""
+        return list(self.world.server.of("Lease"))
+
+    def _could_tell(self, machine: Machine, since: float) -> bool:
+        lease = self.world.server.get("Lease", NAMESPACE, lease_name(machine.name))
+        if lease is None:
+            return True
+        reported = from_lease(lease).reported_at
+        return reported >= since + PATIENCE / 2 or self.world.now - reported > LEASE_SECONDS
