@@ -65,6 +65,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="MINUTES",
         help="run rows at random for so long; figures are summed up, and not kept",
     )
+    made.add_argument(
+        "--limit",
+        type=int,
+        metavar="SECONDS",
+        help="stop after so long, with what is measured by then (default: by rows)",
+    )
     made.add_argument("--kernel", metavar="VERSION", help="of the virtual machine: passed to scripts/vm")
     return made
 
@@ -91,10 +97,10 @@ def commit() -> str:
     return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+changes" if changed else "")
 
 
-def run(names: Sequence[str], seed: int, kernel: str | None, soak: float | None) -> tuple[int, list[Outcome]]:
+def run(names: Sequence[str], seed: int, flags: argparse.Namespace) -> tuple[int, list[Outcome]]:
     """Have rows run; give the exit status of that, and what came of it."""
-    limit = FIRST + EACH * len(names) + round(60 * (soak or 0))
-    command = [str(ROOT / "scripts/vm"), "--limit", str(limit), *(["--kernel", kernel] if kernel else [])]
+    limit = flags.limit or FIRST + EACH * len(names) + round(60 * (flags.soak or 0))
+    command = [str(ROOT / "scripts/vm"), "--limit", str(limit), *(["--kernel", flags.kernel] if flags.kernel else [])]
     # What is measured is this checkout's, whatever the environment was installed from.
     command += [
         "env",
@@ -106,7 +112,7 @@ def run(names: Sequence[str], seed: int, kernel: str | None, soak: float | None)
         f"{loop_seconds()}",
         str(seed),
     ]
-    command += [f"{SOAK}{soak}"] if soak else names
+    command += [f"{SOAK}{flags.soak}"] if flags.soak else names
     found = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         assert process.stdout
@@ -133,7 +139,7 @@ def main(arguments: Sequence[str]) -> int:
         f"faults: seed {seed}, " + (f"a soak of {flags.soak:g} minutes" if flags.soak else f"{len(names)} rows"),
         flush=True,
     )
-    status, found = run(names, seed, flags.kernel, flags.soak)
+    status, found = run(names, seed, flags)
     bad = [one for one in found if misses(BY_NAME[one.row], one)]
     if not flags.soak and found:
         before = page.read(flags.json.read_text()) if flags.json.exists() else ()
