@@ -31,6 +31,7 @@ from tests.faults.moment import Moment
 from tests.faults.registry import BY_NAME, ROWS
 from tests.faults.rows import Machine, Outcome, Row, Shows, misses
 from tests.lab.cluster import LABEL
+from tests.lab.kernels import KERNEL
 from tests.lab.lab import SERVICES, Lab
 
 RESULT = "\x1e"
@@ -151,6 +152,9 @@ def main(commit: str, host_loop: str, seed: str, *names: str) -> None:
         try:
             for row in chosen(names, int(seed)):
                 name = row.name
+                if row.since > KERNEL:
+                    say(f"{name}: not on this kernel: it needs {'.'.join(map(str, row.since))}")
+                    continue
                 say(f"{name}: {row.what}")
                 was = matrix.run(row)
                 say(told(row, was))

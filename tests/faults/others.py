@@ -11,6 +11,7 @@ from tests.faults.keys import newest
 from tests.faults.moment import Moment, within
 from tests.faults.rows import Excuse, Row
 from tests.kernel import tiny_bpf
+from tests.lab.kernels import TCX
 from tests.lab.network import inside, run
 
 LASTS = 5.0
@@ -114,5 +115,5 @@ ROWS = (
             "the kernel finds an SA by destination, SPI and mark, and the one without a mark fits every packet", ("n2",)
         ),
     ),
-    Row("programs-of-others", 6, "TCX programs of others ahead of ours and behind them, on n1", programs),
+    Row("programs-of-others", 6, "TCX programs of others ahead of ours and behind them, on n1", programs, since=TCX),
 )

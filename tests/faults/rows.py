@@ -50,7 +50,10 @@ class Excuse:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An event: ``what`` is done to three nodes under traffic, by ``act``; ``quick``: among those that e2e runs."""
+    """An event: ``what`` is done to three nodes under traffic, by ``act``.
+
+    ``quick``: among those that e2e runs; ``since``: the kernel's series from which on there is what it is done with.
+    """
 
     name: str
     group: int
@@ -58,6 +61,7 @@ class Row:
     act: Callable[[Moment], None]
     excuse: Excuse | None = None
     quick: bool = False
+    since: tuple[int, ...] = ()
     shows: Shows = Shows.GOALS
 
 
