@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from tests.faults.rows import GROUPS, HEALED, Outcome, Row, misses, outcome
@@ -94,7 +95,7 @@ def _line(row: Row, was: Outcome) -> str:
         str(span.lost),
         f"{span.gap} ms",
         str(span.clear),
-        f"{was.healed:.1f} s",
+        f"{was.healed:.1f} of {was.healing_limit:.0f} s",
         tcp,
         f"**missed**: {'; '.join(missed)}"
         if missed
@@ -111,6 +112,11 @@ def _details(row: Row, was: Outcome) -> list[str]:
     if row.excuse:
         found.append(f"may lose packets of {', '.join(row.excuse.nodes)}: {row.excuse.why}")
         found += [f"may be in clear: {row.excuse.clear}"] if row.excuse.clear else []
+    if was.span.costs:
+        pairs: Counter[tuple[str, str]] = Counter()
+        for one in was.span.costs:
+            pairs[one.nodes] += one.lost
+        found.append("lost: " + ", ".join(f"{a} to {b} {count}" for (a, b), count in sorted(pairs.items()) if count))
     found += was.notes
     if was.errors:
         found.append("XFRM: " + ", ".join(f"{name} {a} → {b}" for name, (a, b) in sorted(was.errors.items())))

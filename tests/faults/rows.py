@@ -106,6 +106,11 @@ class Outcome:
         return ".".join(self.machine.kernel.split(".")[:2])
 
     @property
+    def healing_limit(self) -> float:
+        """Seconds that healing may take on this machine."""
+        return HEALED * self.machine.slowness
+
+    @property
     def healed(self) -> float:
         """Seconds from the last cause until the last packet that was lost had been sent, or until what was waited for was there."""
         ends = [self.cause]
@@ -148,7 +153,6 @@ def misses(row: Row, was: Outcome) -> tuple[str, ...]:
     )
     if broken:
         found.append(f"TCP connections broke {broken} times")
-    limit = HEALED * was.machine.slowness
-    if was.healed > limit:
-        found.append(f"healed after {was.healed:.1f} s, more than {limit:.1f}")
+    if was.healed > was.healing_limit:
+        found.append(f"healed after {was.healed:.1f} s, more than {was.healing_limit:.1f}")
     return tuple(found)
