@@ -11,6 +11,7 @@ from tests.faults.meter import readiness
 from tests.faults.moment import Moment, within
 from tests.faults.rows import Excuse, Row
 from tests.lab.cluster import node_manifest
+from tests.lab.kernels import TCX
 from tests.lab.network import WIRE, run
 
 NEW_KEYS = (
@@ -248,7 +249,7 @@ ROWS = (
         policy_taken,
         Excuse("a policy that blocks is not ours to remove: the node names it", ("n1",)),
     ),
-    Row("pins-removed", 3, "the pins of n1's links are removed", pins_removed),
+    Row("pins-removed", 3, "the pins of n1's links are removed", pins_removed, since=TCX),
     Row("pin-root-removed", 3, "n1's whole pin root is removed", pin_root_removed),
     Row(
         "filter-removed",

@@ -148,6 +148,8 @@ def main(commit: str, host_loop: str, seed: str, *names: str) -> None:
     where = machine(commit, slowness)
     say(f"{where}; building three nodes with two pods each, starting three daemons")
     with laboratory(where) as lab:
+        by = {name: "TCX" if any((one.pin_root / "links").glob("*")) else "clsact" for name, one in lab.daemons.items()}
+        say("ready; programs are attached by " + ", ".join(f"{how} on {name}" for name, how in by.items()))
         matrix = Matrix(lab, where, int(seed))
         try:
             for row in chosen(names, int(seed)):
