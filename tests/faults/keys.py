@@ -6,10 +6,12 @@ import base64
 import json
 import os
 import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import yaml
 
-from tests.faults.moment import Moment
+from tests.faults.moment import SECONDS, Moment
 from tests.faults.rows import ALL, Row
 from tests.lab.network import sending
 
@@ -76,12 +78,17 @@ def killed_after(line: str) -> Row:
     """Kill a daemon with -9 as soon as its log says that it has taken a step of a replacement."""
 
     def act(moment: Moment) -> None:
-        daemon = moment.daemon("n2")
-        before = len(daemon.text())
-        spi = create(moment)
-        wanted = line.format(spi=spi, hex=f"{spi:#010x}")
-        moment.meanwhile(f"n2 says {wanted!r}", lambda: wanted in daemon.text()[before:])
-        daemon.stop(signal.SIGKILL)
+        daemon, spi = moment.daemon("n2"), newest(moment) + 1
+        before, wanted = len(daemon.text()), line.format(spi=spi, hex=f"{spi:#010x}")
+        with ThreadPoolExecutor() as pool:
+            # The program that stores the key ends when the daemon is long past what it is to be killed at.
+            stored = pool.submit(create, moment)
+            until = time.monotonic() + SECONDS
+            while wanted not in daemon.text()[before:] and time.monotonic() < until:
+                time.sleep(0.005)
+            daemon.stop(signal.SIGKILL)
+            if stored.result() != spi:
+                raise RuntimeError(f"the key has SPI {stored.result()}, and {spi} was waited for")
         moment.happened()
         moment.restart("n2")
         moment.lab.wait_spi(spi)
