@@ -86,7 +86,10 @@ def killed_after(line: str) -> Row:
             until = time.monotonic() + SECONDS
             while wanted not in daemon.text()[before:] and time.monotonic() < until:
                 time.sleep(0.005)
+            seen = wanted in daemon.text()[before:]
             daemon.stop(signal.SIGKILL)
+            if not seen:
+                raise RuntimeError(f"n2 did not say {wanted!r}")
             if stored.result() != spi:
                 raise RuntimeError(f"the key has SPI {stored.result()}, and {spi} was waited for")
         moment.happened()
