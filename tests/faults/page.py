@@ -16,7 +16,8 @@ Written by `scripts/faults` from what it measured, with [the figures](faults.jso
 filters (on kernels before 6.6 all have), n3's pods are behind a bridge. All the time each node sends to each other, over IPv4 and IPv6, numbered
 UDP datagrams (10 a second) and pings (2 a second), and two TCP connections carry data. A row lasts until nothing was lost for two seconds.
 
-* **lost**: numbered packets that never arrived, of **sent**; of pings the answer counts. **gap**: the longest time in which a flow got nothing; row `quiet` says what the machine makes of it by itself.
+* **lost**: numbered packets that never arrived, of **sent**; of pings the answer counts. **gap**: the longest time in which a flow got nothing;
+  pings are half a second apart, so that is the least, and row `quiet` says what the machine makes of it by itself.
 * **in clear**: frames on the wire with the packets' contents, or between pod addresses, that are no ESP. Every frame is looked at.
 * **healed**: from the last thing that was done to the last packet lost, or to when what had to be put right was right, if that is later; the goal is {healed:g} s, on
   an emulated machine as many times more as a loop of Python's takes longer there than on its host. Starting a daemon takes half a minute there, and is in no figure but **sent**.
