@@ -87,14 +87,15 @@ def listed(rows: Sequence[Row]) -> Iterator[str]:
 
 
 def commit() -> str:
-    """Give the commit that is measured, and whether it is not quite that one."""
+    """Give the commit that last changed what is measured, and whether it is not quite that one."""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
         return done.stdout.strip()
 
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", "kmesh_bpf", "python", "bpf")
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + ("+changes" if changed else "")
+    product = ("--", "kmesh_bpf", "python", "bpf")
+    changed = git("status", "--porcelain", "--untracked-files=no", *product)
+    return (git("log", "-1", "--format=%h", *product) or "unknown") + ("+changes" if changed else "")
 
 
 def run(names: Sequence[str], seed: int, flags: argparse.Namespace) -> tuple[int, list[Outcome]]:
