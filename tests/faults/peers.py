@@ -25,8 +25,9 @@ def rebooted(noticed: bool) -> Callable[[Moment], None]:
         network, node, daemon = moment.lab.network, moment.lab.network.nodes[0], moment.daemon("n1")
         was = boot_id(moment, "n1")
         daemon.stop(signal.SIGKILL)
-        shutil.rmtree(daemon.pin_root)
+        # In this order: what is pinned works until the last device is gone, as in a boot, where all goes at once.
         network.reboot(node)
+        shutil.rmtree(daemon.pin_root)
         guarded = daemon.boot_guard()
         if guarded.returncode:
             raise RuntimeError(guarded.stderr)
