@@ -59,7 +59,8 @@ def netem(what: str) -> Callable[[Moment], None]:
         moment.happened()
         time.sleep(LASTS)
         told = within(WIRE, "tc -s qdisc show dev u2")
-        within(WIRE, "tc qdisc del dev u2 root")
+        # What a qdisc still holds goes with it.
+        within(WIRE, "tc qdisc change dev u2 root netem delay 0ms; sleep 0.5; tc qdisc del dev u2 root")
         moment.happened()
         passed = re.search(r"Sent \d+ bytes (\d+) pkt", told)
         moment.note(f"{passed[1] if passed else 'no'} frames passed the disturbed wire")
