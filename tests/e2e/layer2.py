@@ -17,7 +17,7 @@ def flat(lab):
     run(f"{move.format('eth0', v4, 'cni0', v6)}; ip -n n3 link set eth0 master cni0")
     # Else it tells the pods to go to the other nodes themselves, past it.
     run("nsenter --net=/run/netns/n3 sysctl -qw net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.cni0.send_redirects=0")
-    lab.network._route_between_nodes()
+    lab.network.route_between_nodes()
     run(FORGET)
     try:
         yield
@@ -26,7 +26,7 @@ def flat(lab):
         run("ip -n n3 -b -", "addr replace 169.254.1.1/32 dev cni0\naddr replace fe80::1/64 dev cni0 nodad")
         addresses = (lab.pod(name).address(version) for name in ("p3a", "p3b") for version in (4, 6))
         run("ip -n n3 -b -", "\n".join(f"route replace {address} dev cni0" for address in addresses))
-        lab.network._route_between_nodes()
+        lab.network.route_between_nodes()
         run(FORGET)
 
 

@@ -315,7 +315,8 @@ def test_a_node_that_leaves_takes_its_objects_and_foreign_ones_stay_and_it_can_c
     run(
         f"ip -n n3 xfrm state add {foreign} reqid 1 mode tunnel aead 'rfc4106(gcm(aes))' 0x{'11' * 36} 128;"
         "ip -n n3 xfrm policy add src 192.0.2.0/25 dst 192.0.2.128/25 dir out tmpl src 192.0.2.1 dst 192.0.2.2 proto esp mode tunnel;"
-        "nsenter --net=/run/netns/n3 tc qdisc add dev eth0 clsact;"
+        # Without TCX it is there already, ours.
+        "nsenter --net=/run/netns/n3 tc qdisc show dev eth0 | grep -q clsact || nsenter --net=/run/netns/n3 tc qdisc add dev eth0 clsact;"
         "nsenter --net=/run/netns/n3 tc filter add dev eth0 ingress prio 5 protocol ip matchall action pass;"
         "nsenter --net=/run/netns/n3 nft add table ip theirs"
     )

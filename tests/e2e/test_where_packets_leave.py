@@ -13,6 +13,7 @@ from tests.e2e.telling import wait_ready, wait_reason
 from tests.lab.capture import Capture
 from tests.lab.cluster import wait_for
 from tests.lab.frames import ethernet, mac_of, udp
+from tests.lab.kernels import KERNEL, NETKIT
 from tests.lab.network import WIRE, inside, run
 from tests.lab.traffic import Echo, Flow, exchange
 
@@ -75,6 +76,7 @@ def test_what_pods_bridge_past_the_routing_to_an_uplink_is_dropped_counted_and_n
     assert exchange(pod, target, SENT).lost == 0
 
 
+@pytest.mark.skipif(KERNEL < NETKIT, reason="this kernel has no netkit")
 def test_a_pod_on_a_netkit_device_is_encrypted(enrolled):
     lab = enrolled
     pod = lab.network.add_pod("p1c", lab.network.nodes[0], 12, kind="netkit")

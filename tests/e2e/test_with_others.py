@@ -11,6 +11,7 @@ from tests.kernel import tiny_bpf
 from tests.lab.capture import Capture
 from tests.lab.cluster import wait_for
 from tests.lab.frames import ethernet, inject, ipv4, mac_of
+from tests.lab.kernels import KERNEL, TCX
 from tests.lab.network import inside, run
 from tests.lab.traffic import Echo, exchange
 
@@ -121,6 +122,7 @@ def packets(node):
     return int(words[words.index("packets") + 1])
 
 
+@pytest.mark.skipif(KERNEL < TCX, reason="this kernel has no TCX")
 def test_tcx_programs_of_others_ahead_and_behind_run_and_traffic_stays_encrypted(enrolled):
     lab = enrolled
     counted("n1", "prerouting", f"ip saddr 10.244.1.10 meta mark & {AHEAD | BEHIND:#x} == {AHEAD | BEHIND:#x}")

@@ -106,14 +106,14 @@ class Network:
         )
         for node in self.nodes:
             self._make_node(node)
-        self._route_between_nodes()
+        self.route_between_nodes()
 
     def add_node(self) -> Node:
         """Make one more node on the wire."""
         node = Node(self.nodes[-1].index + 1)
         self.nodes.append(node)
         self._make_node(node)
-        self._route_between_nodes()
+        self.route_between_nodes()
         return node
 
     def attach_host(self, device: str, address: str) -> None:
@@ -127,6 +127,15 @@ class Network:
 
     def detach_host(self, device: str) -> None:
         run(f"ip link del {device} 2>/dev/null || :")
+
+    def reboot(self, node: Node) -> None:
+        """Take a node away and make it anew, as it is before it has pods and routes to the others'."""
+        # The kernel takes devices away some time after their namespace, and another one of that name cannot come before.
+        for pod in self.pods.values():
+            if pod.node == node.name:
+                run(f"ip -n {pod.name} link del eth0")
+        run(f"ip -n {WIRE} link del u{node.index}; ip netns del {node.name}")
+        self._make_node(node)
 
     def delete_node(self, node: Node) -> None:
         self.nodes.remove(node)
@@ -147,7 +156,8 @@ class Network:
             f"link set lo up\nlink set eth0 up\naddr add {v4}/24 dev eth0\naddr add {v6}/64 dev eth0 nodad",
         )
 
-    def _route_between_nodes(self) -> None:
+    def route_between_nodes(self) -> None:
+        """Give every node its routes to the others' pods; those that are there stay."""
         for node in self.nodes:
             lines = [
                 f"route replace {cidr} via {address}"
@@ -176,17 +186,29 @@ class Network:
             ip_address(elsewhere[1] or f"fd00:244:{node.index:x}::{number:x}"),
         )
         v4, v6 = addresses
-        device = f"v{name}"
+        run(f"ip netns add {name}")
+        self.pods[name] = Pod(name, node.name, addresses, f"v{name}")
+        self.plug(self.pods[name], bridge, kind)
+        for other in self.nodes if elsewhere[0] else ():
+            if other is not node:
+                run(f"ip -n {other.name} route replace {v4} via {node.addresses[0]}")
+                run(f"ip -n {other.name} route replace {v6} via {node.addresses[1]}")
+        return self.pods[name]
+
+    def plug(self, pod: Pod, bridge: str | None = None, kind: str = "veth") -> None:
+        """Give a pod its device, its addresses and routes, and its node those to it; see :meth:`add_pod`."""
+        v4, v6 = pod.addresses
+        name, node, device = pod.name, pod.node, pod.device
         if kind == "veth":
-            made = f"ip link add {device} netns {node.name} type veth peer name eth0 netns {name}"
+            made = f"ip link add {device} netns {node} type veth peer name eth0 netns {name}"
         else:  # Debian 12's ip cannot name a netkit's other end: the kernel calls it nk and a number
             made = (
-                f"ip -n {name} link add tmp0 type netkit; ip -n {name} link set tmp0 netns {node.name} name {device};"
+                f"ip -n {name} link add tmp0 type netkit; ip -n {name} link set tmp0 netns {node} name {device};"
                 f"ip -n {name} link set nk0 name eth0"
             )
-        run(f"ip netns add {name}; {made}")
+        run(made)
         if bridge:
-            run(f"ip -n {node.name} link add {bridge} type bridge 2>/dev/null || true")
+            run(f"ip -n {node} link add {bridge} type bridge 2>/dev/null || true")
             host = [f"link set {device} master {bridge}", f"link set {bridge} up"]
         else:
             host = []
@@ -198,18 +220,12 @@ class Network:
             f"route replace {v4}/32 dev {gateway}",
             f"route replace {v6}/128 dev {gateway}",
         ]
-        run(f"ip -n {node.name} -b -", "\n".join(host))
+        run(f"ip -n {node} -b -", "\n".join(host))
         run(
             f"ip -n {name} -b -",
             f"link set lo up\nlink set eth0 up\naddr add {v4}/32 dev eth0\naddr add {v6}/128 dev eth0 nodad\n"
             "route add 169.254.1.1 dev eth0\nroute add default via 169.254.1.1\nroute add default via fe80::1 dev eth0",
         )
-        for other in self.nodes if elsewhere[0] else ():
-            if other is not node:
-                run(f"ip -n {other.name} route replace {v4} via {node.addresses[0]}")
-                run(f"ip -n {other.name} route replace {v6} via {node.addresses[1]}")
-        self.pods[name] = Pod(name, node.name, addresses, device)
-        return self.pods[name]
 
     def delete_pod(self, name: str) -> None:
         run(f"ip netns del {name}")

@@ -1,0 +1,1 @@
+"""The fault matrix: what every bad day costs, counted on real packets. ``scripts/faults`` runs it."""

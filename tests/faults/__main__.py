@@ -1,0 +1,163 @@
+"""What scripts/faults is: chooses rows, has them run where the kernel has ESP, keeps and publishes what they cost."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import secrets
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tests.faults import page
+from tests.faults.matrix import RESULT, SOAK, told
+from tests.faults.meter import loop_seconds
+from tests.faults.registry import BY_NAME, ROWS
+from tests.faults.rows import GROUPS, Outcome, Row, Shows, misses, outcome
+from tests.lab.cluster import ROOT
+
+FIRST, EACH = 400, 100
+"""Seconds that starting three nodes may take, and a row, under emulation."""
+EPILOG = """\
+examples:
+  scripts/faults --list
+  scripts/faults --quick                     # a few rows that stand for all, two to five minutes under emulation
+  scripts/faults --row key-replaced --row daemon-kill
+  scripts/faults --soak 30 --seed 7          # rows at random for half an hour; the same seed, the same rows
+  scripts/faults --quick --kernel 6.1        # on another kernel of Debian's, see scripts/vm --help
+
+exit status: 0 every row kept its goals, 1 one missed them, 2 wrong arguments, 124 and 125 as of scripts/vm
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Give the parser of the command line."""
+    made = argparse.ArgumentParser(
+        prog="scripts/faults",
+        description="Does what goes wrong on bad days to three nodes with real ESP under constant traffic, and counts what each costs. "
+        "Where this kernel has no ESP, all of it happens in a virtual machine (scripts/vm).",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument(
+        "--row",
+        action="append",
+        choices=sorted(BY_NAME),
+        metavar="NAME",
+        help="run this row; may be given several times (default: all)",
+    )
+    made.add_argument("--list", action="store_true", help="list the rows, and what each may cost and why")
+    made.add_argument("--quick", action="store_true", help="run those that e2e runs")
+    made.add_argument(
+        "--json",
+        type=Path,
+        default=ROOT / "docs/faults.json",
+        metavar="FILE",
+        help="where the figures are kept; rows that are not run keep theirs. The page is written beside it, with .md (default: docs/faults.json)",
+    )
+    made.add_argument(
+        "--seed", type=int, help="what chance is taken from (default: another one each time, and it is said)"
+    )
+    made.add_argument(
+        "--soak",
+        type=float,
+        metavar="MINUTES",
+        help="run rows at random for so long; figures are summed up, and not kept",
+    )
+    made.add_argument(
+        "--limit",
+        type=int,
+        metavar="SECONDS",
+        help="stop after so long, with what is measured by then (default: by rows)",
+    )
+    made.add_argument("--kernel", metavar="VERSION", help="of the virtual machine: passed to scripts/vm")
+    return made
+
+
+def listed(rows: Sequence[Row]) -> Iterator[str]:
+    """Give the lines of ``--list``."""
+    for group, title in GROUPS.items():
+        if ours := [row for row in rows if row.group == group]:
+            yield f"{group}. {title}"
+            for row in ours:
+                yield f"  {row.name:<24}{row.what}{' [quick]' if row.quick else ''}"
+                if row.excuse:
+                    yield f"{'':<26}may lose packets of {', '.join(row.excuse.nodes)}: {row.excuse.why}"
+
+
+def commit() -> str:
+    """Give the commit that last changed what is measured, and whether it is not quite that one."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    product = ("--", "kmesh_bpf", "python", "bpf")
+    changed = git("status", "--porcelain", "--untracked-files=no", *product)
+    return (git("log", "-1", "--format=%h", *product) or "unknown") + ("+changes" if changed else "")
+
+
+def run(names: Sequence[str], seed: int, flags: argparse.Namespace) -> tuple[int, list[Outcome]]:
+    """Have rows run; give the exit status of that, and what came of it."""
+    limit = flags.limit or FIRST + EACH * len(names) + round(60 * (flags.soak or 0))
+    command = [str(ROOT / "scripts/vm"), "--limit", str(limit), *(["--kernel", flags.kernel] if flags.kernel else [])]
+    # What is measured is this checkout's, whatever the environment was installed from.
+    command += [
+        "env",
+        f"PYTHONPATH={ROOT}:{ROOT / 'python'}",
+        sys.executable,
+        "-m",
+        "tests.faults.matrix",
+        commit(),
+        f"{loop_seconds()}",
+        str(seed),
+    ]
+    command += [f"{SOAK}{flags.soak}"] if flags.soak else names
+    found = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        assert process.stdout
+        for line in process.stdout:
+            if line.startswith(RESULT):
+                found.append(outcome(json.loads(line[len(RESULT) :])))
+            else:
+                print(line, end="", flush=True)
+    return process.returncode, found
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Do what a command line says; give the exit status."""
+    flags = parser().parse_args(arguments)
+    if flags.list:
+        print("\n".join(listed(ROWS)))
+        return 0
+    if flags.soak and (flags.row or flags.quick):
+        print("scripts/faults: --soak takes rows at random; leave out --row and --quick", file=sys.stderr)
+        return 2
+    names = [row.name for row in ROWS if (row.name in flags.row if flags.row else row.quick or not flags.quick)]
+    seed = secrets.randbelow(1 << 31) if flags.seed is None else flags.seed
+    print(
+        f"faults: seed {seed}, " + (f"a soak of {flags.soak:g} minutes" if flags.soak else f"{len(names)} rows"),
+        flush=True,
+    )
+    status, found = run(names, seed, flags)
+    bad = [one for one in found if misses(BY_NAME[one.row], one)]
+    if not flags.soak and found:
+        before = page.read(flags.json.read_text()) if flags.json.exists() else ()
+        everything = page.merged(before, found, ROWS)
+        flags.json.write_text(page.write(everything))
+        text = flags.json.with_suffix(".md")
+        text.write_text(page.render(everything, ROWS))
+        print(f"faults: written: {flags.json}, {text}")
+    for one in bad:
+        print(f"faults: missed: {told(BY_NAME[one.row], one)}")
+    goals = [one for one in found if BY_NAME[one.row].shows is Shows.GOALS]
+    sent, lost, clear = (sum(getattr(one.span, name) for one in goals) for name in ("sent", "lost", "clear"))
+    print(
+        f"faults: {len(found)} rows run, {len(bad)} missed their goals; without controls sent {sent}, lost {lost}, in clear {clear}"
+    )
+    return status or (1 if bad else 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,103 @@
+"""Group 5: objects that are not as anybody would write them."""
+
+from __future__ import annotations
+
+import base64
+import copy
+import json
+import random
+import time
+from typing import Any
+
+import yaml
+
+from tests.faults.moment import Moment
+from tests.faults.rows import Row
+from tests.lab.cluster import node_manifest, pod_manifest
+
+OBJECTS, AT_ONCE = 200, 20
+"""Bad objects that a row writes, and how many of them at a time: each time is a pass, and under emulation that takes a second."""
+JUNK: tuple[Any, ...] = (
+    *(None, True, -1, 0, 1.5, 1 << 70, "", "x" * 5000, [], {}, [[]], ["a"], {"a": "b"}, "\N{NULL}", "☃"),
+    *("n1", "default", "10.244.2.10", "10.10.0.2", "fd00:10::2", "fe80::1%eth0", "0.0.0.0/0", "::/0", "999.1.1.1"),
+)
+FILE = "secret-kmesh-ipsec"
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Give the paths to everything in a manifest, but for what it is."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    found = [] if path in ((), ("kind",), ("apiVersion",), ("metadata",), ("metadata", "name")) else [path]
+    return found + [one for key, inner in items for one in places(inner, (*path, key))]
+
+
+def spoiled(dice: random.Random, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Give a copy of which one to three things are junk, or gone."""
+    made = copy.deepcopy(manifest)
+    for _ in range(dice.randint(1, 3)):
+        *way, last = dice.choice(places(made))
+        inner: Any = made
+        for key in way:
+            inner = inner[key]
+        if dice.random() < 0.2:
+            del inner[last]
+        else:
+            inner[last] = dice.choice(JUNK)
+    return made
+
+
+def others(moment: Moment) -> None:
+    """Objects beside those that are there, of nodes and pods that are not."""
+    dice, lab = moment.random, moment.lab
+    good = [
+        lab.cluster.info("n2"),
+        node_manifest(lab.network.nodes[1]),
+        pod_manifest(lab.pod("p2a")),
+        pod_manifest(lab.pod("p1b"), {"istio.io/dataplane-mode": "Kmesh"}),
+    ]
+    try:
+        for number in range(OBJECTS):
+            one = copy.deepcopy(dice.choice([manifest for manifest in good if manifest]))
+            name = f"fuzz-{number % AT_ONCE}"
+            one["metadata"]["name"] = name
+            text = yaml.safe_dump(spoiled(dice, one))
+            # Now and then what is there ends in the middle, as of an editor that writes in place.
+            (lab.cluster.folder / f"{name}.yaml").write_text(
+                text[: dice.randrange(len(text))] if dice.random() < 0.1 else text
+            )
+            if number % AT_ONCE == AT_ONCE - 1:
+                time.sleep(1)
+    finally:
+        for number in range(AT_ONCE):
+            lab.cluster.remove(f"fuzz-{number}")
+    moment.happened()
+    moment.note(f"{OBJECTS} objects were written, {AT_ONCE} at a time")
+
+
+def secrets(moment: Moment) -> None:
+    """The key's own object, spoiled; then it is as it was."""
+    path = moment.lab.cluster.folder / f"{FILE}.yaml"
+    before = path.read_text()
+    good = yaml.safe_load(before)
+    entry = json.loads(base64.b64decode(good["data"]["ipSec"]))
+    try:
+        for _ in range(OBJECTS // AT_ONCE):
+            bad = copy.deepcopy(good)
+            if moment.random.random() < 0.7:
+                inner = json.dumps(spoiled(moment.random, entry))
+                bad["data"]["ipSec"] = base64.b64encode(inner.encode()).decode()
+            else:
+                bad = spoiled(moment.random, bad)
+                bad["metadata"] = good["metadata"]
+            moment.lab.cluster.apply(FILE, bad)
+            time.sleep(1)
+    finally:
+        moment.lab.cluster.apply(FILE, good)
+    moment.happened()
+    moment.note(f"{OBJECTS // AT_ONCE} Secrets were written")
+
+
+ROWS = (
+    Row("objects-spoiled", 5, f"{OBJECTS} KmeshNodeInfos, Nodes and Pods with junk in them come and go", others),
+    Row("secrets-spoiled", 5, f"the Secret is {OBJECTS // AT_ONCE} times one with junk in it", secrets),
+)

@@ -1,0 +1,18 @@
+"""All rows of the matrix, in the order of their groups."""
+
+from __future__ import annotations
+
+from tests.faults import bad, controls, daemons, hands, keys, others, peers, wire
+from tests.faults.rows import Row
+
+ROWS: tuple[Row, ...] = (
+    *controls.ROWS,
+    *keys.ROWS,
+    *daemons.ROWS,
+    *hands.ROWS,
+    *peers.ROWS,
+    *bad.ROWS,
+    *others.ROWS,
+    *wire.ROWS,
+)
+BY_NAME = {row.name: row for row in ROWS}

@@ -1,0 +1,158 @@
+"""What a row of the matrix is, what it may cost, and whether what was measured is that. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from tests.faults.flows import Span, span
+
+if TYPE_CHECKING:
+    from tests.faults.moment import Moment
+
+HEALED = 2.0
+"""Seconds from the last cause until nothing is lost any more: the goal, on a machine that is not emulated."""
+GROUPS = {
+    0: "Controls",
+    1: "The key is replaced",
+    2: "The daemon comes and goes",
+    3: "Somebody's hands in the kernel",
+    4: "Peers",
+    5: "Bad objects",
+    6: "Other software",
+    7: "The network",
+}
+ALL = ("n1", "n2", "n3")
+
+
+class Shows(Enum):
+    """What a row is for: that the goals are kept, or that what measures them would notice."""
+
+    GOALS = "goals"
+    LEAK = "the leak check fires"
+    LOSS = "the loss count fires"
+
+
+@dataclass(frozen=True, slots=True)
+class Excuse:
+    """Why packets between these nodes and others may be lost: a rule of the kernel or of the network, not our order of steps.
+
+    ``clear``: why some may be in clear, empty if none may.
+    """
+
+    why: str
+    nodes: tuple[str, ...] = ALL
+    breaks: bool = False
+    clear: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An event: ``what`` is done to three nodes under traffic, by ``act``.
+
+    ``quick``: among those that e2e runs; ``since``: the kernel's series from which on there is what it is done with.
+    """
+
+    name: str
+    group: int
+    what: str
+    act: Callable[[Moment], None]
+    excuse: Excuse | None = None
+    quick: bool = False
+    since: tuple[int, ...] = ()
+    shows: Shows = Shows.GOALS
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """Where it was measured. ``slowness``: how many times longer a loop of Python's takes than on the host of the emulation."""
+
+    commit: str
+    kernel: str
+    when: str
+    emulated: bool
+    slowness: float
+
+    def __str__(self) -> str:
+        emulated = f", emulated, {self.slowness:.1f} times slower than its host" if self.emulated else ""
+        return f"Linux {self.kernel}{emulated}"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a row cost.
+
+    ``cause``: when the last thing was done, ``restored``: when what was waited for was there, seconds of the span's
+    clock; None: nothing was waited for. ``errors``: counters of XFRM, by node and name, before and after, ``drops`` those
+    of our programs. ``said``: what nodes, logs and `kmeshctl status` said meanwhile. ``failed``: why the row did not come to its end.
+    """
+
+    row: str
+    machine: Machine
+    span: Span
+    cause: float
+    restored: float | None = None
+    errors: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    drops: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    said: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    failed: str = ""
+
+    @property
+    def series(self) -> str:
+        """The kernel's series, 6.12 say: outcomes of one row on several kernels stand beside each other."""
+        return ".".join(self.machine.kernel.split(".")[:2])
+
+    @property
+    def healing_limit(self) -> float:
+        """Seconds that healing may take on this machine."""
+        return HEALED * self.machine.slowness
+
+    @property
+    def healed(self) -> float:
+        """Seconds from the last cause until the last packet that was lost had been sent, or until what was waited for was there."""
+        ends = [self.cause]
+        if self.span.last_lost is not None:
+            ends.append(self.span.last_lost)
+        if self.restored is not None:
+            ends.append(self.restored)
+        return max(ends) - self.cause
+
+    def plain(self) -> dict[str, Any]:
+        """Give it as JSON can hold it."""
+        return {**asdict(self), "span": self.span.plain()}
+
+
+def outcome(plain: Mapping[str, Any]) -> Outcome:
+    """Give what :meth:`Outcome.plain` was made of."""
+    pairs = {name: {key: tuple(value) for key, value in plain[name].items()} for name in ("errors", "drops")}
+    lists = {name: tuple(plain[name]) for name in ("said", "notes")}
+    return Outcome(**{**plain, **pairs, **lists, "machine": Machine(**plain["machine"]), "span": span(plain["span"])})
+
+
+def misses(row: Row, was: Outcome) -> tuple[str, ...]:
+    """Give which goals a row missed, a sentence each; nothing: it is as it should be."""
+    if was.failed:
+        return (was.failed,)
+    if row.shows is Shows.LEAK:
+        return () if was.span.clear else ("nothing was seen in clear though nothing was encrypted",)
+    if row.shows is Shows.LOSS:
+        return () if was.span.lost else ("no loss was counted though the wire drops",)
+    found, excuse = [], row.excuse
+    unexcused = was.span.lost if excuse is None else was.span.lost_outside(excuse.nodes)
+    if unexcused:
+        found.append(f"{unexcused} packets lost" + (" between nodes that nothing was done to" if excuse else ""))
+    if was.span.twice:
+        found.append(f"{was.span.twice} packets accepted twice")
+    if was.span.clear and not (excuse and excuse.clear):
+        found.append(f"{was.span.clear} packets in clear: {'; '.join(was.span.what)}")
+    broken = sum(
+        one.broken for one in was.span.streams if not (excuse and excuse.breaks and {*excuse.nodes} & {*one.nodes})
+    )
+    if broken:
+        found.append(f"TCP connections broke {broken} times")
+    if was.healed > was.healing_limit:
+        found.append(f"healed after {was.healed:.1f} s, more than {was.healing_limit:.1f}")
+    return tuple(found)
