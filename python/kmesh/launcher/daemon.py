@@ -201,7 +201,8 @@ class Daemon:
             return TRANSITION_PERIOD
         if claims_changed:
             return SETTLE
-        return TRANSITION_PERIOD if report.plan.transition else min(PERIOD, self.recorder.unwritten)
+        due = max(SETTLE, report.plan.due - self.clock()) if report.plan.due is not None else PERIOD
+        return min(PERIOD, due, self.recorder.unwritten)
 
     def _look(self, report: Report, view: View, objects: ClusterObjects) -> bool:
         """Take in what the kernel shows now; tell whether another claim holds by that than the pass went by."""
