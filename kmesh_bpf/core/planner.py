@@ -128,8 +128,8 @@ class Planner:
         """Decide which kernel objects should exist.
 
         ``mirror``: what the kernel holds, the same one each time. ``now`` is in the clock of ``view.announced_at`` and
-        of the kernel's use times (seconds since the epoch). ``departed``: ``departing`` of the plan before. ``fresh``: the
-        SAs whose usage in the mirror is of now; None: all.
+        of the kernel's use times (seconds since the epoch). ``departed``: ``departing`` of the plan before. ``fresh``:
+        the SAs whose usage in the mirror is of now; None: all.
         """
         changes = mirror.take_changes()
         self._desired.changed.add(changes.keys)
