@@ -25,7 +25,7 @@ from kmesh_bpf.kernel.fake import FakeKernel
 from kmesh_bpf.kernel.interface import AttachMode, Kernel
 from kmesh_bpf.kernel.maps import Maps, open_maps
 from kmesh_bpf.kernel.programs import DEFAULT_PIN_ROOT, Settings, claim
-from kmesh_bpf.reconcile import Report, preview, reconcile
+from kmesh_bpf.reconcile import Reconciler, Report, preview, reconcile
 
 if TYPE_CHECKING:
     from kmesh_bpf.kernel.links import LinkWatcher
@@ -71,6 +71,7 @@ __all__ = [
     "Pods",
     "Problem",
     "ProblemKind",
+    "Reconciler",
     "Report",
     "SaId",
     "SaUsage",

@@ -124,11 +124,6 @@ class History:
         self.touched = True
 
 
-import os
-from hypothesis import HealthCheck, Phase
-
-MANY = int(os.environ.get("MANY", "200"))
-PH = (Phase.generate, Phase.shrink, Phase.reuse)
 uplinks = st.sampled_from(((), ("eth9",)))
 EVENTS = sorted(name for name in vars(History) if not name.startswith("_") and name != "happen")
 
@@ -139,7 +134,7 @@ def objects(kernel: FakeKernel) -> dict[str, object]:
 
 
 @settings(
-    max_examples=MANY, deadline=None, phases=PH, report_multiple_bugs=False, suppress_health_check=list(HealthCheck)
+    max_examples=200, deadline=None, phases=PH, report_multiple_bugs=False, suppress_health_check=list(HealthCheck)
 )
 @given(st.data())
 def test_a_reconciler_that_remembers_leaves_in_the_kernel_what_one_leaves_that_begins_anew(data):
@@ -199,7 +194,7 @@ def refusing(every: int | None):
 
 
 @settings(
-    max_examples=MANY, deadline=None, phases=PH, report_multiple_bugs=False, suppress_health_check=list(HealthCheck)
+    max_examples=200, deadline=None, phases=PH, report_multiple_bugs=False, suppress_health_check=list(HealthCheck)
 )
 @given(st.data())
 def test_a_planner_that_remembers_plans_as_one_does_that_begins_anew_and_knows_what_to_look_at(data):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import selectors
 import socket
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,15 +37,13 @@ from kmesh_bpf import (
     KmeshBpfError,
     Operation,
     Pod,
+    Reconciler,
     Report,
     View,
     __version__,
     evidence,
     managed_pods,
-    preview,
-    reconcile,
 )
-from kmesh_bpf import Memory as PassMemory
 
 log = logging.getLogger("kmesh")
 
@@ -62,8 +62,8 @@ FIRST_RETRY, LAST_RETRY = 0.5, 30.0
 class Memory:
     """What the daemon knows beyond the cluster and the kernel: the keys it has seen and what it has announced.
 
-    ``used``: digests of keys that were in force before. ``passes``: what one pass leaves for the next. ``evidence``:
-    what the last pass left in the kernel that claims are measured by. ``addresses``: this node's, of the last pass.
+    ``used``: digests of keys that were in force before. ``evidence``: what the last pass left in the kernel that claims
+    are measured by. ``addresses``: this node's, of the last pass.
     ``standing``: what the last pass found wrong, by where.
     """
 
@@ -76,7 +76,6 @@ class Memory:
     standing: dict[str, tuple[str, ...]] = field(default_factory=dict)
     published: bool = False
     generation: int = 0
-    passes: PassMemory = field(default_factory=PassMemory)
     evidence: Evidence | None = None
     addresses: tuple[Address, ...] = ()
     status: NodeStatus | None = None
@@ -87,7 +86,7 @@ class Daemon:
     """One node's daemon over one cluster source and one kernel.
 
     ``recorder`` takes in what each pass did; its clock, seconds since the epoch, is the daemon's. ``boot`` guards the
-    node's next boot.
+    node's next boot. ``fresh`` gives incarnations never used (None: random ones).
     """
 
     def __init__(
@@ -97,6 +96,8 @@ class Daemon:
         kernel: Kernel,
         recorder: Recorder,
         boot: BootGuard | None = None,
+        *,
+        fresh: Callable[[], str] | None = None,
     ) -> None:
         self.config = config
         self.source = source
@@ -105,6 +106,8 @@ class Daemon:
         self.boot = boot
         self.clock = recorder.clock
         self.memory = Memory()
+        self.passes = Reconciler(kernel, config.options, self.clock, fresh or fresh_incarnation)
+        self.whole_at = -math.inf
         self.stopping = False
         self.took = self.ended = 0.0
 
@@ -149,6 +152,7 @@ class Daemon:
             elif not self.source.changed():
                 if look.left() > 0 or not (look.finds_anything() and heed):
                     continue
+                self._forget()
                 return
             owed = self.took - (time.monotonic() - self.ended)
             time.sleep(min(max(SETTLE, owed), LONGEST_SETTLE))
@@ -156,8 +160,14 @@ class Daemon:
                 self._guard()
             return
 
+    def _forget(self) -> None:
+        """Have the next pass observe the whole kernel, and not only what it writes."""
+        self.passes.forget()
+        self.whole_at = time.monotonic()
+
     def _guard(self) -> None:
         """Give a device that has just come its programs before anything else; a pass does the rest, and tells."""
+        self._forget()
         addresses = self.memory.addresses
         if not addresses:
             return  # before the first pass there is nothing to go by, and it comes at once
@@ -174,16 +184,9 @@ class Daemon:
         began, started = self.clock(), time.monotonic()
         objects = self.source.read()
         view = self.view(objects)
-        report = reconcile(
-            self.kernel,
-            view,
-            self.config.options,
-            self.clock,
-            fresh_incarnation,
-            shown=self._shown(objects),
-            memory=self.memory.passes,
-        )
-        self.memory.passes = report.memory
+        if started - self.whole_at >= PERIOD or self.kernel.changed() or self.kernel.look():
+            self._forget()
+        report = self.passes.run(view, shown=self._shown(objects))
         self.memory.addresses = view.node.addresses
         self._tell(report)
         self._publish(report, objects)
@@ -198,6 +201,7 @@ class Daemon:
         elif not report.failures:
             return SETTLE  # what is left is of a later step: the first pass only brought it about
         if report.failures:
+            self._forget()  # somebody else may be at work
             return TRANSITION_PERIOD
         if claims_changed:
             return SETTLE
@@ -244,8 +248,7 @@ class Daemon:
     def preview(self) -> tuple[Operation, ...]:
         """Give what a first pass would do (``--dry-run``); see :meth:`view` for errors."""
         objects = self.source.read()
-        shown, options = self._shown(objects), self.config.options
-        return preview(self.kernel, self.view(objects), options, self.clock(), fresh_incarnation, shown=shown)
+        return self.passes.preview(self.view(objects), shown=self._shown(objects))
 
     def view(self, objects: ClusterObjects) -> View:
         """Give what is known now.
@@ -325,7 +328,7 @@ class Daemon:
             if report.decision.recreate:
                 self.source.withdraw(node.name, status=False)
             self.source.publish(wanted)
-            self.memory.passes = self.memory.passes.announced(recreated=report.decision.recreate)
+            self.passes.memory = self.passes.memory.announced(recreated=report.decision.recreate)
             log.info("announced: SPI %d, incarnation %s", spi, report.incarnation)
         if self.memory.announced != spi or not self.memory.published:
             self.memory.announced, self.memory.announced_at, self.memory.published = spi, self.clock(), True
