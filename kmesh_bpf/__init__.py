@@ -26,7 +26,7 @@ from kmesh_bpf.kernel.interface import AttachMode, Kernel
 from kmesh_bpf.kernel.maps import Maps, open_maps
 from kmesh_bpf.kernel.pin_root import DEFAULT_PIN_ROOT, claim
 from kmesh_bpf.kernel.programs import Settings
-from kmesh_bpf.reconcile import Report, preview, reconcile
+from kmesh_bpf.reconcile import Reconciler, Report, preview, reconcile
 
 if TYPE_CHECKING:
     from kmesh_bpf.kernel.links import LinkWatcher
@@ -72,6 +72,7 @@ __all__ = [
     "Pods",
     "Problem",
     "ProblemKind",
+    "Reconciler",
     "Report",
     "SaId",
     "SaUsage",

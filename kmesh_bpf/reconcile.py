@@ -1,4 +1,8 @@
-"""Observe, plan, diff, apply, observe again: one level-triggered pass that knows both sides and decides nothing."""
+"""Observe, plan, diff, apply, read back: one level-triggered pass that knows both sides and decides nothing.
+
+Who makes one pass after the other keeps a :class:`Reconciler`: what it remembers of the pass before, of the plan and of
+the kernel, makes the next one cost what has changed.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,18 @@ from dataclasses import dataclass, replace
 
 from kmesh_bpf.core.diff import diff
 from kmesh_bpf.core.incarnation import Announcement, Decision, Memory, Needs, decide, remember
+from kmesh_bpf.core.mirror import Keys, Mirror, restricted
 from kmesh_bpf.core.operations import Operation
 from kmesh_bpf.core.options import Options
-from kmesh_bpf.core.planner import Plan, make_plan
-from kmesh_bpf.core.reach import expected_peers, reachable_peers
-from kmesh_bpf.core.state import Observation
+from kmesh_bpf.core.planner import Plan, Planner
+from kmesh_bpf.core.state import Observation, SaId
 from kmesh_bpf.core.view import View
 from kmesh_bpf.kernel.interface import Failure, Kernel
 
 ROUNDS = 3
 """A second round reads back, a third writes what the second found out; more would be a fight with somebody."""
+MANY = 1000
+"""From so many objects written on all are read back: in a dump each costs less than half of what asking for it does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +30,9 @@ class Report:
     """What a pass did. ``drift``: what still differs from the plan after it; empty when the pass succeeded.
 
     ``applied`` was carried out, what is in ``failures`` was not. ``decision``: on the incarnation that the objects were
-    made for. ``observed`` is the last observation: what the pass left in the kernel. ``expected`` and ``reachable`` are
-    names of peers: those that we should be able to send to, and of these the ones that we can, by what was observed.
-    ``memory`` is for the next pass.
+    made for. ``observed``: what the pass left in the kernel, until the next pass of the same reconciler. ``reachable``:
+    names of the peers, of those that we should be able to send to, that we can send to by what was observed. ``memory``
+    is for the next pass.
     """
 
     plan: Plan
@@ -35,9 +41,13 @@ class Report:
     drift: tuple[Operation, ...]
     decision: Decision
     observed: Observation
-    expected: frozenset[str]
     reachable: frozenset[str]
     memory: Memory
+
+    @property
+    def expected(self) -> frozenset[str]:
+        """The names of the peers that we should be able to send to."""
+        return self.plan.expected
 
     @property
     def incarnation(self) -> str:
@@ -55,6 +65,151 @@ class Report:
         return not self.drift and not self.failures
 
 
+class Reconciler:
+    """Makes passes over one kernel.
+
+    ``clock`` gives seconds since the epoch, ``fresh_incarnation`` a text of 36 characters that was never used.
+    ``memory`` is that of a reconciler before; without it SAs of peers that have gone stay.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        options: Options,
+        clock: Callable[[], float],
+        fresh_incarnation: Callable[[], str],
+        memory: Memory | None = None,
+    ) -> None:
+        self.memory = memory or Memory()
+        self._kernel, self._options, self._clock = kernel, options, clock
+        self._fresh_incarnation = fresh_incarnation
+        self._planner = Planner(options)
+        self._mirror: Mirror | None = None
+        self._fresh: frozenset[SaId] | None = None
+        """SAs whose usage was asked for in this pass; None: of all."""
+        self._open = Keys()
+        """Objects that may differ from the plan."""
+        self._reachable: frozenset[str] = frozenset()
+        self._replanned: frozenset[str] = frozenset()
+        """Nodes of which it is to be found out anew whether they are reached."""
+
+    def forget(self) -> None:
+        """Have the next pass observe the whole kernel: somebody else may have changed anything."""
+        self._mirror = None
+
+    def observe(self) -> Observation:
+        """Give what the kernel holds, as the next pass will go by.
+
+        Raises:
+            DecodeError, KernelError: the kernel could not be observed.
+
+        """
+        return self._observed().observation
+
+    def preview(self, view: View, *, shown: Announcement | None = None) -> tuple[Operation, ...]:
+        """Give the operations that a pass would apply first, without applying any (``--dry-run``): :meth:`run`."""
+        mirror = self._observed()
+        _, _, plan = self._decided(view, mirror, shown)
+        return self._drift(plan, mirror)
+
+    def run(self, view: View, *, shown: Announcement | None = None) -> Report:
+        """Bring the kernel to what the view calls for.
+
+        ``view.node.boot_id`` counts for nothing: the incarnation is decided here (:mod:`kmesh_bpf.core.incarnation`).
+        ``shown`` is what the cluster shows of this node, None: there is no cluster.
+
+        Raises:
+            DecodeError, KernelError: the kernel could not be observed; nothing was changed after that.
+
+        """
+        try:
+            return self._run(view, shown)
+        except BaseException:
+            self.forget()  # what was carried out of a pass that broke off is not known
+            raise
+
+    def _run(self, view: View, shown: Announcement | None) -> Report:
+        mirror = self._observed()
+        decision, view, plan = self._decided(view, mirror, shown)
+        if decision.new:
+            self._kernel.remember(decision.incarnation)
+            mirror.remember(decision.incarnation)
+        applied: list[Operation] = []
+        failures: tuple[Failure, ...] = ()
+        drift = self._drift(plan, mirror)
+        for _ in range(ROUNDS):
+            if not drift:
+                break
+            failures = self._kernel.apply(drift)
+            refused = {id(failure.operation) for failure in failures}
+            applied.extend(operation for operation in drift if id(operation) not in refused)
+            self._read_back(drift, mirror)
+            plan = self._plan(view, mirror, self._clock())
+            drift = self._drift(plan, mirror)
+            if failures:
+                break
+        self.memory = replace(remember(self.memory, decision, shown, self._clock()), departed=plan.departing)
+        self._note_reached(mirror)
+        return Report(plan, tuple(applied), failures, drift, decision, mirror.observation, self._reachable, self.memory)
+
+    def _observed(self) -> Mirror:
+        """Give the mirror, with what this pass must know anew."""
+        if self._mirror is None:
+            observed = self._kernel.observe()
+            self._planner, self._mirror = Planner(self._options), Mirror(observed)
+            self._open, self._reachable = Keys(), frozenset()
+            self._fresh = None
+        else:
+            self._fresh = frozenset()
+        return self._mirror
+
+    def _plan(self, view: View, mirror: Mirror, now: float) -> Plan:
+        """Plan; where it asks how SAs have been used, find out and plan again."""
+        plan = self._planner.plan(view, mirror, now, self.memory.departed, self._fresh)
+        self._replanned |= plan.replanned
+        if not plan.asks or self._fresh is None:
+            return plan
+        keys = Keys(sas=dict.fromkeys(plan.asks))
+        mirror.take(keys, self._kernel.find(keys))
+        self._fresh |= frozenset(plan.asks)
+        plan = self._planner.plan(view, mirror, now, self.memory.departed, self._fresh)
+        self._replanned |= plan.replanned
+        return plan
+
+    def _decided(self, view: View, mirror: Mirror, shown: Announcement | None) -> tuple[Decision, View, Plan]:
+        """Decide on the incarnation by the plan for the one kept; give the view of the outcome, and the plan for it."""
+        now, fresh, memory = self._clock(), self._fresh_incarnation(), self.memory
+        view = _as(view, mirror.observation.incarnation or fresh)
+        plan = self._plan(view, mirror, now)
+        needs = Needs(plan.lost, plan.returned, len(plan.state.formers))
+        decision = decide(mirror.observation, needs, shown, view.node.addresses, view.peers, memory, fresh, now)
+        if decision.incarnation != view.node.boot_id:
+            view = _as(view, decision.incarnation)
+            plan = self._plan(view, mirror, now)
+        return decision, view, plan
+
+    def _drift(self, plan: Plan, mirror: Mirror) -> tuple[Operation, ...]:
+        """Give what differs from the plan; of all objects only those are looked at that may."""
+        self._open.add(self._planner.take_changed())
+        self._open.rest = True  # of these there are few
+        drift = diff(restricted(plan.state, self._open), restricted(mirror.state, self._open))
+        self._open = Keys.of(drift)
+        return drift
+
+    def _read_back(self, written: tuple[Operation, ...], mirror: Mirror) -> None:
+        keys = Keys.of(written)
+        if len(keys) > MANY:
+            mirror.replace(self._kernel.observe())
+        else:
+            mirror.take(keys, self._kernel.find(keys))
+
+    def _note_reached(self, mirror: Mirror) -> None:
+        names, self._replanned = self._replanned, frozenset()
+        reached = {name for name in names if self._planner.reaches(name, mirror)}
+        if reached != names & self._reachable:
+            self._reachable = (self._reachable - names) | reached
+
+
 def reconcile(
     kernel: Kernel,
     view: View,
@@ -65,47 +220,8 @@ def reconcile(
     shown: Announcement | None = None,
     memory: Memory | None = None,
 ) -> Report:
-    """Bring the kernel to what the view calls for.
-
-    ``view.node.boot_id`` counts for nothing: the incarnation is decided here (:mod:`kmesh_bpf.core.incarnation`).
-    ``clock`` gives seconds since the epoch, ``fresh_incarnation`` a text of 36 characters that was never used.
-    ``shown`` is what the cluster shows of this node, None: there is no cluster. ``memory`` is that of the report
-    before; without it SAs of peers that have gone stay.
-
-    Raises:
-        DecodeError, KernelError: the kernel could not be observed; nothing was changed after that.
-
-    """
-    observed = kernel.observe()
-    memory = memory or Memory()
-    decision, view, plan = _decided(view, observed, options, clock(), fresh_incarnation(), shown, memory)
-    if decision.new:
-        kernel.remember(decision.incarnation)
-    applied: list[Operation] = []
-    failures: tuple[Failure, ...] = ()
-    drift = diff(plan.state, observed.state)
-    for _ in range(ROUNDS):
-        if not drift:
-            break
-        failures = kernel.apply(drift)
-        refused = {id(failure.operation) for failure in failures}
-        applied.extend(operation for operation in drift if id(operation) not in refused)
-        observed = kernel.observe()
-        plan = make_plan(view, observed, options, clock(), memory.departed)
-        drift = diff(plan.state, observed.state)
-        if failures:
-            break
-    return Report(
-        plan,
-        tuple(applied),
-        failures,
-        drift,
-        decision,
-        observed,
-        expected_peers(view),
-        reachable_peers(view, plan, observed.state),
-        replace(remember(memory, decision, shown, clock()), departed=plan.departing),
-    )
+    """Bring the kernel to what the view calls for, in one pass: :class:`Reconciler`."""
+    return Reconciler(kernel, options, clock, fresh_incarnation, memory).run(view, shown=shown)
 
 
 def preview(
@@ -117,30 +233,8 @@ def preview(
     *,
     shown: Announcement | None = None,
 ) -> tuple[Operation, ...]:
-    """Give the operations that a pass would apply first, without applying any (``--dry-run``): :func:`reconcile`."""
-    observed = kernel.observe()
-    _, _, plan = _decided(view, observed, options, now, fresh_incarnation(), shown, Memory())
-    return diff(plan.state, observed.state)
-
-
-def _decided(
-    view: View,
-    observed: Observation,
-    options: Options,
-    now: float,
-    fresh: str,
-    shown: Announcement | None,
-    memory: Memory,
-) -> tuple[Decision, View, Plan]:
-    """Decide on the incarnation by the plan for the one kept; give the view of the outcome, and the plan for it."""
-    view = _as(view, observed.incarnation or fresh)
-    plan = make_plan(view, observed, options, now, memory.departed)
-    needs = Needs(plan.lost, plan.returned, len(plan.state.formers))
-    decision = decide(observed, needs, shown, view.node.addresses, view.peers, memory, fresh, now)
-    if decision.incarnation != view.node.boot_id:
-        view = _as(view, decision.incarnation)
-        plan = make_plan(view, observed, options, now, memory.departed)
-    return decision, view, plan
+    """Give the operations that a pass would apply first (``--dry-run``): :meth:`Reconciler.preview`."""
+    return Reconciler(kernel, options, lambda: now, fresh_incarnation).preview(view, shown=shown)
 
 
 def _as(view: View, incarnation: str) -> View:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 from typing import NamedTuple
 
-from kmesh_bpf.core.policies import ANY
-from kmesh_bpf.core.state import Policy
-from kmesh_bpf.core.view import Address, Network, Node, View
+from kmesh_bpf.core.view import Address, Network, Node
 
 
 class _Range(NamedTuple):
@@ -25,37 +24,70 @@ LEEWAY = 0.9
 """The share of the bound that must be fallen below before addresses are selected one by one again."""
 
 
-def bound(policies: Iterable[Policy], limit: int) -> int:
-    """Give the limit for :func:`by_cidr`, lower once the kernel's ``policies`` select by pod CIDR.
+def too_many(addresses: int, limit: int, *, wide: bool) -> bool:
+    """Tell whether so many managed addresses of other nodes are more than are selected one by one.
 
-    A cluster that is about as large as the limit does not have all policies replaced with each pod that comes and goes.
+    ``wide``: the kernel's policies select by pod CIDR. Then the limit is lower: a cluster that is about as large as it
+    does not have all policies replaced with each pod that comes and goes.
     """
-    above = any(one.dst.prefixlen < one.dst.max_prefixlen and one.src == ANY[one.src.version] for one in policies)
-    return int(limit * LEEWAY) if above else limit
+    return addresses > (int(limit * LEEWAY) if wide else limit)
 
 
-def by_cidr(view: View, owner: Mapping[Address, str], ready: Collection[str], limit: int) -> frozenset[str]:
-    """Give the names of the ready peers to be selected by pod CIDR; none up to ``limit`` managed pods' addresses.
+class Ranges:
+    """Which nodes' pods their pod CIDRs select, all of them and nothing else; remembered from one view to the next.
 
-    A peer's CIDRs will do if they hold all addresses of its managed pods, one at least, overlap with no other node's,
-    and hold neither an address of a managed pod elsewhere nor of a node.
+    That is so if a node's CIDRs hold all addresses of its managed pods, overlap with no other node's, and hold neither
+    an address of a managed pod elsewhere nor of a node.
     """
-    if sum(1 for node in owner.values() if node != view.node.name) <= limit:
-        return frozenset()
-    nodes = (view.node, *(peer.node for peer in view.peers))
-    ranges = sorted(one for node in nodes for one in _ranges(node))
-    wrong = _overlapping(ranges)
-    ranges = [one for one in ranges if one.node not in wrong]
-    starts = [(one.version, one.first) for one in ranges]
-    whose = {address: "" for node in nodes for address in node.addresses}
-    for address, node in (*whose.items(), *owner.items()):
-        at = bisect_right(starts, (address.version, int(address))) - 1
-        inside = at >= 0 and ranges[at].version == address.version and int(address) <= ranges[at].last
-        holder = ranges[at].node if inside else ""
-        if holder != node:
-            wrong.update((holder, node))
-    populated = frozenset(owner.values())
-    return frozenset(one.node for one in ranges if one.node in ready and one.node in populated) - wrong
+
+    def __init__(self) -> None:
+        self._ranges: list[_Range] = []
+        self._starts: list[tuple[int, int]] = []
+        self._names: frozenset[str] = frozenset()
+        self._misfits: dict[Address, tuple[str, str]] = {}
+        self._wrong: Counter[str] = Counter()
+
+    def begin(self, nodes: Iterable[Node], owners: Mapping[Address, str]) -> None:
+        """Take in all nodes, and the node of each managed pod's address."""
+        nodes = tuple(nodes)
+        ranges = sorted(one for node in nodes for one in _ranges(node))
+        overlapping = _overlapping(ranges)
+        self._ranges = [one for one in ranges if one.node not in overlapping]
+        self._starts = [(one.version, one.first) for one in self._ranges]
+        around_nodes = {self._holder(address) for node in nodes for address in node.addresses}
+        self._names = frozenset(one.node for one in self._ranges) - around_nodes
+        self._misfits, self._wrong = {}, Counter()
+        self.move(owners)
+
+    def move(self, owners: Mapping[Address, str | None]) -> set[str]:
+        """Take in addresses that have another owner, or none; give the nodes of which the answer may be another."""
+        concerned: set[str] = set()
+        for address, owner in owners.items():
+            concerned.update(self._misfits.get(address, ()))
+            if address in self._misfits:
+                self._wrong.subtract(self._misfits.pop(address))
+            if owner is not None:
+                self._place(address, owner)
+            concerned.update(self._misfits.get(address, ()))
+        return concerned
+
+    def fit(self, name: str) -> bool:
+        """Tell whether a node's CIDRs will do."""
+        return name in self._names and not self._wrong[name]
+
+    def _place(self, address: Address, owner: str) -> None:
+        holder = self._holder(address)
+        if holder != owner:
+            self._misfits[address] = (holder, owner)
+            self._wrong.update((holder, owner))
+
+    def _holder(self, address: Address) -> str:
+        """Give the node in whose CIDR an address is, "": in none's."""
+        at = bisect_right(self._starts, (address.version, int(address))) - 1
+        if at < 0:
+            return ""
+        one = self._ranges[at]
+        return one.node if one.version == address.version and int(address) <= one.last else ""
 
 
 def _ranges(node: Node) -> Iterator[_Range]:

@@ -6,12 +6,13 @@ drop. Its SAs stay as they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kmesh_bpf.core import marks
+from kmesh_bpf.core.mirror import Mirror
 from kmesh_bpf.core.state import Observation, PeerEntry, Program, Sa, SaId
-from kmesh_bpf.core.view import Address, Node, Peer, View
+from kmesh_bpf.core.view import Address, Node, Peer, Pod, View
 
 NAMES = 5
 """Peers named in one sentence."""
@@ -42,54 +43,75 @@ def evidence(observed: Observation) -> Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """The peers to deal with, by name, their node ids by fingerprint, and sentences on the others.
+    """The names of the peers whose addresses are theirs alone, and a sentence on each of the others."""
 
-    ``quarantined``: those that claim what is another one's; ``crowded``: those for whom no node id is left.
-    """
-
-    accepted: tuple[Peer, ...]
-    ids: Mapping[int, int]
+    accepted: frozenset[str]
     quarantined: tuple[str, ...] = ()
-    crowded: tuple[str, ...] = ()
 
 
-def settle(view: View, fingerprints: Mapping[str, int], observed: Observation, node_mark_mask: int) -> Claims:
-    """Decide on the peers of a view; ``fingerprints`` of the pairs of incarnations are by peer's name."""
-    ranks = _ranks(view, fingerprints, observed)
-    ordered = sorted(view.peers, key=lambda one: ranks[one.node.name])
-    unique, quarantined = _without_double_claims(view, ordered)
-    held = {entry.incarnations: entry.node_id for entry in observed.state.peers.values()}
-    taken = {marks.node_id(sa.mark.value, node_mark_mask) for sa in observed.state.sas.values() if sa.mark}
-    wanted = sorted(unique, key=lambda one: one.node.name)
-    ids = marks.allocate((fingerprints[one.node.name] for one in wanted), held, taken, node_mark_mask)
-    accepted = tuple(one for one in wanted if fingerprints[one.node.name] in ids)
-    rest = [one.node.name for one in wanted if fingerprints[one.node.name] not in ids]
-    return Claims(accepted, ids, tuple(quarantined), (_crowd(rest, node_mark_mask),) if rest else ())
+def settle(
+    view: View, fingerprints: Mapping[str, int], mirror: Mirror, pods: Callable[[Address], Pod | None]
+) -> Claims:
+    """Decide on the peers of a view.
+
+    ``fingerprints`` of the pairs of incarnations are by peer's name; ``pods`` gives the managed pod that claims an
+    address. Two KmeshNodeInfos with one address would take turns in one SA.
+    """
+    ranks = _ranks(view, fingerprints, mirror)
+    owners = dict.fromkeys(view.node.addresses, f"of this node, {view.node.name}")
+    accepted, quarantined = [], []
+    for peer in sorted(view.peers, key=lambda one: ranks[one.node.name]):
+        taken = next((one for one in _owners(peer, owners, pods) if one is not None), None)
+        if taken is None:
+            owners.update(dict.fromkeys(peer.node.addresses, f"of peer {peer.node.name}"))
+            accepted.append(peer.node.name)
+        else:
+            quarantined.append(_double_claim(peer, *taken))
+    return Claims(frozenset(accepted), tuple(quarantined))
 
 
 def keep_quarantined(
-    quarantined: Iterable[Node], observed: Observation, peers: dict[Address, PeerEntry], sas: dict[SaId, Sa]
-) -> None:
-    """Leave the SAs of quarantined peers as they are: made again later, they would count from the start."""
+    quarantined: Iterable[Node], mirror: Mirror, planned: Mapping[Address, PeerEntry]
+) -> tuple[dict[Address, PeerEntry], dict[SaId, Sa]]:
+    """Give entries and SAs of quarantined peers as they are: made again later, they would count from the start."""
+    peers: dict[Address, PeerEntry] = {}
+    sas: dict[SaId, Sa] = {}
     for address in (address for node in quarantined for address in node.addresses):
-        if address in observed.state.peers and address not in peers:
-            peers[address] = observed.state.peers[address]
-            sas.update((one.id, one) for one in observed.state.sas.values() if address in (one.src, one.dst))
+        if address in mirror.state.peers and address not in planned:
+            peers[address] = mirror.state.peers[address]
+            sas.update(mirror.by_remote.get(address, {}))
+    return peers, sas
+
+
+def crowd(names: Sequence[str], node_mark_mask: int) -> str:
+    """Say that there is no node id for some peers, and the way out."""
+    more, room = f" and {len(names) - NAMES} more" if len(names) > NAMES else "", marks.capacity(node_mark_mask)
+    return (
+        f"--node-mark-mask {node_mark_mask:#x} has room for {room} peers, and there are more: "
+        f"nothing is sent to {', '.join(names[:NAMES])}{more}; give the mask more bits"
+    )
+
+
+def _owners(
+    peer: Peer, owners: Mapping[Address, str], pods: Callable[[Address], Pod | None]
+) -> Iterator[tuple[Address, str] | None]:
+    for address in peer.node.addresses:
+        pod = pods(address)
+        owner = owners.get(address) or (f"of pod {pod.name} on node {pod.node}" if pod is not None else None)
+        yield (address, owner) if owner is not None else None
 
 
 def _ranks(
-    view: View, fingerprints: Mapping[str, int], observed: Observation
+    view: View, fingerprints: Mapping[str, int], mirror: Mirror
 ) -> dict[str, tuple[bool, bool, bool, bool, str]]:
     """Give what peers that may claim the same are ordered by, by name: who comes first keeps it.
 
     First who is not contradicted by the cluster's own record, then who lives, then who the kernel knows: by this very
     pair of incarnations (ours may be changing right now), or by these very addresses (it has rebooted); then the name.
     """
-    of_pair: dict[int, set[Address]] = {}
-    for address, entry in observed.state.peers.items():
-        of_pair.setdefault(entry.incarnations, set()).add(address)
+    of_pair = mirror.fingerprints
     of_peers = {frozenset(addresses) for addresses in of_pair.values()}
-    before = replace(view.node, boot_id=observed.incarnation or view.node.boot_id)
+    before = replace(view.node, boot_id=mirror.observation.incarnation or view.node.boot_id)
     return {
         peer.node.name: (
             not peer.vouched,
@@ -102,26 +124,6 @@ def _ranks(
     }
 
 
-def _without_double_claims(view: View, ordered: Iterable[Peer]) -> tuple[list[Peer], list[str]]:
-    """Give the peers whose addresses are theirs alone, and a sentence for each that is quarantined.
-
-    Two KmeshNodeInfos with one address would take turns in one SA.
-    """
-    claimed = {address for peer in view.peers for address in peer.node.addresses}
-    pods = ((address, pod) for pod in view.pods for address in pod.addresses if address in claimed)
-    owners = {address: f"of pod {pod.name} on node {pod.node}" for address, pod in pods}
-    owners.update(dict.fromkeys(view.node.addresses, f"of this node, {view.node.name}"))
-    accepted, quarantined = [], []
-    for peer in ordered:
-        taken = next((address for address in peer.node.addresses if address in owners), None)
-        if taken is None:
-            owners.update(dict.fromkeys(peer.node.addresses, f"of peer {peer.node.name}"))
-            accepted.append(peer)
-        else:
-            quarantined.append(_double_claim(peer, taken, owners[taken]))
-    return accepted, quarantined
-
-
 def _double_claim(peer: Peer, address: Address, owner: str) -> str:
     name = peer.node.name
     if not peer.alive:
@@ -131,11 +133,3 @@ def _double_claim(peer: Peer, address: Address, owner: str) -> str:
     else:
         way_out = f"mend {name}, or delete the other one if that is gone"
     return f"peer {name} claims {address}, which is {owner}; quarantined, nothing is sent to {name}: {way_out}"
-
-
-def _crowd(names: list[str], node_mark_mask: int) -> str:
-    more, room = f" and {len(names) - NAMES} more" if len(names) > NAMES else "", marks.capacity(node_mark_mask)
-    return (
-        f"--node-mark-mask {node_mark_mask:#x} has room for {room} peers, and there are more: "
-        f"nothing is sent to {', '.join(names[:NAMES])}{more}; give the mask more bits"
-    )

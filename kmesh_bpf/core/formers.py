@@ -16,8 +16,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from kmesh_bpf.core import marks
-from kmesh_bpf.core.state import Observation, PeerEntry, Sa, SaId
-from kmesh_bpf.core.view import Address, Node, Peer
+from kmesh_bpf.core.mirror import Mirror
+from kmesh_bpf.core.state import PeerEntry, Sa, SaId
+from kmesh_bpf.core.view import Address, Node
 
 DEPARTED_LINGER = 30.0
 """Seconds for which SAs of a peer that is not in the view any more stay, from when it was first missed: its
@@ -39,21 +40,28 @@ class Partings:
 
 
 def partings(
-    local: Node, observed: Observation, planned: Mapping[Address, PeerEntry], departed: Mapping[int, float], now: float
+    local: Node,
+    mirror: Mirror,
+    astray: Iterable[Address],
+    planned: Mapping[Address, PeerEntry],
+    departed: Mapping[int, float],
+    now: float,
 ) -> Partings:
     """Tell what stays, and what is to be remembered, of peers in the kernel that are not ``planned``, or otherwise.
 
-    ``departed``: ``departing`` of the plan before; whoever is not in it is missed from now on.
+    ``astray``: the addresses of at least all of these. ``departed``: ``departing`` of the plan before; whoever is not
+    in it is missed from now on.
     """
-    if observed.incarnation != local.boot_id:
+    if mirror.observation.incarnation != local.boot_id:
         return Partings({}, {}, {}, {})  # all there is was made for another incarnation of ours
-    held = by_remote(observed)
     peers: dict[Address, PeerEntry] = {}
     sas: dict[SaId, Sa] = {}
     departing: dict[int, float] = {}
-    remembered = dict(observed.state.formers)
-    for address, entry in observed.state.peers.items():
-        used = highest_version(entry, held.get(address, ()))
+    remembered = dict(mirror.state.formers)
+    for address in astray:
+        entry = mirror.state.peers[address]
+        held = mirror.by_remote.get(address, {})
+        used = highest_version(entry, held.values())
         wanted = planned.get(address)
         if not used or (wanted is not None and wanted.incarnations == entry.incarnations):
             continue
@@ -61,30 +69,24 @@ def partings(
         if wanted is None and now - since < DEPARTED_LINGER:
             departing[entry.incarnations] = since
             peers[address] = entry
-            sas.update((sa.id, sa) for sa in held.get(address, ()))
+            sas.update(held)
         else:
             remembered[entry.pair] = max(used, remembered.get(entry.pair, 0))
     return Partings(peers, sas, departing, remembered)
 
 
-def used_versions(
-    local: Node, observed: Observation, fingerprints: Mapping[str, int], peers: Iterable[Peer]
-) -> dict[int, int]:
+def used_versions(local: Node, mirror: Mirror, otherwise: Iterable[Address]) -> dict[int, int]:
     """Give the highest key version by pair, of those whose SAs are gone, or go with this plan.
 
-    ``fingerprints``: of the ``peers`` to be planned, by name.
+    ``otherwise``: addresses of peers to be planned that the kernel holds for other incarnations.
     """
-    if observed.incarnation != local.boot_id:
+    if mirror.observation.incarnation != local.boot_id:
         return {}
-    held = by_remote(observed)
-    gone = list(observed.state.formers.items())
-    for address, name in ((address, peer.node.name) for peer in peers for address in peer.node.addresses):
-        entry = observed.state.peers.get(address)
-        if entry is not None and entry.incarnations != fingerprints[name]:
-            gone.append((entry.pair, highest_version(entry, held.get(address, ()))))
-    highest: dict[int, int] = {}
-    for pair, version in gone:
-        highest[pair] = max(version, highest.get(pair, 0))
+    highest = dict(mirror.state.formers)
+    for address in otherwise:
+        entry = mirror.state.peers[address]
+        version = highest_version(entry, mirror.by_remote.get(address, {}).values())
+        highest[entry.pair] = max(version, highest.get(entry.pair, 0))
     return highest
 
 
@@ -93,9 +95,9 @@ def used_with(pair: int, versions: Mapping[int, int]) -> int:
     return max(versions.get(pair, 0), versions.get(marks.UNKNOWN_PAIR, 0))
 
 
-def reuses(planned: Iterable[Sa], observed: Observation, used: int) -> bool:
+def reuses(planned: Iterable[Sa], held: Mapping[SaId, Sa], used: int) -> bool:
     """Tell whether an SA would have to be made under a key that was in use: of a version up to ``used``."""
-    return any(sa.spi <= used and observed.state.sas.get(sa.id) != sa for sa in planned)
+    return any(sa.spi <= used and held.get(sa.id) != sa for sa in planned)
 
 
 def highest_version(entry: PeerEntry, sas: Collection[Sa]) -> int:
@@ -109,11 +111,3 @@ def sentence(peer: str) -> str:
         f"peer {peer}: it is back, and its keys were in use before; it gets no packet until there are new ones, within "
         "10 minutes; at once: kmeshctl secret create"
     )
-
-
-def by_remote(observed: Observation) -> dict[Address, list[Sa]]:
-    """Sort the SAs in the kernel by the peer's address."""
-    found: dict[Address, list[Sa]] = {}
-    for sa in observed.state.sas.values():
-        found.setdefault(sa.dst if sa.mark is None else sa.src, []).append(sa)
-    return found

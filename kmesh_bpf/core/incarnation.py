@@ -38,7 +38,7 @@ update, and would stay cut off. That deletion is no case of FORGOTTEN: the incar
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import MappingProxyType
@@ -159,11 +159,11 @@ def remember(memory: Memory, decision: Decision, shown: Announcement | None, now
 
 def lost(
     planned: Sequence[Sa],
-    observed: Observation,
+    held: KernelState,
     remote: Address,
     fingerprint: int,
     announced: int,
-    keys: Collection[Key],
+    keys: Container[Key],
 ) -> list[SaId]:
     """Give the SAs made for these incarnations that are gone, or differ from the plan.
 
@@ -172,8 +172,8 @@ def lost(
     its SAs tell. Whatever the map says, an SA whose key another one has is not to be made (``keys``: all in use): one
     under another mark, or of another version, where a key came back whose history somebody erased.
     """
-    before = observed.state.peers.get(remote)
-    gone = [sa for sa in planned if observed.state.sas.get(sa.id) != sa]
+    before = held.peers.get(remote)
+    gone = [sa for sa in planned if held.sas.get(sa.id) != sa]
 
     def was_there(sa: Sa) -> bool:
         inbound = sa.mark is not None and sa.spi <= announced

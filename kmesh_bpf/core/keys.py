@@ -42,22 +42,26 @@ def inbound_versions(
     held: Collection[int],
     announced_by_peer: int,
     announced: int,
-    announced_for: float,
+    announced_at: float,
     usage: Mapping[int, SaUsage],
     now: float,
     retirement: Retirement,
-) -> tuple[int, ...]:
+) -> dict[int, float | None]:
     """Give the versions to accept from a peer: every one we hold, but for those that it provably left behind.
 
     A version goes when the peer announces a newer one (it sends with the highest it holds that is not above ours),
-    we have announced a newer one for the grace period, *and* its SA, if there is one, has been idle.
-    ``usage`` is by version; ``announced_for`` is how long our own announcement stands.
+    we have announced a newer one for the grace period, *and* its SA, if there is one, has been idle. With each comes
+    when it may go if nothing else happens, in the clock of ``now``; None: not by the passing of time. ``usage`` is by
+    version; ``announced_at`` is when we announced ours.
     """
-    kept = []
+    kept: dict[int, float | None] = {}
     for version in sorted(held):
-        moved = announced_by_peer > version and announced > version and announced_for >= retirement.grace
+        if announced_by_peer <= version or announced <= version:
+            kept[version] = None
+            continue
         use = usage.get(version)
-        idle = use is None or now - max(use.last_used, use.added) >= retirement.idle
-        if not (moved and idle):
-            kept.append(version)
-    return tuple(kept)
+        quiet = max(use.last_used, use.added) + retirement.idle if use is not None else 0.0
+        goes = max(announced_at + retirement.grace, quiet)
+        if now < goes:
+            kept[version] = goes
+    return kept

@@ -1,199 +1,312 @@
-"""view + what the kernel holds -> the kernel objects that should be (DESIGN section 4). Decides; does nothing."""
+"""view + what the kernel holds -> the kernel objects that should be (docs/design.md). Decides; does nothing.
+
+A plan is made of parts, one for each other node, one for this node and one for what is left of nodes that went. The
+planner remembers them, and what they were made from; an event costs the parts that it concerns.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from itertools import chain
+import heapq
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from kmesh_bpf.core import cidrs, claims, devices, formers, interference, keys, marks, pods, sas
-from kmesh_bpf.core.incarnation import lost
+from kmesh_bpf.core import cidrs, claims, devices, formers, interference, sas
+from kmesh_bpf.core.desired import Desired
+from kmesh_bpf.core.mirror import Changes, Keys, Mirror
 from kmesh_bpf.core.options import Options
-from kmesh_bpf.core.policies import Way, plan_policies
+from kmesh_bpf.core.parts import NO_STATE, Ground, Part, plan_part
+from kmesh_bpf.core.pods import Moves, Owners
 from kmesh_bpf.core.problems import Problem, ProblemKind
-from kmesh_bpf.core.sas import Held, TunnelSas
-from kmesh_bpf.core.state import KernelState, Observation, PeerEntry, Sa, SaId
-from kmesh_bpf.core.tunnels import Ends, tunnels
-from kmesh_bpf.core.view import Address, Key, Peer, View
+from kmesh_bpf.core.reach import is_reached
+from kmesh_bpf.core.register import Register
+from kmesh_bpf.core.state import Direction, KernelState, Observation, PeerEntry, PodFlags, SaId
+from kmesh_bpf.core.view import Address, Key, Node, Pods, View
 
 NOBODY: Mapping[int, float] = MappingProxyType({})
+NO_PART = Part()
+NO_DEVICES = devices.Devices()
+_Replaced = tuple[KernelState, KernelState]
+"""What a part called for, and what it calls for now."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """The outcome: the state to reach, and what follows from it for the world outside the kernel.
 
-    ``ready_peers``: names of the peers we can send to. ``transition``: true while something waits for time or use to
-    pass (an old SA still in use), so another pass is due without any event. ``lost``, ``returned`` (names of peers that
-    are quarantined because they are back under keys that were used) and the state's formers call for a new incarnation
-    (:mod:`kmesh_bpf.core.incarnation`). ``departing``: since when peers are missed, by fingerprint, whose SAs stay for
-    a while; the next plan wants to know it. ``by_cidr``: names of the peers whose pods are selected by pod CIDR, for
-    there are too many to select them one by one.
+    ``state`` goes on changing with the next plan of the same planner. ``ready_peers``: names of the peers we can send
+    to. ``due``: when another pass must come though nothing has happened (an old SA that may go), None: never; in the
+    planner's clock. ``lost``, ``returned`` (names of peers that are quarantined because they are back under keys that
+    were used) and the state's formers call for a new incarnation (:mod:`kmesh_bpf.core.incarnation`). ``departing``:
+    since when peers are missed, by fingerprint, whose SAs stay for a while; the next plan wants to know it.
+    ``by_cidr``: names of the peers whose pods are selected by pod CIDR, for there are too many to select them one by
+    one. ``asks``: SAs whose usage must be known for the plan to be a good one (nothing goes without). ``expected``:
+    names of the other nodes that have announced themselves or hold a managed pod. ``replanned``: names of those of
+    which the part was made anew.
     """
 
     state: KernelState
     ready_peers: frozenset[str]
-    transition: bool
+    due: float | None
     lost: tuple[SaId, ...]
     problems: tuple[Problem, ...] = ()
     by_cidr: frozenset[str] = frozenset()
     returned: frozenset[str] = frozenset()
     departing: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({}))
+    asks: tuple[SaId, ...] = ()
+    expected: frozenset[str] = frozenset()
+    replanned: frozenset[str] = frozenset()
 
 
 def make_plan(
     view: View, observed: Observation, options: Options, now: float, departed: Mapping[int, float] = NOBODY
 ) -> Plan:
-    """Decide which kernel objects should exist.
+    """Decide which kernel objects should exist, remembering nothing: :meth:`Planner.plan`."""
+    return Planner(options).plan(view, Mirror(observed), now, departed)
 
-    ``now`` is in the clock of ``view.announced_at`` and of the kernel's use times (seconds since the epoch).
-    ``departed``: ``departing`` of the plan before.
-    """
-    everybody = {peer.node.name: marks.incarnations(view.node, peer.node) for peer in view.peers}
-    settled = claims.settle(view, everybody, observed, options.node_mark_mask)
-    fingerprints = {peer.node.name: everybody[peer.node.name] for peer in settled.accepted}
-    known = _Known(
-        observed,
-        sas.index(view, observed, options),
-        formers.used_versions(view.node, observed, fingerprints, settled.accepted),
-        frozenset(sa.key for sa in observed.state.sas.values()),
-    )
-    planned: dict[SaId, Sa] = {}
-    peers: dict[Address, PeerEntry] = {}
-    ways: dict[str, Way] = {}
-    gone: list[SaId] = []
-    returned: set[str] = set()
-    waiting = False
-    for peer in settled.accepted:
-        fingerprint = fingerprints[peer.node.name]
-        found = _plan_peer(view, peer, fingerprint, settled.ids[fingerprint], known, options, now)
-        if found is None:
-            returned.add(peer.node.name)
-            continue
-        planned.update((sa.id, sa) for sa in found.sas)
-        peers.update(found.entries)
-        gone += found.lost
-        waiting = waiting or found.waiting
-        if found.way is not None:
-            ways[peer.node.name] = found.way
-    named = fingerprints.keys() - returned
-    claims.keep_quarantined((one.node for one in view.peers if one.node.name not in named), observed, peers, planned)
-    leaving = formers.partings(view.node, observed, peers, departed, now)
-    accepted = [peer for peer in settled.accepted if peer.node.name in named]
-    owner, conflicts = pods.owners(view)
-    limit = cidrs.bound(observed.state.policies.values(), options.max_exact)
-    ready = frozenset(name for name, way in ways.items() if way.sends)
-    by_cidr = cidrs.by_cidr(view, owner, ready, limit)
-    here = [pod for pod in view.pods if pod.node == view.node.name]
-    local = (address for pod in here for address in pod.addresses)
-    on_devices = devices.decide(observed.links, view.node.addresses, options.uplinks, local, observed.state.sources)
-    alone = devices.without_device(observed.links, view.node.addresses, options.uplinks, here, on_devices)
-    hindered = interference.judge(observed.suspects, observed.links, view.node.addresses, options.mark_mask)
-    return Plan(
-        KernelState(
-            sas={**planned, **leaving.sas},
-            policies=plan_policies(view, owner, ways, by_cidr, options),
-            pods=pods.flags(view, owner, accepted, ready),
-            peers={**peers, **leaving.peers},
-            services=frozenset(view.services),
-            attachments=on_devices.attachments,
-            nat_exemption=True,
-            policy_hash=observed.can_hash,
-            formers=leaving.formers,
-            sources=on_devices.sources,
-            pod_devices=on_devices.pod_devices,
-        ),
-        ready,
-        waiting or bool(leaving.departing),
-        tuple(gone),
-        tuple(
-            dict.fromkeys(
-                (*_problems(view, observed, settled, returned), *conflicts, *on_devices.problems, *alone, *hindered)
-            )
-        ),
-        by_cidr,
-        frozenset(returned),
-        leaving.departing,
-    )
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Here:
+    """The part of this node: what was decided about its devices, and the problems of these."""
+
+    devices: devices.Devices = NO_DEVICES
+    problems: tuple[Problem, ...] = ()
+    state: KernelState = NO_STATE
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
-    """What the kernel holds, sorted once for all peers.
+class _OfAll:
+    """What every part depends on."""
 
-    ``used``: the highest key version of pairs whose SAs are gone, by :func:`marks.pair`; ``keys``: of all SAs.
-    """
-
-    observed: Observation
-    held: Held
+    node: Node
+    keys: Mapping[int, Key]
+    announced: int
+    announced_at: float
+    many: bool
     used: Mapping[int, int]
-    keys: frozenset[Key]
+    windows_begin: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _PeerPlan:
-    """What one peer takes. ``way`` None: nothing is taken from it, nor can it be sent to."""
+class Planner:
+    """Makes one plan after the other, each as if it were the first."""
 
-    sas: tuple[Sa, ...]
-    entries: Mapping[Address, PeerEntry]
-    lost: tuple[SaId, ...]
-    waiting: bool
-    way: Way | None
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self._desired = Desired()
+        self._register = Register()
+        self._owners = Owners()
+        self._ranges: cidrs.Ranges | None = None
+        self._parts: dict[str, Part] = {}
+        self._here, self._rest = _Here(), NO_STATE
+        self._due: list[tuple[float, str]] = []
+        self._special: dict[str, Part] = {}
+        """Parts that something is to be said of: SAs lost, not made yet, or asked of; keys that were in use."""
+        self._ready: frozenset[str] = frozenset()
+        self._by_cidr: frozenset[str] = frozenset()
+        self._of_all: _OfAll | None = None
+        self._pinned: frozenset[SaId] = frozenset()
+        self._known: dict[str, object] = {}
+        """What the other parts at hand were made from."""
 
+    def take_changed(self) -> Keys:
+        """Give the objects that may differ from what is desired: those changed, here or there, since last asked."""
+        found, self._desired.changed = self._desired.changed, Keys()
+        return found
 
-def _plan_peer(
-    view: View, peer: Peer, fingerprint: int, node_id: int, known: _Known, options: Options, now: float
-) -> _PeerPlan | None:
-    """Plan for one peer; None: an SA would have to be made under a key that was in use, and its numbers start again."""
-    ends = tunnels(view.node, peer.node)
-    mark = marks.node_mark(node_id, options.node_mark_mask)
-    before = {address: _entry(known.observed, address, fingerprint) for address in peer.node.addresses}
-    pair = marks.pair(view.node, peer.node)
-    used = formers.used_with(pair, known.used)
-    reached = max((keys.outbound_version(view.keys, peer.spi) or 0, *(entry.spi for entry in before.values())))
-    left_behind = used if min(reached, view.announced) > used else 0  # both are past what was used
-    made: dict[Ends, TunnelSas] = {}
-    for tunnel in sorted(set(ends.values()), key=str):
-        entry = before[tunnel[1]]
-        entry = replace(entry, retired=max(entry.retired, left_behind))
-        made[tunnel] = sas.plan_sas(view, peer, tunnel, mark, entry, known.held, options, now)
-    if formers.reuses(chain.from_iterable(one.sas for one in made.values()), known.observed, used):
-        return None
-    entries: dict[Address, PeerEntry] = {}
-    gone: list[SaId] = []
-    for (_, remote), one in made.items():
-        entries[remote] = PeerEntry(node_id, mark, one.spi, fingerprint, one.retired, pair)
-        gone += one.missing
-        gone += lost(one.sas, known.observed, remote, fingerprint, view.announced, known.keys)
-    for address in peer.node.addresses:
-        entries.setdefault(address, PeerEntry(node_id, mark, 0, fingerprint, pair=pair))
-    sends = bool(ends) and all(one.sends for one in made.values())
-    planned = tuple(chain.from_iterable(one.sas for one in made.values()))
-    takes = any(sa.mark is not None for sa in planned)
-    return _PeerPlan(
-        planned,
-        entries,
-        tuple(gone),
-        any(one.waiting for one in made.values()),
-        Way(peer, ends, sends) if sends or takes else None,
-    )
+    def reaches(self, name: str, mirror: Mirror) -> bool:
+        """Tell whether packets reach a node, encrypted, with what the kernel holds."""
+        return is_reached(self._parts.get(name, NO_PART), mirror)
 
+    def plan(
+        self,
+        view: View,
+        mirror: Mirror,
+        now: float,
+        departed: Mapping[int, float] = NOBODY,
+        fresh: Container[SaId] | None = None,
+    ) -> Plan:
+        """Decide which kernel objects should exist.
 
-def _entry(observed: Observation, address: Address, fingerprint: int) -> PeerEntry:
-    """Give what the peer map remembers of an address under these incarnations: nothing yet, if it has none."""
-    entry = observed.state.peers.get(address)
-    return entry if entry and entry.incarnations == fingerprint else PeerEntry(0, 0, 0, fingerprint)
+        ``mirror``: what the kernel holds, the same one each time. ``now`` is in the clock of ``view.announced_at`` and
+        of the kernel's use times (seconds since the epoch). ``departed``: ``departing`` of the plan before. ``fresh``:
+        the SAs whose usage in the mirror is of now; None: all.
+        """
+        changes = mirror.take_changes()
+        self._desired.changed.add(changes.keys)
+        moves = self._owners.update(view.node, Pods.of(view.pods))
+        mask = self.options.node_mark_mask
+        names = self._register.update(view, mirror, self._owners, moves, changes.remotes, mask)
+        names.update(name for pair in moves.values() for name in pair if name is not None)
+        concerned, of_all = self._concerned(view, mirror, moves, changes, now)
+        names = (names | concerned) - {view.node.name}
+        replaced = [
+            *self._replan(
+                names, view, Ground(mirror, self.options, now, of_all.used, self._pinned, of_all.windows_begin, fresh)
+            ),
+            self._plan_here(view, mirror, changes),
+        ]
+        rest, leaving = self._plan_rest(view, mirror, departed, now)
+        self._desired.put((*replaced, rest))
+        return self._summed_up(view, mirror, names, leaving)
 
+    def _concerned(
+        self, view: View, mirror: Mirror, moves: Moves, changes: Changes, now: float
+    ) -> tuple[set[str], _OfAll]:
+        """Give the nodes whose part must be made anew for what is neither their pods nor their announcement."""
+        register = self._register
+        names = set(self._special)
+        while self._due and self._due[0][0] <= now:
+            names.add(heapq.heappop(self._due)[1])
+        for identity in changes.keys.policies:
+            policy = self._desired.mappings["policies"].get(identity)
+            if policy is not None and policy.direction is Direction.OUT:
+                names.add(register.name_at(policy.tunnel_dst) or "")
+        pinned = frozenset(mirror.pinned.values())
+        names.update(register.name_at(identity.dst) or "" for identity in pinned ^ self._pinned)
+        many = cidrs.too_many(self._owners.remote(), self.options.max_exact, wide=bool(mirror.wide))
+        names |= self._ranged(view, moves, many=many)
+        otherwise = [address for address in register.astray if register.name_at(address) is not None]
+        used = formers.used_versions(view.node, mirror, otherwise)
+        begin = sas.windows_begin(register.without_window, mirror.with_window, self.options)
+        of_all = _OfAll(view.node, dict(view.keys), view.announced, view.announced_at, many, used, begin)
+        if of_all != self._of_all:
+            names |= self._parts.keys() | register.accepted.keys() | self._owners.numbers.keys()
+        self._of_all, self._pinned = of_all, pinned
+        return names - {""}, of_all
 
-def _problems(view: View, observed: Observation, settled: claims.Claims, returned: set[str]) -> list[Problem]:
-    found = [
-        *(Problem(ProblemKind.QUARANTINE, sentence) for sentence in settled.quarantined),
-        *(Problem(ProblemKind.QUARANTINE, formers.sentence(name)) for name in sorted(returned)),
-        *(Problem(ProblemKind.CAPACITY, sentence) for sentence in settled.crowded),
-        *(Problem(ProblemKind.CLAIM, sentence) for sentence in view.problems),
-    ]
-    if not view.keys and observed.state.sas:
-        # A daemon that started with a broken Secret: no key can be derived to make them anew.
-        found.append(Problem(ProblemKind.KEY, "no key is known; the SAs stay as they are until there is one"))
-    return found
+    def _ranged(self, view: View, moves: Moves, *, many: bool) -> set[str]:
+        """Keep account of pod CIDRs, where they are asked; give the nodes of which the answer may be another."""
+        shape = (self._register.nodes, view.node.addresses, view.node.pod_cidrs)
+        if not many:
+            self._ranges = None
+            return set()
+        if not self._is_known("shape", shape) or self._ranges is None:
+            self._ranges = cidrs.Ranges()
+            nodes = (view.node, *(peer.node for peer in self._register.peers.values()))
+            self._ranges.begin(nodes, self._owners.all())
+            return set(self._parts)
+        return self._ranges.move({address: owner for address, (_, owner) in moves.items()})
+
+    def _replan(self, names: Iterable[str], view: View, ground: Ground) -> list[_Replaced]:
+        """Make parts anew; give what they were and are."""
+        replaced = []
+        ready, by_cidr = set(self._ready), set(self._by_cidr)
+        for name in sorted(names):
+            pods, peer = self._owners.on(name), self._register.accepted.get(name)
+            if peer is None and not pods:
+                part = NO_PART
+            else:
+                wide = self._ranges is not None and bool(pods) and self._ranges.fit(name)
+                fingerprint, number = self._register.fingerprints.get(name, 0), self._register.ids.get(name, 0)
+                part = plan_part(view, pods, peer, fingerprint, number, wide, ground)
+            replaced.append((self._parts.get(name, NO_PART).state, part.state))
+            self._keep(name, part)
+            (ready.add if part.sends else ready.discard)(name)
+            (by_cidr.add if part.by_cidr else by_cidr.discard)(name)
+        if ready != self._ready:
+            self._ready = frozenset(ready)
+        if by_cidr != self._by_cidr:
+            self._by_cidr = frozenset(by_cidr)
+        return replaced
+
+    def _keep(self, name: str, part: Part) -> None:
+        if part is NO_PART:
+            self._parts.pop(name, None)
+        else:
+            self._parts[name] = part
+        if part.lost or part.returned or part.unmade or part.asks:
+            self._special[name] = part
+        else:
+            self._special.pop(name, None)
+        if part.due is not None:
+            heapq.heappush(self._due, (part.due, name))
+
+    def _plan_here(self, view: View, mirror: Mirror, changes: Changes) -> _Replaced:
+        """Plan for this node's devices and pods, if anything about them has changed; give what that was and is."""
+        observed, options = mirror.observation, self.options
+        pods = Pods.of(view.pods).on(view.node.name)
+        inputs = (view.node, pods, self._owners.on(view.node.name), observed.links, observed.suspects)
+        if self._is_known("here", inputs) and not changes.keys.sources and not changes.keys.rest:
+            return self._here.state, self._here.state
+        addresses = view.node.addresses
+        local = (address for pod in pods for address in pod.addresses)
+        found = devices.decide(observed.links, addresses, options.uplinks, local, mirror.state.sources)
+        alone = devices.without_device(observed.links, addresses, options.uplinks, pods, found)
+        hindered = interference.judge(observed.suspects, observed.links, addresses, options.mark_mask)
+        flags = dict.fromkeys(addresses, PodFlags.CANDIDATE | PodFlags.OWN)
+        flags.update(dict.fromkeys(inputs[2], PodFlags.LOCAL))
+        state = KernelState(pods=flags, sources=found.sources)
+        before, self._here = self._here, _Here(found, (*found.problems, *alone, *hindered), state)
+        return before.state, state
+
+    def _plan_rest(
+        self, view: View, mirror: Mirror, departed: Mapping[int, float], now: float
+    ) -> tuple[_Replaced, formers.Partings]:
+        """Plan for nodes not dealt with, and for what is left of those that went; give what that was and is."""
+        register = self._register
+        returned = {name for name, part in self._special.items() if part.returned}
+        others = (
+            [one for name, one in register.peers.items() if name not in register.accepted or name in returned]
+            if (returned or len(register.accepted) < len(register.peers))
+            else []
+        )
+        astray = {*register.astray, *(a for one in others for a in one.node.addresses if a in mirror.state.peers)}
+        planned = {address: entry for address in astray if (entry := self._entry(address)) is not None}
+        kept, kept_sas = claims.keep_quarantined((one.node for one in others), mirror, planned)
+        leaving = formers.partings(view.node, mirror, astray, planned | kept, departed, now)
+        state = KernelState(sas=kept_sas | dict(leaving.sas), peers=kept | dict(leaving.peers), formers=leaving.formers)
+        before, self._rest = self._rest, state
+        below = (view.candidates, tuple(address for one in others for address in one.node.addresses))
+        if not self._is_known("below", below):
+            self._desired.lay(dict.fromkeys((*below[0], *below[1]), PodFlags.CANDIDATE))
+        return (before, state), leaving
+
+    def _entry(self, address: Address) -> PeerEntry | None:
+        """Give the entry of the peer map that a part calls for."""
+        name = self._register.name_at(address)
+        return self._parts[name].state.peers.get(address) if name in self._parts else None
+
+    def _is_known(self, what: str, now: object) -> bool:
+        """Tell whether it was the same last time."""
+        before = self._known.get(what)
+        self._known[what] = now
+        return before == now
+
+    def _summed_up(self, view: View, mirror: Mirror, names: set[str], leaving: formers.Partings) -> Plan:
+        found = self._here.devices
+        state = KernelState(
+            **self._desired.mappings,
+            services=frozenset(view.services),
+            attachments=found.attachments,
+            nat_exemption=True,
+            policy_hash=mirror.observation.can_hash,
+            pod_devices=found.pod_devices,
+        )
+        special = sorted(self._special.items())
+        returned = frozenset(name for name, part in special if part.returned)
+        due = self._due[0][0] if self._due else None
+        gone = (since + formers.DEPARTED_LINGER for since in leaving.departing.values())
+        return Plan(
+            state,
+            self._ready,
+            sas.earliest(due, *gone),
+            tuple(identity for _, part in special for identity in part.lost),
+            tuple(dict.fromkeys((*self._problems(view, mirror, returned), *self._here.problems))),
+            self._by_cidr,
+            returned,
+            leaving.departing,
+            tuple(identity for _, part in special for identity in part.asks),
+            frozenset({*self._register.peers, *Pods.of(view.pods).by_node} - {view.node.name}),
+            frozenset(names),
+        )
+
+    def _problems(self, view: View, mirror: Mirror, returned: Iterable[str]) -> Iterator[Problem]:
+        register = self._register
+        yield from (Problem(ProblemKind.QUARANTINE, sentence) for sentence in register.quarantined)
+        yield from (Problem(ProblemKind.QUARANTINE, formers.sentence(name)) for name in sorted(returned))
+        yield from (Problem(ProblemKind.CAPACITY, sentence) for sentence in register.crowded)
+        yield from (Problem(ProblemKind.CLAIM, sentence) for sentence in view.problems)
+        if not view.keys and mirror.state.sas:
+            # A daemon that started with a broken Secret: no key can be derived to make them anew.
+            yield Problem(ProblemKind.KEY, "no key is known; the SAs stay as they are until there is one")
+        yield from self._owners.problems()

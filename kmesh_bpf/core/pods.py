@@ -1,53 +1,114 @@
-"""Who has which address, and what the pod map says of it."""
+"""Which node has the managed pod of an address. Pure.
+
+What runs here is known better than what others say: neither this node's addresses nor its pods' can be a pod's
+elsewhere. Of other nodes' pods the first by the node's name has an address; which is the right one is settled before,
+by whoever makes the view, this only sees to it that a plan never says two things of one address. No peer that is dealt
+with has a pod's address (:mod:`kmesh_bpf.core.claims`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterator
 
 from kmesh_bpf.core.problems import Problem, ProblemKind
-from kmesh_bpf.core.state import PodFlags
-from kmesh_bpf.core.view import Address, Peer, View
+from kmesh_bpf.core.view import Address, Node, Pod, Pods
+
+Moves = dict[Address, tuple[str | None, str | None]]
+"""The node that had an address, and the one that has it now; None: no managed pod."""
 
 
-def owners(view: View) -> tuple[dict[Address, str], list[Problem]]:
-    """Give the node that has the managed pod of each address, and a problem for each pod that is not believed.
+class Owners:
+    """The nodes of managed pods by address, remembered from view to view. ``numbers``: of addresses, by node."""
 
-    What runs here is known better than what others say: neither this node's addresses nor its pods' can be a pod's
-    elsewhere. Of other nodes' pods the first has an address; which is the right one is settled before, by whoever
-    makes the view, this only sees to it that a plan never says two things of one address. No peer that is dealt with
-    has a pod's address (:mod:`kmesh_bpf.core.claims`).
-    """
-    mine = frozenset(view.node.addresses)
-    found: dict[Address, str] = {}
-    problems = []
-    for pod in sorted(view.pods, key=lambda one: one.node != view.node.name):
-        for address in pod.addresses:
-            if address in mine:
-                whose = "this node's own"
-            elif found.setdefault(address, pod.node) != pod.node:
-                whose = f"a managed pod's on {found[address]}"
-            else:
-                continue
-            sentence = f"pod {pod.name} on {pod.node}: {address} is {whose}; delete the pod or mend its node"
-            problems.append(Problem(ProblemKind.CONFLICT, sentence))
-    return found, problems
+    def __init__(self) -> None:
+        self.numbers: Counter[str] = Counter()
+        self._pods = Pods()
+        self._here = ""
+        self._own: frozenset[Address] = frozenset()
+        self._claims: dict[Address, str] = {}
+        """A node that claims an address: the only one, or else the first of several."""
+        self._rivals: dict[Address, set[str]] = {}
+        """The nodes that claim an address, where they are several."""
+
+    def update(self, here: Node, pods: Pods) -> Moves:
+        """Take in what a view says; give the addresses that may have moved."""
+        before, now = self._pods.by_node, pods.by_node
+        names = [name for name, found in now.items() if before.get(name) is not found]
+        names += [name for name in before if name not in now]
+        claims = {name: (_addresses(self._pods.on(name)), _addresses(pods.on(name))) for name in names}
+        concerned = {address for was, now in claims.values() for address in was ^ now}
+        own = frozenset(here.addresses)
+        if (self._here, self._own) != (here.name, own):
+            concerned.update(self._claims)  # who has what may change with who we are
+        had = {address: self.owner(address) for address in concerned}
+        self._here, self._own, self._pods = here.name, own, pods
+        for name, (was, is_) in claims.items():
+            for address in was - is_:
+                self._drop(address, name)
+            for address in is_ - was:
+                self._claim(address, name)
+        moves = {address: (owner, self.owner(address)) for address, owner in had.items()}
+        self.numbers.subtract(owner for owner, _ in moves.values() if owner is not None)
+        self.numbers.update(owner for _, owner in moves.values() if owner is not None)
+        self.numbers += Counter()  # nobody without any stays
+        return moves
+
+    def all(self) -> dict[Address, str]:
+        """Give the node of each address that one has."""
+        return {address: owner for address in self._claims if (owner := self.owner(address)) is not None}
+
+    def remote(self) -> int:
+        """Give how many addresses other nodes have."""
+        return sum(self.numbers.values()) - self.numbers[self._here]
+
+    def owner(self, address: Address) -> str | None:
+        """Give the node that has the managed pod of an address, None: there is none."""
+        if address in self._own:
+            return None
+        rivals = self._rivals.get(address)
+        if rivals is None:
+            return self._claims.get(address)
+        return self._here if self._here in rivals else min(rivals)
+
+    def pod(self, address: Address) -> Pod | None:
+        """Give the managed pod that claims an address; of several, the last that would get it."""
+        rivals = self._rivals.get(address)
+        name = self._claims.get(address) if rivals is None else max(rivals - {self._here})
+        return next((pod for pod in reversed(self._pods.on(name)) if address in pod.addresses), None) if name else None
+
+    def on(self, name: str) -> tuple[Address, ...]:
+        """Give the addresses that a node's managed pods have."""
+        found = (address for pod in self._pods.on(name) for address in pod.addresses)
+        return tuple(dict.fromkeys(address for address in found if self.owner(address) == name))
+
+    def problems(self) -> Iterator[Problem]:
+        """Name each pod that misses an address."""
+        claimed = [address for address in self._own if address in self._claims]
+        for address in sorted((*claimed, *self._rivals), key=lambda one: (one.version, one)):
+            owner = self.owner(address)
+            whose = "this node's own" if owner is None else f"a managed pod's on {owner}"
+            for name in sorted(self._rivals.get(address, {self._claims.get(address, "")}) - {owner}):
+                for pod in self._pods.on(name):
+                    if address in pod.addresses:
+                        sentence = f"pod {pod.name} on {name}: {address} is {whose}; delete the pod or mend its node"
+                        yield Problem(ProblemKind.CONFLICT, sentence)
+
+    def _claim(self, address: Address, name: str) -> None:
+        first = self._claims.setdefault(address, name)
+        if first != name:
+            self._rivals.setdefault(address, {first}).add(name)
+
+    def _drop(self, address: Address, name: str) -> None:
+        rivals = self._rivals.get(address)
+        if rivals is None:
+            self._claims.pop(address, None)
+            return
+        rivals.discard(name)
+        self._claims[address] = min(rivals)
+        if len(rivals) == 1:
+            del self._rivals[address]
 
 
-def flags(
-    view: View, owner: Mapping[Address, str], peers: Iterable[Peer], ready: Collection[str]
-) -> dict[Address, PodFlags]:
-    """Give the pod map: managed pods, and what DNAT may turn into one. ``peers``: those whose addresses are theirs."""
-    candidates = {*view.candidates, *(a for peer in view.peers for a in peer.node.addresses)}
-    found = dict.fromkeys(candidates, PodFlags.CANDIDATE)
-    found.update(dict.fromkeys(view.node.addresses, PodFlags.CANDIDATE | PodFlags.OWN))
-    pods = dict.fromkeys(ready, PodFlags.REMOTE | PodFlags.READY)
-    pods[view.node.name] = PodFlags.LOCAL
-    for peer in peers:
-        if peer.node_traffic:
-            flag = PodFlags.CANDIDATE | PodFlags.PEER
-            if peer.node.name in ready:
-                flag |= PodFlags.READY
-                pods[peer.node.name] |= PodFlags.PEER
-            found.update((address, flag) for address in peer.node.addresses if address not in peer.unconfirmed)
-    found.update((address, pods.get(node, PodFlags.REMOTE)) for address, node in owner.items())
-    return found
+def _addresses(pods: tuple[Pod, ...]) -> set[Address]:
+    return {address for pod in pods for address in pod.addresses}

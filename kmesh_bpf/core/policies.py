@@ -6,7 +6,7 @@ Templates carry no SPI: the kernel takes the newest SA, so that a key replacemen
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Network
 from kmesh_bpf import contract
 from kmesh_bpf.core import marks
 from kmesh_bpf.core.options import Options
-from kmesh_bpf.core.state import Direction, Mark, Policy, PolicyId
+from kmesh_bpf.core.state import Direction, Mark, Policy
 from kmesh_bpf.core.tunnels import Ends
 from kmesh_bpf.core.view import Address, Network, Peer, View
 
@@ -50,56 +50,29 @@ def was_decrypted(mask: int) -> Mark:
     return Mark(marks.decrypted_mark(mask), mask & ~ASKS_ENCRYPTION)
 
 
-def plan_policies(
-    view: View,
-    owner: Mapping[Address, str],
-    ways: Mapping[str, Way],
-    by_cidr: Collection[str],
-    options: Options,
-) -> dict[PolicyId, Policy]:
-    """Give all policies.
+def policies_of(
+    view: View, pods: Iterable[Address], way: Way | None, options: Options, *, by_cidr: bool = False
+) -> Iterator[Policy]:
+    """Give the policies towards and from one other node.
 
-    ``owner``: the node of each managed pod's address. ``ways``: of peers that send to us or that we can send to, by
-    name; ``by_cidr``: names of those selected by pod CIDR, all of them ready.
-    Addresses of the peers among these are neither a pod's nor this node's (:mod:`kmesh_bpf.core.claims`).
+    ``pods``: addresses of its managed pods; ``way``: None where nothing is taken from it, nor can it be sent to;
+    ``by_cidr``: its pods are selected by pod CIDR. Its own addresses are neither a pod's nor this node's
+    (:mod:`kmesh_bpf.core.claims`).
     """
     encrypt, decrypted = to_encrypt(options.mark_mask), was_decrypted(options.mark_mask)
-    remote = [(address, node) for address, node in owner.items() if node != view.node.name]
-    found: list[Policy] = []
-    for pods, way in _pods_of_peers(remote, ways, by_cidr):
-        found.extend(_both_ways(pods, way, encrypt, decrypted))
-        if way.sends and way.peer.node_traffic:
-            found.extend(_from_this_node(view, pods, way.ends[pods.version]))
-    for address, way in _node_addresses(ways):
-        found.extend(_both_ways(host(address), way, encrypt, decrypted))
-    if options.strict:
-        ready = frozenset(name for name, way in ways.items() if way.sends)
+    sends = way is not None and way.sends
+    if way is not None:
+        for theirs in way.peer.node.pod_cidrs if by_cidr else map(host, pods):
+            yield from _both_ways(theirs, way, encrypt, decrypted)
+            if sends and way.peer.node_traffic:
+                yield from _from_this_node(view, theirs, way.ends[theirs.version])
+        for address in way.peer.node.addresses if way.peer.node_traffic else ():
+            if address not in way.peer.unconfirmed:
+                yield from _both_ways(host(address), way, encrypt, decrypted)
+    if options.strict and not sends:
         tag = (*view.node.addresses, LOOPBACK)[0]
-        found.extend(
-            Policy(Direction.OUT, ANY[address.version], host(address), encrypt, tag, tag, block=True)
-            for address, node in remote
-            if node not in ready
-        )
-    return {policy.id: policy for policy in found}
-
-
-def _pods_of_peers(
-    remote: list[tuple[Address, str]], ways: Mapping[str, Way], by_cidr: Collection[str]
-) -> Iterator[tuple[Network, Way]]:
-    for name in sorted(by_cidr):
-        for cidr in ways[name].peer.node.pod_cidrs:
-            yield cidr, ways[name]
-    for address, node in remote:
-        if node in ways and node not in by_cidr:
-            yield host(address), ways[node]
-
-
-def _node_addresses(ways: Mapping[str, Way]) -> Iterator[tuple[Address, Way]]:
-    for way in ways.values():
-        if way.peer.node_traffic:
-            for address in way.peer.node.addresses:
-                if address not in way.peer.unconfirmed:
-                    yield address, way
+        for address in pods:
+            yield Policy(Direction.OUT, ANY[address.version], host(address), encrypt, tag, tag, block=True)
 
 
 def _both_ways(theirs: Network, way: Way, encrypt: Mark, decrypted: Mark) -> Iterator[Policy]:

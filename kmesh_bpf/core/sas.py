@@ -6,13 +6,14 @@ two nodes' present incarnations stays as long as it is used or needed, also when
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, replace
 
 from kmesh_bpf import contract
 from kmesh_bpf.core import keys, marks
 from kmesh_bpf.core.options import Options
-from kmesh_bpf.core.state import Mark, Observation, PeerEntry, Sa, SaId, SaUsage
+from kmesh_bpf.core.state import Mark, PeerEntry, Sa, SaId, SaUsage
 from kmesh_bpf.core.tunnels import Ends
 from kmesh_bpf.core.view import Address, Key, Peer, View
 
@@ -26,10 +27,11 @@ Versions = Mapping[int, Sa]
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """The SAs in the kernel by what they are looked up by.
+    """The SAs in the kernel from and towards one peer, by what they are looked up by.
 
     ``pinned``: those that a policy of a former version of ours points to by SPI. ``windows_begin``: this node had its
-    replay window turned off and now has one.
+    replay window turned off and now has one. ``fresh``: those of which it is known how they were used up to now; None:
+    of all.
     """
 
     inbound: Mapping[tuple[Address, Address, Mark], Versions]
@@ -37,10 +39,15 @@ class Held:
     usage: Mapping[SaId, SaUsage]
     pinned: frozenset[SaId]
     windows_begin: bool
+    fresh: Container[SaId] | None
 
     def use(self, sa: Sa) -> SaUsage:
-        """Give how an SA was used."""
+        """Give how an SA was used, as far as that is known."""
         return self.usage.get(sa.id, NEVER)
+
+    def is_fresh(self, sa: Sa) -> bool:
+        """Tell whether that is known up to now."""
+        return self.fresh is None or sa.id in self.fresh
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +55,9 @@ class TunnelSas:
     """The outcome for one tunnel.
 
     ``version``: to be sent with, None: there is no key that both ends hold. ``sends``: an outbound SA is among ``sas``.
-    ``spi``, ``retired``: for the peer map. ``waiting``: another pass is due without any event. ``missing``: the SA of a
-    version that was sent with, which is gone and cannot be made: its pair of incarnations is at an end.
+    ``spi``, ``retired``: for the peer map. ``due``: when it must be looked at again though nothing has happened, in the
+    planner's clock; None: never. ``missing``: the SA of a version that was sent with, which is gone and cannot be made:
+    its pair of incarnations is at an end. ``asks``: SAs that may go, or not, by how they were used up to now.
     """
 
     sas: tuple[Sa, ...]
@@ -57,28 +65,37 @@ class TunnelSas:
     sends: bool
     spi: int
     retired: int
-    waiting: bool
+    due: float | None = None
     missing: tuple[SaId, ...] = ()
+    asks: tuple[SaId, ...] = ()
 
 
-def index(view: View, observed: Observation, options: Options) -> Held:
-    """Sort what was found, once for all peers."""
+def held(
+    found: Iterable[Sa],
+    usage: Mapping[SaId, SaUsage],
+    pinned: frozenset[SaId],
+    windows_begin: bool,
+    fresh: Container[SaId] | None,
+) -> Held:
+    """Sort what was found of one peer."""
     inbound: dict[tuple[Address, Address, Mark], dict[int, Sa]] = {}
     outbound: dict[Ends, dict[int, Sa]] = {}
-    windows = False
-    for sa in observed.state.sas.values():
-        windows = windows or sa.replay_window > 0
+    for sa in found:
         if sa.mark is None:
             outbound.setdefault((sa.src, sa.dst), {})[sa.spi] = sa
         else:
             inbound.setdefault((sa.src, sa.dst, sa.mark), {})[sa.spi] = sa
-    pinned = frozenset(
-        SaId(one.tunnel_src, one.tunnel_dst, one.spi, None) for one in observed.state.policies.values() if one.spi
-    )
-    # That a peer begins to announce a window changes nothing about SAs that exist, or its word would cost everybody
-    # their keys. So where some have none, it was this node's choice only if no SA has one and every peer announces one.
-    begin = options.replay_window > 0 and not windows and all(peer.replay_window for peer in view.peers)
-    return Held(inbound, outbound, observed.usage, pinned, begin)
+    return Held(inbound, outbound, usage, pinned, windows_begin, fresh)
+
+
+def windows_begin(peers_without: int, sas_with: int, options: Options) -> bool:
+    """Tell whether SAs that exist must be made anew with a replay window.
+
+    That a peer begins to announce a window changes nothing about SAs that exist, or its word would cost everybody their
+    keys. So where some have none, it was this node's choice only if no SA has one and every peer announces one.
+    ``peers_without``: how many peers announce none; ``sas_with``: how many SAs have one.
+    """
+    return options.replay_window > 0 and not sas_with and not peers_without
 
 
 def inbound_mark(node_mark: int, options: Options) -> Mark:
@@ -104,29 +121,38 @@ def plan_sas(
 ) -> TunnelSas:
     """Decide for one tunnel. ``before``: what the peer map says of its far end, for these very incarnations."""
     tunnel = _Tunnel(view, peer, ends, inbound_mark(node_mark, options), held, options)
-    accepting, retired = _inbound(tunnel, before.retired, now)
+    accepting, retired, leaving, asks = _inbound(tunnel, before.retired, now)
     sent = before.spi
     there = tunnel.living_outbound(sent)
     # Never below what was sent with, whatever the peer announces: that version's numbers have been used.
     version = max(keys.outbound_version(view.keys, peer.spi) or 0, sent, *there) or None
     if version is None:
-        return TunnelSas(accepting, None, False, sent, retired, waiting=bool(accepting))
+        return TunnelSas(accepting, None, False, sent, retired, leaving, asks=asks)
     newest = tunnel.outbound(version)
     if newest is None:
-        return TunnelSas(
-            (*accepting, *there.values()), version, bool(there), sent, retired, True, (SaId(*ends, version, None),)
-        )
-    older = tuple(
-        sa for spi, sa in there.items() if spi != version and (version not in there or _in_use(sa, held, now))
-    )
-    wait = version not in there and any(held.use(sa).added >= int(now) for sa in older)
-    sending = older if wait else (newest, *older)
-    sas = (*accepting, *sending)
+        missing = (SaId(*ends, version, None),)
+        return TunnelSas((*accepting, *there.values()), version, bool(there), sent, retired, leaving, missing, asks)
+    older = [sa for spi, sa in there.items() if spi != version]
+    wait, rests = False, None
+    if version in there:
+        resting = [(sa, _rests_at(sa, held, now)) for sa in older]
+        asks = (*asks, *(sa.id for sa in older if not held.is_fresh(sa)))
+        older = [sa for sa, at in resting if now < at]
+        rests = earliest(*(at for _, at in resting if now < at))
+    else:
+        wait = any(held.use(sa).added >= int(now) for sa in older)
+        rests = int(now) + 1.0 if wait else None
+    sas = (*accepting, *(older if wait else (newest, *older)))
     # The map remembers what was seen in the kernel, not what is hoped for: else an SA that the kernel refuses would
     # look like one that somebody removed.
     made = version in there and all(tunnel.is_made(sa) for sa in sas if sa.spi == version)
-    waiting = wait or any(sa.spi != version for sa in sas)
-    return TunnelSas(sas, version, True, max(sent, version) if made else sent, retired, waiting)
+    due = earliest(leaving, rests)
+    return TunnelSas(sas, version, True, max(sent, version) if made else sent, retired, due, asks=asks)
+
+
+def earliest(*times: float | None) -> float | None:
+    """Give the earliest of times, where there is one."""
+    return min((time for time in times if time is not None and time < math.inf), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,24 +217,35 @@ class _Tunnel:
         return ours if self.peer.replay_window else 0
 
 
-def _inbound(tunnel: _Tunnel, retired: int, now: float) -> tuple[tuple[Sa, ...], int]:
-    """Give the SAs to accept with, and the highest version ever retired, also one that nothing was received with."""
+def _inbound(tunnel: _Tunnel, retired: int, now: float) -> tuple[tuple[Sa, ...], int, float | None, tuple[SaId, ...]]:
+    """Give the SAs to accept with, the highest version ever retired, when the next may go, and which ones to ask of.
+
+    Retired is also one that nothing was received with.
+    """
     view, found = tunnel.view, tunnel.found_inbound()
-    usage = {spi: tunnel.held.use(sa) for spi, sa in found.items()}
+    usage = {spi: _as_known(sa, tunnel.held, now) for spi, sa in found.items()}
     held = {*view.keys, *found}
     kept = keys.inbound_versions(
         held,
         tunnel.peer.spi,
         view.announced,
-        now - view.announced_at,
+        view.announced_at,
         usage,
         now,
         tunnel.options.retirement,
     )
     sas = tuple(tunnel.inbound(spi) for spi in kept if spi in found or spi > retired)
-    return sas, max((retired, *held.difference(kept)))
+    asks = (sa.id for spi, sa in found.items() if kept.get(spi) is not None and not tunnel.held.is_fresh(sa))
+    return sas, max((retired, *held.difference(kept))), earliest(*kept.values()), tuple(asks)
 
 
-def _in_use(sa: Sa, held: Held, now: float) -> bool:
-    """Tell whether packets may be on their way through an outbound SA: deleting it would drop them."""
-    return sa.id in held.pinned or now - held.use(sa).last_used < OUTBOUND_LINGER
+def _as_known(sa: Sa, held: Held, now: float) -> SaUsage:
+    """Give how an SA was used; as far as that is not known, as if it had been right now."""
+    return held.use(sa) if held.is_fresh(sa) else replace(held.use(sa), last_used=int(now))
+
+
+def _rests_at(sa: Sa, held: Held, now: float) -> float:
+    """Give when no packet is on its way through an outbound SA any more, if none comes: deleting it would drop them."""
+    if sa.id in held.pinned:
+        return math.inf
+    return _as_known(sa, held, now).last_used + OUTBOUND_LINGER

@@ -5,10 +5,12 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from kmesh_bpf import contract
 from kmesh_bpf.core import operations as ops
 from kmesh_bpf.core.diff import diff, missing
+from kmesh_bpf.core.mirror import Keys, restricted
 from kmesh_bpf.core.operations import Operation
 from kmesh_bpf.core.render import render
 from kmesh_bpf.core.state import (
@@ -70,18 +72,23 @@ class FakeKernel:
         self._seen = self._silent(state)
         return Observation(state, dict(self.usage), self.links, self.remembered)
 
-    def _state(self) -> KernelState:
+    def find(self, keys: Keys) -> Observation:
+        """Give a copy of some objects."""
+        usage = {one: self.usage[one] for one in keys.sas if one in self.usage}
+        return Observation(restricted(self._state(copy=lambda one: one), keys), usage, self.links, self.remembered)
+
+    def _state(self, copy: Callable[[dict[Any, Any]], dict[Any, Any]] = dict) -> KernelState:
         return KernelState(
-            dict(self.sas),
-            dict(self.policies),
-            dict(self.pods),
-            dict(self.peers),
+            copy(self.sas),
+            copy(self.policies),
+            copy(self.pods),
+            copy(self.peers),
             frozenset(self.services),
             frozenset(self.attachments),
             self.nat_exemption,
-            dict(self.sources),
+            copy(self.sources),
             frozenset(self.pod_devices),
-            dict(self.formers),
+            copy(self.formers),
             self.policy_hash,
         )
 

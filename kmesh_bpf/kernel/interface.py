@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
+from kmesh_bpf.core.mirror import Keys
 from kmesh_bpf.core.operations import Operation
 from kmesh_bpf.core.state import Observation
 from kmesh_bpf.core.view import Address
@@ -37,6 +38,13 @@ class Kernel(Protocol):
             DecodeError: the observation would be torn or unreadable; nothing may be concluded from it.
             KernelError: the kernel refused to answer.
 
+        """
+
+    def find(self, keys: Keys) -> Observation:
+        """Find what there is of some objects of ours, as :meth:`observe` does; of SAs with their usage.
+
+        With ``keys.rest`` all that is not among the mappings of a KernelState too: devices and what is attached to
+        them, sets and switches, who this node is.
         """
 
     def apply(self, operations: Sequence[Operation]) -> tuple[Failure, ...]:

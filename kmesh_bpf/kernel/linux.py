@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
 from kmesh_bpf.core import operations as ops
 from kmesh_bpf.core.diff import diff, missing
+from kmesh_bpf.core.mirror import Keys
 from kmesh_bpf.core.operations import Operation
 from kmesh_bpf.core.render import render
 from kmesh_bpf.core.state import Attachment, KernelState, Link, Observation
@@ -135,27 +136,62 @@ class LinuxKernel:
         if self._pins:
             self._pins.restore()
         found = [one for one in self._xfrm.dump_sas() if one.sa]
-        devices = self._links.list()
-        attachments = self._tc.attached(devices, self._loaded)
         # Before the maps are read: what somebody changes meanwhile shows in what is read, or at the next look.
-        self._seen = _Seen(devices, attachments, self._maps.fingerprint() if self._maps else ())
-        thresholds = self._thresholds.found()
-        state = KernelState(
+        fingerprint, rest = self._fingerprint(), self._rest()
+        self._seen = _Seen(rest.links, rest.state.attachments, fingerprint)
+        state = replace(
+            rest.state,
             sas={one.id: one.sa for one in found if one.sa},
             policies={policy.id: policy for policy in self._xfrm.dump_policies()},
             pods=self._maps.pods() if self._maps else {},
             peers=self._maps.peers() if self._maps else {},
-            services=self._maps.services() if self._maps else frozenset(),
-            attachments=attachments,
-            nat_exemption=self._nat.installed(),
             sources=self._maps.sources() if self._maps else {},
-            pod_devices=self._maps.pod_devices() if self._maps else frozenset(),
             formers=self._maps.formers() if self._maps else {},
+        )
+        return replace(rest, state=state, usage={one.id: one.usage for one in found})
+
+    def find(self, keys: Keys) -> Observation:
+        """See :class:`kmesh_bpf.kernel.interface.Kernel`."""
+        maps = self._need_maps()
+        found = [one for one in self._xfrm.find_sas(keys.sas) if one.sa]
+        rest = self._rest() if keys.rest else Observation(KernelState())
+        if keys.rest and self._seen is not None:
+            self._seen = replace(self._seen, devices=rest.links, attachments=rest.state.attachments)
+        pods = ((address, maps.pod(address)) for address in keys.pods)
+        peers = ((address, maps.peer(address)) for address in keys.peers)
+        sources = ((address, maps.source(address)) for address in keys.sources)
+        formers = ((pair, maps.former(pair)) for pair in keys.formers)
+        state = replace(
+            rest.state,
+            sas={one.id: one.sa for one in found if one.sa},
+            policies={policy.id: policy for policy in self._xfrm.find_policies(keys.policies)},
+            pods={address: flags for address, flags in pods if flags},
+            peers={address: entry for address, entry in peers if entry is not None},
+            sources={address: ifindex for address, ifindex in sources if ifindex is not None},
+            formers={pair: spi for pair, spi in formers if spi is not None},
+        )
+        return replace(rest, state=state, usage={one.id: one.usage for one in found})
+
+    def _rest(self) -> Observation:
+        """Observe all but the mappings of a KernelState, and the usage of SAs."""
+        devices, thresholds = self._links.list(), self._thresholds.found()
+        state = KernelState(
+            services=self._maps.services() if self._maps else frozenset(),
+            attachments=self._tc.attached(devices, self._loaded),
+            nat_exemption=self._nat.installed(),
+            pod_devices=self._maps.pod_devices() if self._maps else frozenset(),
             policy_hash=self._lowered(thresholds),
         )
-        usage = {one.id: one.usage for one in found}
-        suspects = self._rules.suspects()
-        return Observation(state, usage, devices, self.incarnation(), suspects, can_hash=thresholds is not None)
+        return Observation(
+            state,
+            links=devices,
+            incarnation=self.incarnation(),
+            suspects=self._rules.suspects(),
+            can_hash=thresholds is not None,
+        )
+
+    def _fingerprint(self) -> tuple[object, ...]:
+        return self._maps.fingerprint() if self._maps else ()
 
     def _lowered(self, found: Thresholds | None) -> bool:
         """Tell whether the thresholds are ours: lowered, and those before kept."""
@@ -179,6 +215,7 @@ class LinuxKernel:
 
     def apply(self, operations: Sequence[Operation]) -> tuple[Failure, ...]:
         """See :class:`kmesh_bpf.kernel.interface.Kernel`; runs of XFRM operations go out as batches."""
+        before = self._fingerprint() if self._seen is not None else ()
         failures: list[Failure] = []
         for kind, run in groupby(operations, key=_batch):
             together = list(run)
@@ -186,6 +223,9 @@ class LinuxKernel:
                 failures.extend(self._xfrm.apply([one for one in together if isinstance(one, XfrmOperation)]))
             elif kind is not ops.SetPod or not self._set_pods(together):
                 failures.extend(self._apply_each(together))
+        if self._seen is not None and before == self._seen.maps:
+            # What we write ourselves is nothing to look into; what somebody else has written before is, still.
+            self._seen = replace(self._seen, maps=self._fingerprint())
         return tuple(failures)
 
     def remove_stale(self) -> None:

@@ -169,12 +169,8 @@ class Maps:
 
     def pod(self, address: Address) -> PodFlags:
         """Give what is said of one address; nothing where it has no entry."""
-        try:
-            return PodFlags(self._of("kmesh_pods", address).get(address.packed).flags)
-        except KernelError as error:
-            if error.errno == errno.ENOENT:
-                return PodFlags(0)
-            raise
+        value = self._of("kmesh_pods", address).find(address.packed)
+        return PodFlags(value.flags if value is not None else 0)
 
     def set_pod(self, address: Address, flags: PodFlags) -> None:
         """Write an entry.
@@ -202,10 +198,12 @@ class Maps:
 
     def peers(self) -> dict[Address, PeerEntry]:
         """Give the peers by outer address."""
-        return {
-            address: PeerEntry(value.node_id, value.node_mark, value.spi, value.incarnations, value.retired, value.pair)
-            for address, value in self._by_address("kmesh_peers")
-        }
+        return {address: _peer(value) for address, value in self._by_address("kmesh_peers")}
+
+    def peer(self, address: Address) -> PeerEntry | None:
+        """Give the peer at an outer address; None: there is no entry."""
+        value = self._of("kmesh_peers", address).find(address.packed)
+        return _peer(value) if value is not None else None
 
     def set_peer(self, address: Address, entry: PeerEntry) -> None:
         """Write an entry.
@@ -231,6 +229,11 @@ class Maps:
     def sources(self) -> dict[Address, int]:
         """Give the device (ifindex) of each managed pod's address of this node."""
         return {address: value.ifindex for address, value in self._by_address("kmesh_srcs")}
+
+    def source(self, address: Address) -> int | None:
+        """Give the device that an address is bound to; None: there is no entry."""
+        value = self._of("kmesh_srcs", address).find(address.packed)
+        return int(value.ifindex) if value is not None else None
 
     def set_source(self, address: Address, ifindex: int) -> None:
         """Bind an address to a device.
@@ -266,6 +269,11 @@ class Maps:
         """Give the pairs of incarnations whose SAs are gone, and the highest key version that was in use."""
         entries = self._maps["kmesh_formers"].entries()
         return {int.from_bytes(key, sys.byteorder): value.spi for key, value in entries}
+
+    def former(self, pair: int) -> int | None:
+        """Give the highest key version that was in use by a pair of incarnations; None: there is no entry."""
+        value = self._maps["kmesh_formers"].find(pair.to_bytes(8, sys.byteorder))
+        return int(value.spi) if value is not None else None
 
     def set_former(self, pair: int, spi: int) -> None:
         """Remember a pair of incarnations.
@@ -374,6 +382,10 @@ class Maps:
             yield IPv4Address(key), value
         for key, value in self._maps[f"{family}6"].entries():
             yield IPv6Address(key), value
+
+
+def _peer(value: Any) -> PeerEntry:
+    return PeerEntry(value.node_id, value.node_mark, value.spi, value.incarnations, value.retired, value.pair)
 
 
 def _index(number: int) -> bytes:

@@ -87,6 +87,15 @@ class PinnedMap:
         bpf.check(bpf.map_lookup(self.fd, ffi.from_buffer(key), value), "read", self.path)
         return value
 
+    def find(self, key: bytes) -> Any:
+        """Give a pointer to a copy of a value, as :meth:`get` does; None: there is no such entry."""
+        try:
+            return self.get(key)
+        except KernelError as error:
+            if error.errno == errno.ENOENT:
+                return None
+            raise
+
     def get_per_cpu(self, key: bytes, cpus: int) -> tuple[int, ...]:
         """Give the value of each CPU, of a per-CPU map of 64-bit numbers."""
         values = ffi.new("__u64[]", cpus)

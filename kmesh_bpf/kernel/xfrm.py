@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from kmesh_bpf._abi import lib
 from kmesh_bpf.core import operations as ops
-from kmesh_bpf.core.state import Policy, Sa
+from kmesh_bpf.core.state import Policy, PolicyId, Sa, SaId
 from kmesh_bpf.errors import ConflictError, EncodeError, KernelError, KmeshBpfError, UnsupportedError
 from kmesh_bpf.kernel import xfrm_messages as wire
 from kmesh_bpf.kernel.interface import Failure
@@ -20,6 +20,9 @@ GROUPS: int = lib.XFRMGRP_SA | lib.XFRMGRP_POLICY
 """Multicast groups that tell of every change of an SA or policy."""
 NO_ESP = frozenset({errno.EPROTONOSUPPORT, errno.ENOSYS, errno.ENOENT})
 """What the kernel answers to an SA of ours where it lacks ESP (the type) or GCM (the algorithm; seen: ENOSYS)."""
+
+ABSENT = frozenset({errno.ESRCH, errno.ENOENT})
+"""What the kernel answers where there is no such SA, and no such policy."""
 
 
 class Xfrm:
@@ -39,6 +42,26 @@ class Xfrm:
         bodies = self._socket.dump(wire.encode_dump_policies())
         decoded = (wire.decode_policy(body) for number, body in bodies if number == lib.XFRM_MSG_NEWPOLICY)
         return [found.policy for found in decoded if found.policy is not None]
+
+    def find_sas(self, identities: Iterable[SaId]) -> list[DecodedSa]:
+        """Give those of some SAs that are there."""
+        bodies = (self._find(wire.encode_get_sa(one)) for one in identities)
+        decoded = (wire.decode_sa(body) for body in bodies if body is not None)
+        return [sa for sa in decoded if sa is not None]
+
+    def find_policies(self, identities: Iterable[PolicyId]) -> list[Policy]:
+        """Give those of some policies that are there and ours."""
+        bodies = (self._find(wire.encode_get_policy(one)) for one in identities)
+        decoded = (wire.decode_policy(body) for body in bodies if body is not None)
+        return [found.policy for found in decoded if found.policy is not None]
+
+    def _find(self, request: bytes) -> bytes | None:
+        try:
+            return self._socket.get(request)
+        except KernelError as error:
+            if error.errno in ABSENT:
+                return None
+            raise
 
     def apply(self, operations: Sequence[XfrmOperation]) -> tuple[Failure, ...]:
         """Carry out the operations in order, many in one send; give those that failed."""
@@ -91,7 +114,7 @@ def _encode(operation: XfrmOperation) -> list[tuple[str, Sa | Policy, bytes]]:
 
 def _error(ack: Ack, verb: str, what: Sa | Policy) -> KmeshBpfError | None:
     target = _text(what)
-    if verb.startswith("delete") and ack.errno in (errno.ESRCH, errno.ENOENT):
+    if verb.startswith("delete") and ack.errno in ABSENT:
         return None  # gone already: absent, as asked
     if ack.errno == errno.EEXIST:
         return ConflictError(verb, target, ack.errno, "something that is not ours stands in its place")

@@ -15,7 +15,7 @@ from typing import Any
 from kmesh_bpf import contract
 from kmesh_bpf._abi import ffi, lib
 from kmesh_bpf.core.policies import UNMARKED
-from kmesh_bpf.core.state import ICV_BITS, Direction, Mark, Policy, Sa, SaId, SaUsage
+from kmesh_bpf.core.state import ICV_BITS, Direction, Mark, Policy, PolicyId, Sa, SaId, SaUsage
 from kmesh_bpf.core.view import KEY_BYTES, Address, Key, Network
 from kmesh_bpf.errors import ConfigError, DecodeError
 from kmesh_bpf.kernel import xfrm_checks, xfrm_marks
@@ -101,13 +101,21 @@ def encode_new_sa(sa: Sa) -> bytes:
 def encode_delete_sa(sa: Sa) -> bytes:
     """XFRM_MSG_DELSA by (destination, SPI, mark), as the SAD tells them apart."""
     xfrm_checks.check_sa(sa)
+    return message(lib.XFRM_MSG_DELSA, 0, _sa_id(sa.id))
+
+
+def encode_get_sa(identity: SaId) -> bytes:
+    """XFRM_MSG_GETSA by (destination, SPI, mark)."""
+    return message(lib.XFRM_MSG_GETSA, 0, _sa_id(identity))
+
+
+def _sa_id(identity: SaId) -> bytes:
     info = ffi.new("struct xfrm_usersa_id *")
-    _put_address(info.daddr, sa.dst)
-    info.spi = socket.htonl(sa.spi)
-    info.family = FAMILIES[sa.dst.version]
+    _put_address(info.daddr, identity.dst)
+    info.spi = socket.htonl(identity.spi)
+    info.family = FAMILIES[identity.dst.version]
     info.proto = socket.IPPROTO_ESP
-    mark = attribute(lib.XFRMA_MARK, _mark(sa.mark)) if sa.mark else b""
-    return message(lib.XFRM_MSG_DELSA, 0, _bytes(info) + mark)
+    return _bytes(info) + (attribute(lib.XFRMA_MARK, _mark(identity.mark)) if identity.mark else b"")
 
 
 def encode_set_policy(policy: Policy, *, replace: bool) -> bytes:
@@ -131,10 +139,19 @@ def encode_set_policy(policy: Policy, *, replace: bool) -> bytes:
 def encode_delete_policy(policy: Policy) -> bytes:
     """XFRM_MSG_DELPOLICY by selector and mark."""
     xfrm_checks.check_policy(policy)
+    return message(lib.XFRM_MSG_DELPOLICY, 0, _policy_id(policy.id))
+
+
+def encode_get_policy(identity: PolicyId) -> bytes:
+    """XFRM_MSG_GETPOLICY by selector and mark."""
+    return message(lib.XFRM_MSG_GETPOLICY, 0, _policy_id(identity))
+
+
+def _policy_id(identity: PolicyId) -> bytes:
     info = ffi.new("struct xfrm_userpolicy_id *")
-    _put_selector(info.sel, policy)
-    info.dir = DIRECTIONS[policy.direction]
-    return message(lib.XFRM_MSG_DELPOLICY, 0, _bytes(info) + _policy_mark(policy))
+    _put_selector(info.sel, identity)
+    info.dir = DIRECTIONS[identity.direction]
+    return _bytes(info) + _policy_mark(identity)
 
 
 def encode_dump_sas() -> bytes:
@@ -266,7 +283,7 @@ def _template(src: Address, dst: Address, spi: int) -> bytes:
     return attribute(lib.XFRMA_TMPL, _bytes(template))
 
 
-def _policy_mark(policy: Policy) -> bytes:
+def _policy_mark(policy: Policy | PolicyId) -> bytes:
     """Encode a policy's mark; the kernel leaves one that matches everything out of its dumps, and so do we."""
     return b"" if policy.mark == UNMARKED else attribute(lib.XFRMA_MARK, _mark(policy.mark))
 
@@ -363,7 +380,7 @@ def _read_network(raw: bytes, prefix_length: int, family: int) -> Network:
         raise DecodeError(f"selector {address}/{prefix_length}: {error}") from error
 
 
-def _put_selector(selector: Any, policy: Policy) -> None:
+def _put_selector(selector: Any, policy: Policy | PolicyId) -> None:
     selector.family = FAMILIES[policy.src.version]
     _put_address(selector.saddr, policy.src.network_address)
     _put_address(selector.daddr, policy.dst.network_address)

@@ -203,7 +203,9 @@ def test_replacing_the_key_follows_the_design_s_steps():
     for sa in list(world.kernel.usage):
         world.kernel.use(sa, world.now)
     report = world.run(rotating(peer=2, announced=2, announced_at=world.now))
-    assert (world.outbound(), report.plan.transition) == ({1}, True), "not two in one second: which one is the newest?"
+    assert (world.outbound(), report.plan.due is not None) == ({1}, True), (
+        "not two in one second: which one is the newest?"
+    )
     world.now += 1
     report = world.run(rotating(peer=2, announced=2, announced_at=1000.0))
     assert (world.inbound(), world.outbound(), world.sending()) == ({1, 2}, {1, 2}, 2)
@@ -214,7 +216,7 @@ def test_replacing_the_key_follows_the_design_s_steps():
     world.now += 30
     report = world.run(rotating(peer=2, announced=2, announced_at=1000.0))
     assert (world.inbound(), world.outbound()) == ({2}, {2})
-    assert not report.plan.transition
+    assert report.plan.due is None
     assert not report.renewed
 
 
@@ -229,7 +231,7 @@ def test_a_peer_that_leaves_takes_all_its_objects_along_after_a_while_and_is_rem
     world.run(mesh.view())
     view = mesh.view()
     missed = world.run(replace(view, peers=view.peers[:1], pods=view.pods[:2]))
-    assert missed.plan.transition
+    assert missed.plan.due is not None
     assert not any(R3 in (policy.tunnel_src, policy.tunnel_dst) for policy in world.kernel.policies.values())
     assert world.outbound(R3) == {1}
     assert not world.kernel.formers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import select
 import selectors
 import socket
@@ -40,15 +41,13 @@ from kmesh_bpf import (
     Key,
     KmeshBpfError,
     Operation,
+    Reconciler,
     Report,
     View,
     __version__,
     evidence,
     managed_pods,
-    preview,
-    reconcile,
 )
-from kmesh_bpf import Memory as PassMemory
 
 log = logging.getLogger("kmesh")
 
@@ -67,8 +66,8 @@ FIRST_RETRY, LAST_RETRY = 0.5, 30.0
 class Memory:
     """What the daemon knows beyond the cluster and the kernel: the keys it has seen and what it has announced.
 
-    ``used``: digests of keys that were in force before. ``passes``: what one pass leaves for the next. ``evidence``:
-    what the last pass left in the kernel that claims are measured by. ``addresses``: this node's, of the last pass.
+    ``used``: digests of keys that were in force before. ``evidence``: what the last pass left in the kernel that claims
+    are measured by. ``addresses``: this node's, of the last pass.
     ``standing``: what the last pass found wrong, by where.
     """
 
@@ -81,7 +80,6 @@ class Memory:
     standing: dict[str, tuple[str, ...]] = field(default_factory=dict)
     published: bool = False
     generation: int = 0
-    passes: PassMemory = field(default_factory=PassMemory)
     evidence: Evidence | None = None
     addresses: tuple[Address, ...] = ()
     status: NodeStatus | None = None
@@ -110,10 +108,11 @@ class Daemon:
         self.kernel = kernel
         self.recorder = recorder
         self.boot = boot
-        self.fresh = fresh or fresh_incarnation
         self.clock = recorder.clock
         self.memory = Memory()
         self.views = Views(config.node)
+        self.passes = Reconciler(kernel, config.options, self.clock, fresh or fresh_incarnation)
+        self.whole_at = -math.inf
         self.stopping = False
         self.took = self.ended = 0.0
 
@@ -174,6 +173,7 @@ class Daemon:
             elif not self.source.changed():
                 if look.left() > 0 or not (look.finds_anything() and heed):
                     continue
+                self._forget()
                 return
             owed = self.took - (time.monotonic() - self.ended)
             time.sleep(min(max(SETTLE, owed), LONGEST_SETTLE))
@@ -181,8 +181,14 @@ class Daemon:
                 self._guard()
             return
 
+    def _forget(self) -> None:
+        """Have the next pass observe the whole kernel, and not only what it writes."""
+        self.passes.forget()
+        self.whole_at = time.monotonic()
+
     def _guard(self) -> None:
         """Give a device that has just come its programs before anything else; a pass does the rest, and tells."""
+        self._forget()
         addresses = self.memory.addresses
         if not addresses:
             return  # before the first pass there is nothing to go by, and it comes at once
@@ -198,17 +204,10 @@ class Daemon:
         """Do one pass; give the seconds until the next one is due without any event."""
         began, started = self.clock(), time.monotonic()
         objects = self.source.read()
+        if started - self.whole_at >= PERIOD or self.kernel.changed() or self.kernel.look():
+            self._forget()
         view = self.view(objects)
-        report = reconcile(
-            self.kernel,
-            view,
-            self.config.options,
-            self.clock,
-            self.fresh,
-            shown=self._shown(objects),
-            memory=self.memory.passes,
-        )
-        self.memory.passes = report.memory
+        report = self.passes.run(view, shown=self._shown(objects))
         self.memory.addresses = view.node.addresses
         self._tell(report)
         self._publish(report, objects)
@@ -223,10 +222,12 @@ class Daemon:
         elif not report.failures:
             return SETTLE  # what is left is of a later step: the first pass only brought it about
         if report.failures:
+            self._forget()  # somebody else may be at work
             return TRANSITION_PERIOD
         if claims_changed:
             return SETTLE
-        return TRANSITION_PERIOD if report.plan.transition else min(PERIOD, self.recorder.unwritten)
+        due = max(SETTLE, report.plan.due - self.clock()) if report.plan.due is not None else PERIOD
+        return min(PERIOD, due, self.recorder.unwritten)
 
     def _look(self, report: Report, view: View, objects: ClusterObjects) -> bool:
         """Take in what the kernel shows now; tell whether another claim holds by that than the pass went by."""
@@ -268,8 +269,7 @@ class Daemon:
     def preview(self) -> tuple[Operation, ...]:
         """Give what a first pass would do (``--dry-run``); see :meth:`view` for errors."""
         objects = self.source.read()
-        shown, options = self._shown(objects), self.config.options
-        return preview(self.kernel, self.view(objects), options, self.clock(), self.fresh, shown=shown)
+        return self.passes.preview(self.view(objects), shown=self._shown(objects))
 
     def view(self, objects: ClusterObjects) -> View:
         """Give what is known now.
@@ -289,8 +289,8 @@ class Daemon:
             # A restart: our inbound SAs for that version have been there all along.
             self.memory.announced = ours.spi
         self._problems("cluster", objects.problems)
-        if self.memory.evidence is None:
-            self.memory.evidence = evidence(self.kernel.observe())
+        # Of now: an address that was given on to another node's pod is not this node's any more once its device is gone.
+        self.memory.evidence = evidence(self.passes.observe())
         return self.views.view(
             objects,
             keys=self.memory.keys,
@@ -348,7 +348,7 @@ class Daemon:
             if report.decision.recreate:
                 self.source.withdraw(node.name, status=False)
             self.source.publish(wanted)
-            self.memory.passes = self.memory.passes.announced(recreated=report.decision.recreate)
+            self.passes.memory = self.passes.memory.announced(recreated=report.decision.recreate)
             log.info("announced: SPI %d, incarnation %s", spi, report.incarnation)
         if self.memory.announced != spi or not self.memory.published:
             self.memory.announced, self.memory.announced_at, self.memory.published = spi, self.clock(), True

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kmesh_bpf.core.cidrs import by_cidr
+from kmesh_bpf.core.cidrs import Ranges, too_many
 from kmesh_bpf.core.view import Node, Peer, View
 from tests.unit.core import mesh
 
@@ -17,7 +17,11 @@ READY = {"n2", "n3"}
 
 
 def chosen(view=VIEW, owner=OWNER, ready=READY, limit=0):
-    return by_cidr(view, owner, ready, limit)
+    if not too_many(sum(node != view.node.name for node in owner.values()), limit, wide=False):
+        return frozenset()
+    ranges = Ranges()
+    ranges.begin((view.node, *(peer.node for peer in view.peers)), owner)
+    return {name for name in ready if name in owner.values() and ranges.fit(name)}
 
 
 def changed(index, **changes):
@@ -85,7 +89,7 @@ def test_of_any_cluster_the_cidrs_chosen_hold_the_peer_s_pods_and_no_address_of_
     ]
     owner = data.draw(st.dictionaries(NUMBERS.map(lambda one: ip_address(0x0A000000 + one)), st.sampled_from(names)))
     view = View(nodes[0], tuple(Peer(node, 1) for node in nodes[1:]))
-    for name in by_cidr(view, owner, set(names[1:]), 0):
+    for name in chosen(view, owner, names[1:]):
         mine = next(node for node in nodes if node.name == name)
         for address, node in owner.items():
             assert any(address in cidr for cidr in mine.pod_cidrs) == (node == name)

@@ -8,9 +8,11 @@ import pytest
 
 from kmesh_bpf.core import marks
 from kmesh_bpf.core.claims import Claims, evidence, settle
+from kmesh_bpf.core.mirror import Mirror
 from kmesh_bpf.core.planner import Options, ProblemKind, make_plan
+from kmesh_bpf.core.pods import Owners
 from kmesh_bpf.core.state import KernelState, Observation, PodFlags
-from kmesh_bpf.core.view import Peer, View
+from kmesh_bpf.core.view import Peer, Pods, View
 from tests.unit.core import mesh
 
 EMPTY = Observation(KernelState(), links=mesh.LINKS)
@@ -23,19 +25,21 @@ def peer(name: str, boot: str = "boot", **changes) -> Peer:
     return Peer(node, 1, mesh.WINDOW, **changes)
 
 
-def settled(*peers: Peer, observed: Observation = EMPTY, mask: int = Options().node_mark_mask, **changes) -> Claims:
+def settled(*peers: Peer, observed: Observation = EMPTY, **changes) -> Claims:
     """Give what is decided, whatever the order in which the peers come."""
     answers = []
     for order in permutations(peers):
         view = mesh.view(peers=order, **changes)
         fingerprints = {one.node.name: marks.incarnations(view.node, one.node) for one in order}
-        answers.append(settle(view, fingerprints, observed, mask))
+        owners = Owners()
+        owners.update(view.node, Pods.of(view.pods))
+        answers.append(settle(view, fingerprints, Mirror(observed), owners.pod))
     assert all(answer == answers[0] for answer in answers)
     return answers[0]
 
 
 def names(claims: Claims) -> list[str]:
-    return [one.node.name for one in claims.accepted]
+    return sorted(claims.accepted)
 
 
 def kernel(view: View) -> Observation:

@@ -153,14 +153,14 @@ def test_a_peer_that_is_missed_keeps_its_sas_for_a_while_and_its_policies_not_at
     alone = replace(VIEW, peers=VIEW.peers[:1])
     plan = make_plan(alone, KERNEL, Options(), NOW)
     (missed,) = plan.departing
-    assert (plan.departing[missed], plan.transition, plan.lost) == (NOW, True, ())
+    assert (plan.departing[missed], plan.due, plan.lost) == (NOW, NOW + DEPARTED_LINGER, ())
     assert {sa.id for sa in plan.state.sas.values()} == set(KERNEL.state.sas)
     assert plan.state.peers == KERNEL.state.peers
     assert not any(R3 in (policy.tunnel_src, policy.tunnel_dst) for policy in plan.state.policies.values())
     later = make_plan(alone, KERNEL, Options(), NOW + DEPARTED_LINGER - 1, plan.departing)
     assert later.departing == plan.departing
     gone = make_plan(alone, KERNEL, Options(), NOW + DEPARTED_LINGER, plan.departing)
-    assert (gone.departing, gone.transition, gone.state.formers) == ({}, False, {PAIR3: 1})
+    assert (gone.departing, gone.due, gone.state.formers) == ({}, None, {PAIR3: 1})
     assert not any(R3 in (sa.src, sa.dst) for sa in gone.state.sas.values())
     assert R3 not in gone.state.peers
 

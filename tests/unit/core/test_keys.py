@@ -56,7 +56,8 @@ def test_outbound_is_the_highest_version_held_that_the_peer_can_decrypt(held, an
 
 
 def inbound(held, peer, ours, announced_for=100.0, usage=None):
-    return keys.inbound_versions(held, peer, ours, announced_for, usage or {}, NOW, Retirement(grace=10, idle=10))
+    since = NOW - announced_for
+    return tuple(keys.inbound_versions(held, peer, ours, since, usage or {}, NOW, Retirement(grace=10, idle=10)))
 
 
 def test_both_versions_are_accepted_until_the_peer_announces_the_new_one():

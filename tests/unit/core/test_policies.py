@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from kmesh_bpf.core.marks import incarnations
 from kmesh_bpf.core.options import Options
 from kmesh_bpf.core.planner import make_plan
-from kmesh_bpf.core.pods import owners
+from kmesh_bpf.core.pods import Owners
 from kmesh_bpf.core.policies import ANY, UNMARKED, host, to_encrypt, was_decrypted
 from kmesh_bpf.core.problems import ProblemKind
 from kmesh_bpf.core.state import Direction, KernelState, Mark, Observation, PodFlags
 from kmesh_bpf.core.tunnels import tunnels
-from kmesh_bpf.core.view import Node, Peer, Pod, View
+from kmesh_bpf.core.view import Node, Peer, Pod, Pods, View
 from tests.unit.core import mesh
 
 L, R = ip_address("10.10.0.1"), ip_address("10.10.0.2")
@@ -214,7 +214,7 @@ def test_of_any_cluster_each_managed_address_elsewhere_has_exactly_one_policy_to
     outer = {peer.node.name: set(peer.node.addresses) for peer in view.peers}
     mine = set(view.node.addresses) | {a for pod in view.pods if pod.node == view.node.name for a in pod.addresses}
     where = {}
-    for pod in view.pods:
+    for pod in sorted(view.pods, key=lambda one: one.node):
         for address in pod.addresses:
             if address not in mine:
                 where.setdefault(address, pod.node)
@@ -253,7 +253,9 @@ def test_of_any_cluster_what_a_peer_may_send_encrypted_is_taken_from_it_whether_
         accepted = entry is not None and entry.incarnations == incarnations(view.node, peer.node)
         if peer.node.name in found.ready_peers or (accepted and not inbound.isdisjoint(ends.values())):
             ways[peer.node.name] = (peer, ends)
-    where, _ = owners(view)
+    owners = Owners()
+    owners.update(view.node, Pods.of(view.pods))
+    where = owners.all()
     expected = [(address, ways[node][1]) for address, node in where.items() if node in ways]
     expected += [
         (address, ends) for peer, ends in ways.values() if peer.node_traffic for address in peer.node.addresses

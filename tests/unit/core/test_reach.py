@@ -1,8 +1,8 @@
 from dataclasses import replace
 
+from kmesh_bpf.core.mirror import Mirror
 from kmesh_bpf.core.options import Options
-from kmesh_bpf.core.planner import make_plan
-from kmesh_bpf.core.reach import expected_peers, reachable_peers
+from kmesh_bpf.core.planner import Planner, make_plan
 from kmesh_bpf.core.state import Direction, KernelState, Observation
 from tests.unit.core import mesh
 
@@ -11,8 +11,19 @@ PLAN = make_plan(VIEW, Observation(KernelState(), {}, mesh.LINKS, None), Options
 PEERS = {"n2", "n3"}
 
 
-def reached(**held) -> frozenset[str]:
-    return reachable_peers(VIEW, PLAN, replace(PLAN.state, **held))
+def reachable(view, observed, state) -> set[str]:
+    """Give the peers that are reached with a state, by the plan for what was observed."""
+    planner = Planner(Options())
+    planner.plan(view, Mirror(observed), 1000.0)
+    return {peer.node.name for peer in view.peers if planner.reaches(peer.node.name, Mirror(Observation(state)))}
+
+
+def reached(**held) -> set[str]:
+    return reachable(VIEW, Observation(KernelState(), {}, mesh.LINKS, None), replace(PLAN.state, **held))
+
+
+def expected(view) -> frozenset[str]:
+    return make_plan(view, Observation(KernelState()), Options(), 1000.0).expected
 
 
 def without(objects: dict, gone: object) -> dict:
@@ -24,30 +35,30 @@ def owner(address) -> str:
 
 
 def test_with_all_that_is_planned_every_peer_is_reached_and_expected():
-    assert reached() == expected_peers(VIEW) == PEERS
+    assert reached() == expected(VIEW) == PEERS
 
 
 def test_without_anything_nobody_is_reached():
-    assert reached(sas={}, policies={}) == frozenset()
+    assert reached(sas={}, policies={}) == set()
 
 
 def test_each_outbound_sa_and_policy_that_is_missing_cuts_off_its_peer_and_no_inbound_one_does():
     for identity, sa in PLAN.state.sas.items():
-        expected = PEERS - {owner(sa.dst)} if sa.mark is None else PEERS
-        assert reached(sas=without(PLAN.state.sas, identity)) == expected
+        left = PEERS - {owner(sa.dst)} if sa.mark is None else PEERS
+        assert reached(sas=without(PLAN.state.sas, identity)) == left
     for identity, policy in PLAN.state.policies.items():
-        expected = PEERS - {owner(policy.tunnel_dst)} if policy.direction is Direction.OUT else PEERS
-        assert reached(policies=without(PLAN.state.policies, identity)) == expected
+        left = PEERS - {owner(policy.tunnel_dst)} if policy.direction is Direction.OUT else PEERS
+        assert reached(policies=without(PLAN.state.policies, identity)) == left
 
 
 def test_a_policy_that_still_sends_with_the_key_before_reaches_its_peer_while_that_key_s_sa_is_there():
     newer = mesh.view(spi=2)
-    plan = make_plan(newer, Observation(PLAN.state, {}, mesh.LINKS, None), Options(), 1000.0)
-    assert reachable_peers(newer, plan, PLAN.state) == PEERS
+    before = Observation(PLAN.state, {}, mesh.LINKS, None)
+    assert reachable(newer, before, PLAN.state) == PEERS
     inbound = {identity: sa for identity, sa in PLAN.state.sas.items() if sa.mark is not None}
-    assert reachable_peers(newer, plan, replace(PLAN.state, sas=inbound)) == frozenset()
+    assert reachable(newer, before, replace(PLAN.state, sas=inbound)) == set()
 
 
 def test_a_node_that_has_pods_and_announces_nothing_is_expected_and_this_node_is_not():
-    assert expected_peers(replace(VIEW, peers=VIEW.peers[:1])) == PEERS
-    assert expected_peers(replace(VIEW, peers=(), pods=VIEW.pods[:1])) == frozenset()
+    assert expected(replace(VIEW, peers=VIEW.peers[:1])) == PEERS
+    assert expected(replace(VIEW, peers=(), pods=VIEW.pods[:1])) == frozenset()

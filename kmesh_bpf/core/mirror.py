@@ -1,0 +1,245 @@
+"""What the kernel holds: as last observed, and as it has acknowledged since. Sorted as plans look it up. Pure.
+
+A pass asks the kernel for what it has written, and for nothing else. So that a plan can be as small, the mirror keeps
+beside the objects what a plan would otherwise have to go through all of them for, and which of them have changed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from kmesh_bpf.core import operations as ops
+from kmesh_bpf.core.operations import Operation
+from kmesh_bpf.core.policies import ANY
+from kmesh_bpf.core.state import KernelState, Observation, PeerEntry, Policy, PolicyId, Sa, SaId, SaUsage
+from kmesh_bpf.core.view import Address, Key
+
+MAPPINGS = ("sas", "policies", "pods", "peers", "sources", "formers")
+"""Members of KernelState that hold many objects, by key."""
+SETS = ("services", "attachments", "pod_devices")
+SWITCHES = ("nat_exemption", "policy_hash")
+
+
+@dataclass(slots=True)
+class Keys:
+    """Which objects: keys of the mappings of a KernelState, in an order; all of its sets and switches, if ``rest``."""
+
+    sas: dict[SaId, None] = field(default_factory=dict)
+    policies: dict[PolicyId, None] = field(default_factory=dict)
+    pods: dict[Address, None] = field(default_factory=dict)
+    peers: dict[Address, None] = field(default_factory=dict)
+    sources: dict[Address, None] = field(default_factory=dict)
+    formers: dict[int, None] = field(default_factory=dict)
+    rest: bool = False
+
+    def __bool__(self) -> bool:
+        return self.rest or any(getattr(self, name) for name in MAPPINGS)
+
+    def __len__(self) -> int:
+        return sum(len(getattr(self, name)) for name in MAPPINGS)
+
+    def add(self, others: Keys) -> None:
+        """Add others."""
+        for name in MAPPINGS:
+            getattr(self, name).update(getattr(others, name))
+        self.rest = self.rest or others.rest
+
+    @classmethod
+    def of(cls, operations: Iterable[Operation]) -> Keys:
+        """Give the objects that operations are about."""
+        found = cls()
+        for operation in operations:
+            match operation:
+                case ops.AddSa(sa) | ops.DeleteSa(sa):
+                    found.sas[sa.id] = None
+                case ops.ReplaceSa(old, new):
+                    found.sas |= {old.id: None, new.id: None}
+                case ops.SetPolicy(policy) | ops.DeletePolicy(policy):
+                    found.policies[policy.id] = None
+                case ops.SetPod(address) | ops.DeletePod(address):
+                    found.pods[address] = None
+                case ops.SetPeer(address) | ops.DeletePeer(address):
+                    found.peers[address] = None
+                case ops.SetSource(address) | ops.DeleteSource(address):
+                    found.sources[address] = None
+                case ops.SetFormer(pair) | ops.DeleteFormer(pair):
+                    found.formers[pair] = None
+                case _:
+                    found.rest = True
+        return found
+
+
+def restricted(state: KernelState, keys: Keys) -> KernelState:
+    """Give of a state what keys name."""
+    parts: dict[str, Any] = {}
+    for name in MAPPINGS:
+        mapping: Mapping[Any, Any] = getattr(state, name)
+        parts[name] = {key: mapping[key] for key in getattr(keys, name) if key in mapping}
+    if keys.rest:
+        parts |= {name: getattr(state, name) for name in (*SETS, *SWITCHES)}
+    return KernelState(**parts)
+
+
+@dataclass(slots=True)
+class Changes:
+    """What has changed since a plan last asked: keys, and of SAs and peer entries the peers' addresses."""
+
+    keys: Keys = field(default_factory=Keys)
+    remotes: set[Address] = field(default_factory=set)
+
+
+class Mirror:
+    """The kernel's objects as far as they are known; ``observation`` shows them, and changes with them."""
+
+    def __init__(self, observed: Observation) -> None:
+        self.by_remote: dict[Address, dict[SaId, Sa]] = {}
+        self.in_use: Counter[Key] = Counter()
+        """The keys of all SAs."""
+        self.node_marks: Counter[int] = Counter()
+        """The marks of all inbound SAs."""
+        self.with_window = 0
+        """How many SAs have a replay window."""
+        self.wide: set[PolicyId] = set()
+        """Policies that select by pod CIDR."""
+        self.pinned: dict[PolicyId, SaId] = {}
+        """SAs that policies of a former version point to by SPI."""
+        self.fingerprints: dict[int, dict[Address, int]] = {}
+        """Node ids in the peer map by address, by fingerprint of incarnations."""
+        self._sas: dict[SaId, Sa] = {}
+        self._policies: dict[PolicyId, Policy] = {}
+        self._usage: dict[SaId, SaUsage] = {}
+        self._peers: dict[Address, PeerEntry] = {}
+        self._pods: dict[Address, Any] = {}
+        self._sources: dict[Address, int] = {}
+        self._formers: dict[int, int] = {}
+        self._changes = Changes()
+        self.observation = observed
+        self.replace(observed)
+
+    @property
+    def state(self) -> KernelState:
+        """The objects."""
+        return self.observation.state
+
+    def take_changes(self) -> Changes:
+        """Give what has changed since this was last asked."""
+        found, self._changes = self._changes, Changes()
+        return found
+
+    def replace(self, observed: Observation) -> None:
+        """Take in an observation of everything."""
+        for name in MAPPINGS:
+            before, now = self._mapping(name), getattr(observed.state, name)
+            changed = [key for key, value in now.items() if before.get(key) != value]
+            self._take(name, [*changed, *(key for key in before if key not in now)], now)
+        self._usage.clear()
+        self._usage.update(observed.usage)
+        self.take_rest(observed)
+
+    def take_rest(self, observed: Observation) -> None:
+        """Take in what an observation says beside the mappings: devices, sets and switches, who this node is."""
+        known: dict[str, Any] = {name: self._mapping(name) for name in MAPPINGS}
+        state = replace(observed.state, **known)
+        self._changes.keys.rest = True
+        self.observation = Observation(
+            state,
+            self._usage,
+            observed.links,
+            observed.incarnation,
+            observed.suspects,
+            can_hash=observed.can_hash,
+        )
+
+    def take(self, keys: Keys, found: Observation) -> None:
+        """Take in what the kernel says of the objects that keys name."""
+        for name in MAPPINGS:
+            self._take(name, getattr(keys, name), getattr(found.state, name))
+        for identity in keys.sas:
+            if identity in found.usage:
+                self._usage[identity] = found.usage[identity]
+            else:
+                self._usage.pop(identity, None)
+        if keys.rest:
+            self.take_rest(found)
+
+    def remember(self, incarnation: str) -> None:
+        """Take in that the kernel keeps this node's incarnation."""
+        self.observation = replace(self.observation, incarnation=incarnation)
+
+    def _mapping(self, name: str) -> dict[Any, Any]:
+        mapping: dict[Any, Any] = getattr(self, f"_{name}")
+        return mapping
+
+    def _take(self, name: str, keys: Collection[Any], found: Mapping[Any, Any]) -> None:
+        mapping, changed = self._mapping(name), getattr(self._changes.keys, name)
+        for key in keys:
+            before, now = mapping.get(key), found.get(key)
+            if before == now:
+                continue
+            changed[key] = None
+            match name:
+                case "sas":
+                    self._sort_sa(key, before, now)
+                case "policies":
+                    self._sort_policy(key, now)
+                case "peers":
+                    self._sort_peer(key, before, now)
+            if now is None:
+                del mapping[key]
+            else:
+                mapping[key] = now
+
+    def _sort_sa(self, identity: SaId, before: Sa | None, now: Sa | None) -> None:
+        if before is not None:
+            remote = _remote(before)
+            self._changes.remotes.add(remote)
+            held = self.by_remote[remote]
+            held.pop(before.id, None)
+            if not held:
+                del self.by_remote[remote]
+            _less(self.in_use, before.key)
+            self.with_window -= before.replay_window > 0
+            if before.mark is not None:
+                _less(self.node_marks, before.mark.value)
+        if now is not None:
+            remote = _remote(now)
+            self._changes.remotes.add(remote)
+            self.by_remote.setdefault(remote, {})[identity] = now
+            self.in_use[now.key] += 1
+            self.with_window += now.replay_window > 0
+            if now.mark is not None:
+                self.node_marks[now.mark.value] += 1
+
+    def _sort_policy(self, identity: PolicyId, now: Policy | None) -> None:
+        self.wide.discard(identity)
+        self.pinned.pop(identity, None)
+        if now is None:
+            return
+        if now.dst.prefixlen < now.dst.max_prefixlen and now.src == ANY[now.src.version]:
+            self.wide.add(identity)
+        if now.spi:
+            self.pinned[identity] = SaId(now.tunnel_src, now.tunnel_dst, now.spi, None)
+
+    def _sort_peer(self, address: Address, before: PeerEntry | None, now: PeerEntry | None) -> None:
+        self._changes.remotes.add(address)
+        if before is not None:
+            ids = self.fingerprints[before.incarnations]
+            del ids[address]
+            if not ids:
+                del self.fingerprints[before.incarnations]
+        if now is not None:
+            self.fingerprints.setdefault(now.incarnations, {})[address] = now.node_id
+
+
+def _remote(sa: Sa) -> Address:
+    """Give the peer's end."""
+    return sa.dst if sa.mark is None else sa.src
+
+
+def _less(counter: Counter[Any], key: Any) -> None:
+    counter[key] -= 1
+    if not counter[key]:
+        del counter[key]
