@@ -63,7 +63,7 @@ def _converged(world: World) -> None:
     for machine in world.machines:
         seen = world.judge.of(machine)
         report = seen.report
-        if report is None or not report.converged or report.plan.transition:
+        if report is None or not report.converged or report.plan.due is not None:
             raise ViolationError(5, f"{machine.name} does not come to rest: {report.drift if report else 'no pass'}")
         for sa in machine.kernel.sas.values():
             if sa.spi != newest:

@@ -289,7 +289,7 @@ class Daemon:
             # A restart: our inbound SAs for that version have been there all along.
             self.memory.announced = ours.spi
         self._problems("cluster", objects.problems)
-        # Of now: an address that was given on to another node's pod is not this node's any more once its device is gone.
+        # Of now: an address that was given on to another node's pod is not ours any more once its device is gone.
         self.memory.evidence = evidence(self.passes.observe())
         return self.views.view(
             objects,

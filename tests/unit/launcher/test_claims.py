@@ -51,10 +51,19 @@ def test_a_pod_whose_device_carries_its_address_has_it_on_its_own_node(node):
     assert flags(node, SHARED) == PodFlags.LOCAL
 
 
-def test_what_a_pass_brings_to_light_about_a_claim_is_acted_on_at_once(node):
+def test_what_a_device_carries_now_counts_in_the_very_pass(node):
     two_at_one_address(node)
     node.steps()
     carrying(node, SHARED)
+    assert node.daemon.step() > SETTLE
+    assert flags(node, SHARED) == PodFlags.LOCAL
+
+
+def test_what_a_pass_brings_to_light_about_a_claim_is_acted_on_at_once(node):
+    two_at_one_address(node)
+    node.memory.links = mesh.LINKS[:2]
+    node.steps()
+    carrying(node, SHARED)  # by a device that only this pass gives a pod's program
     assert node.daemon.step() == SETTLE
     assert PodFlags.REMOTE in flags(node, SHARED)
     assert node.daemon.step() > SETTLE
