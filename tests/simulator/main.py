@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,6 +32,7 @@ exit status: 0 all held, 1 something did not, 2 refused (a flag that cannot be u
 def main(arguments: Sequence[str] | None = None) -> int:
     flags = _flags().parse_args(arguments)
     hasten()
+    logging.getLogger("kmesh").setLevel(logging.CRITICAL + 1)  # thousands of daemons, and stories of our own
     if flags.mistakes:
         return _mistakes(flags.budget)
     if flags.seed is not None:

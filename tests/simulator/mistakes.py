@@ -18,9 +18,9 @@ from kmesh.cluster.kubernetes.source import KubernetesCluster
 from kmesh.cluster.snapshot import kmesh_node_info, local_node
 from kmesh.launcher import daemon
 
-from kmesh_bpf.core import diff, formers, incarnation, keys, marks, planner, sas
+from kmesh_bpf.core import diff, formers, incarnation, keys, marks, parts, sas
 from kmesh_bpf.core import operations as ops
-from kmesh_bpf.core.state import PodFlags
+from kmesh_bpf.core.state import PeerEntry, PodFlags
 from tests.bpf import model
 from tests.simulator.history import live, make
 from tests.simulator.kernel import NodeKernel
@@ -85,15 +85,16 @@ def _announce_first() -> Callable[..., Any]:
 
 
 def _on_a_clock(
-    held: Any, announced_by_peer: int, announced: int, announced_for: float, usage: Any, now: float, retirement: Any
-) -> tuple[int, ...]:
-    return tuple(one for one in sorted(held) if not (announced > one and announced_for >= retirement.grace))
+    held: Any, announced_by_peer: int, announced: int, announced_at: float, usage: Any, now: float, retirement: Any
+) -> dict[int, float | None]:
+    goes = announced_at + retirement.grace
+    return {one: goes if announced > one else None for one in sorted(held) if announced <= one or now < goes}
 
 
 def _before_idle(
-    held: Any, announced_by_peer: int, announced: int, announced_for: float, usage: Any, now: float, retirement: Any
-) -> tuple[int, ...]:
-    return tuple(one for one in sorted(held) if not min(announced_by_peer, announced) > one)
+    held: Any, announced_by_peer: int, announced: int, announced_at: float, usage: Any, now: float, retirement: Any
+) -> dict[int, float | None]:
+    return dict.fromkeys(one for one in sorted(held) if not min(announced_by_peer, announced) > one)
 
 
 def _adds_only(desired: Any, observed: Any, *, inbound: bool) -> Iterator[Any]:
@@ -136,9 +137,9 @@ def _forgetful() -> Callable[..., Any]:
     return forgetting
 
 
-def _entry_of_anybody(observed: Any, address: Any, fingerprint: int) -> Any:
-    entry = observed.state.peers.get(address)
-    return replace(entry, incarnations=fingerprint) if entry else planner.PeerEntry(0, 0, 0, fingerprint)
+def _entry_of_anybody(mirror: Any, address: Any, fingerprint: int) -> Any:
+    entry = mirror.state.peers.get(address)
+    return replace(entry, incarnations=fingerprint) if entry else PeerEntry(0, 0, 0, fingerprint)
 
 
 def _sas_before_entries(desired: Any, observed: Any, *, new: bool) -> Iterator[Any]:
@@ -208,7 +209,7 @@ _MADE = (
     ),
     Mistake("read half a view", ((KubernetesCluster, "_whole", lambda self: True),)),
     Mistake("repair only what was notified", ((NodeKernel, "look", lambda self: False), (daemon, "PERIOD", math.inf))),
-    Mistake("the SPI of a former incarnation remembered", ((planner, "_entry", _entry_of_anybody),)),
+    Mistake("the SPI of a former incarnation remembered", ((parts, "_entry", _entry_of_anybody),)),
     Mistake("an SA of other content counted as made", ((sas._Tunnel, "is_made", lambda self, sa: True),)),
     Mistake("ids that live in old SAs given again", ((marks, "allocate", _no_taken()),)),
     Mistake("a restart forgets what it had announced", ((daemon.Daemon, "view", _forgetful()),)),

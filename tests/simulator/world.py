@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -29,8 +28,6 @@ RECORDED = 400
 """Frames that the recorder on the wire keeps at most."""
 SWEEPS = 10
 """Turns that all daemons have, one after the other, before time leaps: each one's acts are the others' reasons."""
-
-logging.getLogger("kmesh").setLevel(logging.CRITICAL + 1)
 
 
 @dataclass(frozen=True)
