@@ -11,7 +11,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from kmesh_bpf.core import cidrs, claims, devices, formers, interference, sas
+from kmesh_bpf.core import cidrs, claims, devices, formers, interference, marks, sas
 from kmesh_bpf.core.desired import Desired
 from kmesh_bpf.core.mirror import Changes, Keys, Mirror
 from kmesh_bpf.core.options import Options
@@ -83,7 +83,6 @@ class _OfAll:
     announced: int
     announced_at: float
     many: bool
-    used: Mapping[int, int]
     windows_begin: bool
 
 
@@ -104,6 +103,7 @@ class Planner:
         self._ready: frozenset[str] = frozenset()
         self._by_cidr: frozenset[str] = frozenset()
         self._of_all: _OfAll | None = None
+        self._used: Mapping[int, int] = {}
         self._pinned: frozenset[SaId] = frozenset()
         self._known: dict[str, object] = {}
         """What the other parts at hand were made from."""
@@ -141,7 +141,7 @@ class Planner:
         names = (names | concerned) - {view.node.name}
         replaced = [
             *self._replan(
-                names, view, Ground(mirror, self.options, now, of_all.used, self._pinned, of_all.windows_begin, fresh)
+                names, view, Ground(mirror, self.options, now, self._used, self._pinned, of_all.windows_begin, fresh)
             ),
             self._plan_here(view, mirror, changes),
         ]
@@ -168,11 +168,22 @@ class Planner:
         otherwise = [address for address in register.astray if register.name_at(address) is not None]
         used = formers.used_versions(view.node, mirror, otherwise)
         begin = sas.windows_begin(register.without_window, mirror.with_window, self.options)
-        of_all = _OfAll(view.node, dict(view.keys), view.announced, view.announced_at, many, used, begin)
+        names |= self._with_other_used(view, used)
+        of_all = _OfAll(view.node, dict(view.keys), view.announced, view.announced_at, many, begin)
         if of_all != self._of_all:
             names |= self._parts.keys() | register.accepted.keys() | self._owners.numbers.keys()
         self._of_all, self._pinned = of_all, pinned
         return names - {""}, of_all
+
+    def _with_other_used(self, view: View, used: dict[int, int]) -> set[str]:
+        """Take in which key versions have been used by pairs that are gone; give the peers that this concerns."""
+        before, self._used = self._used, used
+        if used == before:
+            return set()
+        pairs = {name: marks.pair(view.node, peer.node) for name, peer in self._register.accepted.items()}
+        return {
+            name for name, pair in pairs.items() if formers.used_with(pair, used) != formers.used_with(pair, before)
+        }
 
     def _ranged(self, view: View, moves: Moves, *, many: bool) -> set[str]:
         """Keep account of pod CIDRs, where they are asked; give the nodes of which the answer may be another."""

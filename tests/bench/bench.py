@@ -35,6 +35,7 @@ from kmesh_bpf.kernel.maps import Maps
 from kmesh_bpf.kernel.netlink import HEADER
 from kmesh_bpf.kernel.programs import ensure_loaded
 from tests.bench.events import events
+from tests.bench.plans import plans
 from tests.bench.results import Result
 from tests.kernel import tiny_bpf
 
@@ -207,7 +208,15 @@ def main() -> None:
     """Measure and print; ``--json`` for scripts."""
     results: list[Result] = []
     with loaded() as (programs, maps):
-        for part in (lambda: packets(programs, maps), messages, policies, lambda: entries(maps), passes, events):
+        for part in (
+            lambda: packets(programs, maps),
+            messages,
+            policies,
+            lambda: entries(maps),
+            passes,
+            events,
+            lambda: plans(cluster),
+        ):
             for result in part():
                 results.append(result)
                 if "--json" not in sys.argv:

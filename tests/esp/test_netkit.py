@@ -42,7 +42,8 @@ def test_what_a_netkit_pod_sends_to_a_managed_one_elsewhere_is_marked(node: str)
     with closing(LinuxKernel(ROOT, Settings())) as kernel:
         wanted = decide(kernel.observe().links, [ip_address("10.10.0.1")], (), [POD])
         index = socket.if_nametoindex("pod0")
-        assert {one.program for one in wanted.attachments if one.ifindex == index} == {Program.MARK_ENCRYPT}
+        programs = {one.program for one in wanted.attachments if one.ifindex == index}
+        assert programs == {Program.MARK_ENCRYPT, Program.POD_GUARD}
         assert (wanted.sources, wanted.problems) == ({POD: index}, ())
         flags = {POD: PodFlags.LOCAL, REMOTE: PodFlags.REMOTE | PodFlags.READY}
         assert kernel.apply([ops.SetPod(address, flag) for address, flag in flags.items()]) == ()
