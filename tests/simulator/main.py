@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,9 +10,8 @@ from dataclasses import replace
 from tests.simulator import coverage, mistakes
 from tests.simulator.events import EVENTS
 from tests.simulator.history import live, make
-from tests.simulator.run import Tally, run
+from tests.simulator.run import Tally, prepare, run
 from tests.simulator.shrink import command, shrink
-from tests.simulator.speed import hasten
 
 EPILOG = """\
 examples:
@@ -31,8 +29,7 @@ exit status: 0 all held, 1 something did not, 2 refused (a flag that cannot be u
 
 def main(arguments: Sequence[str] | None = None) -> int:
     flags = _flags().parse_args(arguments)
-    hasten()
-    logging.getLogger("kmesh").setLevel(logging.CRITICAL + 1)  # thousands of daemons, and stories of our own
+    prepare()
     if flags.mistakes:
         return _mistakes(flags.budget)
     if flags.seed is not None:
