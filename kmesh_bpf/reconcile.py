@@ -15,6 +15,7 @@ from kmesh_bpf.core.mirror import Keys, Mirror, restricted
 from kmesh_bpf.core.operations import Operation
 from kmesh_bpf.core.options import Options
 from kmesh_bpf.core.planner import Plan, Planner
+from kmesh_bpf.core.reach import in_order
 from kmesh_bpf.core.state import Observation, SaId
 from kmesh_bpf.core.view import View
 from kmesh_bpf.kernel.interface import Failure, Kernel
@@ -137,17 +138,19 @@ class Reconciler:
         applied: list[Operation] = []
         failures: tuple[Failure, ...] = ()
         drift = self._drift(plan, mirror)
-        for _ in range(ROUNDS):
-            if not drift:
+        for done in range(ROUNDS):
+            now = in_order(drift, mirror)
+            if not now:
                 break
-            failures = self._kernel.apply(drift)
+            waiting = len(now) < len(drift)
+            failures = self._kernel.apply(now)
             refused = {id(failure.operation) for failure in failures}
-            applied.extend(operation for operation in drift if id(operation) not in refused)
-            self._read_back(drift, mirror)
+            applied.extend(operation for operation in now if id(operation) not in refused)
+            self._read_back(now, mirror)
             plan = self._plan(view, mirror, self._clock())
             drift = self._drift(plan, mirror)
-            if failures:
-                break
+            if failures and (done or not waiting):
+                break  # not before what has waited, and was not refused, had its turn
         self.memory = replace(remember(self.memory, decision, shown, self._clock()), departed=plan.departing)
         self._note_reached(mirror)
         return Report(plan, tuple(applied), failures, drift, decision, mirror.observation, self._reachable, self.memory)

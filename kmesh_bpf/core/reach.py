@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from kmesh_bpf.core import operations as ops
 from kmesh_bpf.core.mirror import Mirror
+from kmesh_bpf.core.operations import Operation
 from kmesh_bpf.core.parts import Part
-from kmesh_bpf.core.state import Direction, Policy
+from kmesh_bpf.core.state import Direction, PodFlags, Policy
 
 
 def is_reached(part: Part, mirror: Mirror) -> bool:
@@ -18,6 +22,27 @@ def is_reached(part: Part, mirror: Mirror) -> bool:
         return False
     wanted = (one for one in part.state.policies.values() if one.direction is Direction.OUT and not one.block)
     return all(_sends(mirror.state.policies.get(policy.id), mirror) for policy in wanted)
+
+
+def in_order(operations: Sequence[Operation], mirror: Mirror) -> tuple[Operation, ...]:
+    """Give the operations that may be carried out now: no packet is sent with an SA of which no entry tells.
+
+    The peer map tells that a version is in use once its SAs were seen. Were policies to lead to them before, a daemon
+    that is killed in between would find, if they are gone by then, nothing that says that their numbers have been used.
+    What waits is of the next round; as long as a policy does, so do pods that are marked for it.
+    """
+    told = {one.address: one.entry for one in operations if isinstance(one, ops.SetPeer)}
+
+    def is_early(one: Operation) -> bool:
+        if not isinstance(one, ops.SetPolicy) or one.policy.direction is not Direction.OUT or one.policy.block:
+            return False
+        entry = told.get(one.policy.tunnel_dst) or mirror.state.peers.get(one.policy.tunnel_dst)
+        return entry is None or not entry.spi or not _sends(one.policy, mirror)
+
+    early = {id(one) for one in operations if is_early(one)}
+    if early:
+        early |= {id(one) for one in operations if isinstance(one, ops.SetPod) and one.flags & PodFlags.READY}
+    return tuple(one for one in operations if id(one) not in early)
 
 
 def _sends(policy: Policy | None, mirror: Mirror) -> bool:

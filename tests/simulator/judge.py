@@ -145,12 +145,13 @@ class Judge:
     def removed(self, machine: Machine, gone: Iterable[Sa]) -> None:
         """Take in that somebody is about to remove SAs.
 
-        A known limit: that a version is in use is written into the peer map *after* its SAs are made. A daemon that is
-        killed in between does not know of those that are removed before it is there again, and makes them anew.
+        A known limit: that a newer version is in use is written into the peer map *after* its SAs are made, and the kernel
+        takes the newest. A daemon that is killed in between does not know of those that are removed before it is there
+        again, and makes them anew. (With the first version of a peer no packet is sent before.)
         """
         for sa in gone:
             entry = machine.kernel.peers.get(sa.dst if sa.mark is None else sa.src)
-            if entry is None or entry.spi < sa.spi:
+            if entry is not None and 0 < entry.spi < sa.spi:
                 self.unrecorded.add(sa.key)
 
     def renews(self, machine: Machine) -> None:

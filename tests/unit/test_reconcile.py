@@ -14,7 +14,7 @@ from kmesh_bpf.core.incarnation import Announcement, Memory
 from kmesh_bpf.core.options import Options
 from kmesh_bpf.core.planner import make_plan
 from kmesh_bpf.core.render import render
-from kmesh_bpf.core.state import Direction, KernelState, Link
+from kmesh_bpf.core.state import Direction, KernelState, Link, PodFlags
 from kmesh_bpf.core.view import View
 from kmesh_bpf.errors import KernelError
 from kmesh_bpf.kernel.fake import FakeKernel
@@ -78,12 +78,11 @@ def test_what_receives_is_installed_before_what_sends_and_pods_come_last():
     ]
     first = {kind: kinds.index(kind) for kind in kinds}
     assert first["SetPeer"] < first["AddSa.in"] < first["SetPolicy"] < first["AddSa"] < first["SetPod"]
-    out = next(
-        i
-        for i, op in enumerate(world.kernel.log)
-        if isinstance(op, ops.SetPolicy) and op.policy.direction is Direction.OUT
-    )
-    assert first["AddSa"] < out < first["SetPod"]
+    log = list(enumerate(world.kernel.log))
+    out = next(i for i, op in log if isinstance(op, ops.SetPolicy) and op.policy.direction is Direction.OUT)
+    told = max(i for i, op in log if isinstance(op, ops.SetPeer) and op.entry.spi)
+    ready = next(i for i, op in log if isinstance(op, ops.SetPod) and op.flags & PodFlags.READY)
+    assert first["AddSa"] < told < out < ready, "what is used is known to be, whoever is killed in between"
 
 
 @pytest.mark.parametrize("after", range(1, 12))
