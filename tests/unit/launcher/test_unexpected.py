@@ -8,6 +8,7 @@ import select
 import socket
 import subprocess
 import tempfile
+from pathlib import Path
 
 import pytest
 from kmesh import unexpected
@@ -229,7 +230,7 @@ def test_without_a_folder_for_temporary_files_nothing_is_compiled_and_the_way_ou
     monkeypatch.setattr(tempfile, "_get_default_tempdir", none)
     monkeypatch.setattr(tempfile, "tempdir", None)
     with pytest.raises(LoadError, match=r"no folder for temporary files \(No usable .*: .*TMPDIR"):
-        programs._compile(tmp_path / "sources", [], tmp_path)
+        programs._compile(Path(__file__).parents[3] / "bpf", [], tmp_path)
 
 
 def test_a_boot_id_that_is_too_long_harms_nothing(node):
