@@ -1,4 +1,4 @@
-"""view + what the kernel holds -> the kernel objects that should be (docs/design.md). Decides; does nothing.
+"""view + what the kernel holds -> the kernel objects that should be (DESIGN section 4). Decides; does nothing.
 
 A plan is made of parts, one for each other node, one for this node and one for what is left of nodes that went. The
 planner remembers them, and what they were made from; an event costs the parts that it concerns.

@@ -54,7 +54,7 @@ log = logging.getLogger("kmesh")
 PERIOD = 30.0
 """Seconds between passes when nothing happens: catches what no notification told."""
 TRANSITION_PERIOD = 1.0
-"""Seconds between passes while an old SA waits to become idle."""
+"""Seconds until the next pass where the kernel has refused something."""
 SETTLE, LONGEST_SETTLE = 0.02, 2.0
 """Seconds, at least and at most, to let a burst of notifications end before acting on it: in between until the last
 pass is over for as long as it took, so that a cluster where something always changes costs half of a processor, and not
