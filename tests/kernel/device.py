@@ -27,6 +27,10 @@ def links() -> tuple[Link, ...]:
         return list_links(ip, sock)
 
 
+def by_name() -> dict[str, Link]:
+    return {link.name: link for link in links()}
+
+
 @dataclass
 class Device:
     """A veth into another namespace, 10.0.0.1 here and 10.0.0.2 there, and builds of tiny programs to attach."""

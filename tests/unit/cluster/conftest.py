@@ -1,8 +1,11 @@
 """What several of these tests need and takes a moment to make."""
 
 import subprocess
+from pathlib import Path
 
 import pytest
+from kmesh.cluster.kubernetes import watch
+from kmesh.cluster.manifests import FolderCluster
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +18,19 @@ def pair(tmp_path_factory):
         check=True, capture_output=True,
     )  # fmt: skip
     return folder / "me.crt", folder / "me.key"
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return tmp_path
+
+
+@pytest.fixture
+def cluster(folder) -> FolderCluster:
+    return FolderCluster(folder)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(watch, "EMPTY_SECONDS", 0.01)
+    monkeypatch.setattr(watch, "FIRST_RETRY", 0.05)
