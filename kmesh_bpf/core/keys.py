@@ -1,4 +1,7 @@
-"""Keys of one direction, and which key versions are in use towards and from a peer (DESIGN sections 5 and 6)."""
+"""Keys of one direction, and which key versions are in use towards and from a peer.
+
+Both as docs/design.md, "Keys", and docs/design.md, "Replacing the key", have them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""view + what the kernel holds -> the kernel objects that should be (DESIGN section 4). Decides; does nothing.
+"""view + what the kernel holds -> the kernel objects that should be. Decides; does nothing.
+
+Which these are: docs/design.md, "Kernel objects".
 
 A plan is made of parts, one for each other node, one for this node and one for what is left of nodes that went. The
 planner remembers them, and what they were made from; an event costs the parts that it concerns.

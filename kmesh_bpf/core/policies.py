@@ -1,7 +1,8 @@
-"""Which policies there should be: what is encrypted towards a peer, and what is taken from it (DESIGN section 4).
+"""Which policies there should be: what is encrypted towards a peer, and what is taken from it.
 
 Selectors are exact addresses of managed pods and of nodes; a peer's pod CIDRs only where there are too many addresses.
 Templates carry no SPI: the kernel takes the newest SA, so that a key replacement touches no policy.
+The whole of it: docs/design.md, "Policies".
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which SAs from and towards a peer there should be, by tunnel (DESIGN sections 5 and 6).
+"""Which SAs from and towards a peer there should be, by tunnel (docs/design.md, "Replacing the key").
 
 The kernel sends with the newest outbound SA between two tunnel ends, newest by whole seconds. What is in the kernel for
 two nodes' present incarnations stays as long as it is used or needed, also when its key is not known any more.

@@ -1,4 +1,4 @@
-"""The input of a decision: an immutable snapshot of everything known (DESIGN: *view*)."""
+"""The input of a decision: an immutable snapshot of everything known (docs/design.md, "Words")."""
 
 from __future__ import annotations
 

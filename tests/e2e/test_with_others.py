@@ -24,7 +24,7 @@ N2 = mac_of(2)
 
 
 def derived_key(psk_hex, src, dst, src_boot_id, dst_boot_id):
-    """DESIGN section 5, written down once more: the first 36 bytes of a SHA-512."""
+    """docs/design.md, "Keys", written down once more: the first 36 bytes of a SHA-512."""
     digest = hashlib.sha512()
     for part in (
         bytes.fromhex(psk_hex),

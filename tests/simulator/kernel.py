@@ -1,7 +1,7 @@
 """One node's kernel: a FakeKernel through which packets go, by the rules of the real one.
 
-A packet's way is DESIGN section 3's; each step asks what is in the kernel at that moment, and nothing else. Where the
-real kernel was seen to do otherwise than its sources seem to say, the step says so (:mod:`tests.simulator.differential`
+A packet's way is that of docs/design.md, "A packet's way"; each step asks what is in the kernel at that moment, and
+nothing else. Where the real kernel was seen to do otherwise than its sources seem to say, the step says so (:mod:`tests.simulator.differential`
 holds this kernel against the real one).
 
 Not here: connection tracking (each packet is a flow of its own; who replies says so), ICMP errors and what they quote,

@@ -328,7 +328,10 @@ class Daemon:
         self.memory.used = tuple(dict.fromkeys((*keyring.used, *self.memory.used)))
 
     def _publish(self, report: Report, objects: ClusterObjects) -> None:
-        """Announce the newest key once every inbound SA for it is in the kernel (DESIGN section 6, step 1)."""
+        """Announce the newest key once every inbound SA for it is in the kernel.
+
+        That is the first step of docs/design.md, "Replacing the key".
+        """
         keyring = self.memory.keyring
         if keyring is None:
             return
