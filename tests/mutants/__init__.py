@@ -1,0 +1,1 @@
+"""Mutation tests: by :mod:`mutmut`, over the pure modules. Hours of work, and no part of scripts/test."""
