@@ -1,4 +1,4 @@
-"""Two things the product has no use for: programs of five instructions, and asking a device what runs on it.
+"""What the product has no use for: programs of a few instructions, and asking a device what runs on it.
 
 bpf(2) through libc, layouts of linux/bpf.h: union bpf_attr for BPF_PROG_LOAD, BPF_OBJ_PIN and BPF_PROG_QUERY.
 """
@@ -6,10 +6,12 @@ bpf(2) through libc, layouts of linux/bpf.h: union bpf_attr for BPF_PROG_LOAD, B
 import ctypes
 import os
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 
 SYS_BPF = {"x86_64": 321, "aarch64": 280}[os.uname().machine]
-PROG_LOAD, OBJ_PIN, PROG_QUERY, LINK_CREATE = 5, 6, 16, 28
+PROG_LOAD, OBJ_PIN, OBJ_GET, PROG_QUERY, LINK_CREATE = 5, 6, 7, 16, 28
+MAP_LOOKUP, PSEUDO_MAP_FD = 1, 1
 TCX_INGRESS, TCX_EGRESS = 46, 47
 F_BEFORE = 1 << 3
 SCHED_CLS = 3
@@ -45,9 +47,34 @@ def load(digit: int, verdict: int = TC_ACT_UNSPEC, shift: int = 4) -> int:
             instruction(0x95),
         ]
     )
+    return _load(code)
+
+
+def load_lookups(map_fd: int, keys: Iterable[bytes]) -> int:
+    """Load a program that looks keys up in a map, and nothing else; give its descriptor. Keys are of whole words."""
+    code = b""
+    for key in keys:
+        words = struct.unpack(f"<{len(key) // 4}i", key)
+        code += b"".join(
+            instruction(0x62, dst=10, offset=4 * index - len(key), immediate=word) for index, word in enumerate(words)
+        )
+        code += instruction(0x18, dst=1, src=PSEUDO_MAP_FD, immediate=map_fd) + instruction(0)  # r1 = the map
+        code += instruction(0xBF, dst=2, src=10) + instruction(0x07, dst=2, immediate=-len(key))  # r2 = the key
+        code += instruction(0x85, immediate=MAP_LOOKUP)
+    return _load(code + instruction(0xB7, dst=0, immediate=TC_ACT_UNSPEC) + instruction(0x95))
+
+
+def _load(code: bytes) -> int:
     text, license_ = ctypes.create_string_buffer(code, len(code)), ctypes.create_string_buffer(b"GPL")
     attr = struct.pack("<IIQQ", SCHED_CLS, len(code) // 8, ctypes.addressof(text), ctypes.addressof(license_))
     fd, _ = bpf(PROG_LOAD, attr.ljust(120, b"\0"))
+    return fd
+
+
+def get(path: Path) -> int:
+    """Give a descriptor of what is pinned."""
+    name = ctypes.create_string_buffer(os.fsencode(path))
+    fd, _ = bpf(OBJ_GET, struct.pack("<QII", ctypes.addressof(name), 0, 0))
     return fd
 
 

@@ -1,0 +1,119 @@
+"""What a daemon costs that has nothing to do: an idle hour, its memory, and a scrape of its metrics."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+from kmesh.launcher.daemon import PERIOD
+from kmesh.launcher.looks import DEAREST, LOOK
+from kmesh.launcher.readiness import Bounds, answer
+from kmesh.launcher.record import KeyRecord, Record, after_pass
+
+from kmesh_bpf import Options, Reconciler
+from tests.bench.chain import Chain, as_the_daemon
+from tests.bench.clusters import Cluster, view_of
+from tests.bench.kernels import Clock, Memory, real
+from tests.bench.results import Result
+from tests.bench.sizes import SIZES, Size
+
+HOUR = 3600.0
+MOST_MB, MOST_KB = 110.0, 100.0
+NOTHING = "pass"
+IMPORTS = (
+    "from kmesh.launcher import cli, daemon; from kmesh.cluster.kubernetes import connection, source; "
+    "import kmesh_bpf; kmesh_bpf.LinuxKernel"
+)
+RESIDENT = "; print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmRSS')))"
+
+
+def idle(size: Size) -> Iterator[Result]:
+    """Measure what an hour costs in which nothing happens: whole observations, and looks in between."""
+    clock = Clock()
+    cluster = Cluster(size.peers[-1], size.wide)
+    with as_the_daemon(), real(clock) as kernel:
+        try:
+            chain = Chain(cluster, kernel, clock, Options(max_exact=size.max_exact))
+            began = time.process_time()
+            for _ in range(size.passes):
+                clock.now += PERIOD
+                chain.reconciler.forget()
+                report = chain.reconciler.run(cluster.view())
+                assert report.converged and not report.applied
+            audit = (time.process_time() - began) / size.passes
+            began, wall = time.process_time(), time.perf_counter()
+            for _ in range(size.passes):
+                assert not kernel.look()
+            look = (time.process_time() - began) / size.passes
+            between = max(LOOK, DEAREST * (time.perf_counter() - wall) / size.passes)
+        finally:
+            cluster.close()
+    hour = audit * HOUR / PERIOD + look * HOUR / between
+    how = f"{size.peers[-1]:,} peers, {size.wide:,} pods"
+    yield Result(f"an idle hour, {how}", hour, "an hundredth of a core", HOUR / 100, "s", 1.0)
+    yield Result(f"a whole observation, {how}", audit * 1e3, "a look", look * 1e3, "ms")
+
+
+def memory(size: Size) -> Iterator[Result]:
+    """Measure resident memory, each in a process of its own."""
+    name = next(name for name, one in SIZES.items() if one == size)
+    alone = _resident(NOTHING)
+    imports = _resident(IMPORTS)
+    held = _resident(f"from tests.bench import standing; kept = standing.hold({name!r})")
+    how = f"{size.peers[-1]:,} peers, {size.wide:,} pods"
+    yield Result("memory: imports of the daemon", imports, "the interpreter alone", alone, "MB")
+    yield Result(f"memory: the daemon, {how}", held, "its imports alone", imports, "MB")
+    yield Result(f"memory: the daemon, {how}", held, "110 MB", MOST_MB, "MB", 1.0)
+
+
+def _resident(code: str) -> float:
+    found = subprocess.run([sys.executable, "-c", code + RESIDENT], check=True, capture_output=True, text=True)
+    return int(found.stdout.split()[-1]) / 1000
+
+
+def hold(name: str) -> object:
+    """Hold what a daemon holds of a cluster: the source's objects, views, plan and mirror.
+
+    What the kernel in memory holds is let go: the mirror holds it too.
+    """
+    size, clock = SIZES[name], Clock()
+    cluster = Cluster(size.peers[-1], size.wide)
+    kernel = Memory(clock)
+    with as_the_daemon():
+        reconciler = Reconciler(kernel, Options(max_exact=size.max_exact), clock, lambda: "here".ljust(36, "0"))
+        for _ in range(4):
+            clock.now += 1
+            reconciler.run(cluster.view())
+    for objects in (kernel.sas, kernel.usage, kernel.policies, kernel.pods, kernel.peers, kernel.sources):
+        objects.clear()
+    return cluster, reconciler
+
+
+def scrape(size: Size) -> Iterator[Result]:
+    """Measure how large the metrics are at that number of peers, all of them as they should be."""
+    clock = Clock()
+    view = view_of(size.peers[-1], size.exact)
+    kernel = Memory(clock)
+    reconciler = Reconciler(kernel, Options(max_exact=size.max_exact), clock, lambda: "here".ljust(36, "0"))
+    for _ in range(3):
+        report = reconciler.run(view)
+        clock.now += 1
+    record = after_pass(
+        Record("n0", clock.now),
+        view,
+        report,
+        KeyRecord(1, 1),
+        cluster_problems=(),
+        counters={},
+        xfrm_errors={},
+        now=clock.now,
+        seconds=0.01,
+    )
+    began = time.process_time()
+    page = answer("/metrics", record, clock.now, 0.0, Bounds(silence=90.0, view_age=60.0))
+    taken = (time.process_time() - began) * 1e3
+    how = f"a scrape, {size.peers[-1]:,} peers"
+    yield Result(how, len(page.body) / 1e3, "100 kB", MOST_KB, "kB", 1.0)
+    yield Result(f"{how}, its making", taken, "a second between two", 1e3, "ms")
