@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -32,6 +33,16 @@ FIRST = "KUBE-"
 Json = dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Leftovers:
+    """What Go Kmesh has made on this node: how many SAs and policies, devices with filters, and folders of pins."""
+
+    sas: int = 0
+    policies: int = 0
+    devices: tuple[str, ...] = ()
+    pins: tuple[str, ...] = ()
+
+
 def judge(
     suspects: Iterable[Suspect], links: Iterable[Link], node_addresses: Iterable[Address], mark_mask: int
 ) -> Iterator[Problem]:
@@ -42,7 +53,9 @@ def judge(
         if versions.isdisjoint(suspect.versions) or not _looks_at_any(suspect, links):
             continue
         lost = suspect.lost & mark_mask
-        if not suspect.lost and overlays:
+        if suspect.way_out:
+            sentence = f"{suspect.where}: {suspect.words}; {suspect.way_out}"
+        elif not suspect.lost and overlays:
             sentence = (
                 f"{suspect.where}: {suspect.words} drops what was decrypted, for the way back leads by"
                 f" {', '.join(overlays)}: loosen it (without iif; --loose), or exempt packets with mark"
@@ -68,6 +81,26 @@ def _way_out(lost: int, mark_mask: int) -> str:
     if lost & needed:
         return f"have it leave them alone (mask {WHOLE ^ mark_mask:#x})"
     return f"start the daemon with --mark-mask={mark_mask & ~lost:#x}, or have it leave them alone"
+
+
+def suspect_of_go(left: Leftovers) -> tuple[Suspect, ...]:
+    """Give what Go Kmesh left as one suspect; pins alone are in nobody's way."""
+    if not (left.sas or left.policies or left.devices):
+        return ()
+    found = [f"{number} {what}" for number, what in ((left.policies, "policies"), (left.sas, "SAs")) if number]
+    words = [f"{' and '.join(found)} with reqid 1 in XFRM"] if found else []
+    words += [f"filters on {', '.join(left.devices)}"] if left.devices else []
+    words += [f"pins in {', '.join(left.pins)}"] if left.pins else []
+    commands = ["ip xfrm policy flush; ip xfrm state flush"] if found else []
+    commands += [f"tc filter del dev {device} ingress" for device in left.devices]
+    return (
+        Suspect(
+            where="Go Kmesh's IPsec",
+            words=f"{', '.join(words)}, ahead of ours",
+            versions=frozenset({4, 6}),
+            way_out=f"once its daemon has gone from this node (docs/migrating.md): {'; '.join(commands)}",
+        ),
+    )
 
 
 def suspects_of_nft(listing: Json, versions: Collection[int] = (4, 6)) -> list[Suspect]:

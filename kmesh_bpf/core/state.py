@@ -236,7 +236,8 @@ class Suspect:
     """A rule of somebody else that may be in our way: where it is, what it says, the IP versions that it looks at.
 
     ``lost``: the bits of our marks that it changes; 0 for a reverse path filter. ``devices``: names of the devices that
-    packets come by which it looks at, ``*`` at the end for any ending; none: all devices.
+    packets come by which it looks at, ``*`` at the end for any ending; none: all devices. ``way_out``: what to do,
+    where it is in our way whatever the node is like.
     """
 
     where: str
@@ -244,6 +245,7 @@ class Suspect:
     versions: frozenset[int]
     lost: int = 0
     devices: tuple[str, ...] = ()
+    way_out: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,6 +159,19 @@ class Clsact:
             self._ours.discard(ifindex)
 
 
+def names_by_device() -> dict[int, tuple[str, ...]]:
+    """Give ifindex -> the names of all filters on a device's clsact qdisc, whosesoever they are.
+
+    Raises:
+        DecodeError, KernelError: the kernel did not answer.
+
+    """
+    with NetlinkSocket(lib.NETLINK_ROUTE) as sock:
+        devices = [ifindex for ifindex, kind in _qdiscs(sock).items() if kind == "clsact"]
+        ways = (Program.MARK_DECRYPT, Program.LEAK_GUARD)
+        return {one: tuple(found.name for way in ways for found in _filters(sock, one, way)) for one in devices}
+
+
 def _direction(program: Program) -> int:
     minor = lib.TC_H_MIN_EGRESS if program.egress else lib.TC_H_MIN_INGRESS
     return int(lib.TC_H_CLSACT & lib.TC_H_MAJ_MASK | minor)

@@ -17,6 +17,7 @@ from kmesh_bpf.core.view import Address
 from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError, UnsupportedError
 from kmesh_bpf.kernel import nat, privileges, programs, xfrm, xfrm_stat
 from kmesh_bpf.kernel.interface import AttachMode, Failure
+from kmesh_bpf.kernel.leftovers import GoKmesh
 from kmesh_bpf.kernel.links import Links
 from kmesh_bpf.kernel.maps import Maps, Thresholds, find_maps
 from kmesh_bpf.kernel.netlink import NetlinkSocket
@@ -75,7 +76,7 @@ class LinuxKernel:
         self._links = Links()
         self._tc = TcAttacher(pin_root, attach_mode)
         self._nat = nat.Tables(settings.mark_mask)
-        self._rules = Rules()
+        self._rules, self._go = Rules(), GoKmesh(self._socket)
         self._pins = Pins(pin_root, self._loaded, self._maps, self._tc) if self._loaded and self._maps else None
         self._seen: _Seen | None = None
         allow_descriptors()
@@ -186,7 +187,7 @@ class LinuxKernel:
             state,
             links=devices,
             incarnation=self.incarnation(),
-            suspects=self._rules.suspects(),
+            suspects=(*self._rules.suspects(), *self._go.suspects(devices)),
             can_hash=thresholds is not None,
         )
 

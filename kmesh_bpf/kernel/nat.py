@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import socket
+import time
+from collections.abc import Callable
 
 from kmesh_bpf import contract
 from kmesh_bpf._abi import ffi, lib
@@ -65,11 +68,13 @@ def installed(mark_mask: int = contract.MARK_MASK) -> bool:
 class Tables:
     """Our tables, listed again only when the rule set of the namespace has changed: nft takes two processes.
 
-    ``mark_mask``: the bits of marks that are ours.
+    ``mark_mask``: the bits of marks that are ours; ``clock``: seconds that only grow. An nft that hung is not started
+    again for a while: what is asked of it meanwhile fails at once, as it would have.
     """
 
-    def __init__(self, mark_mask: int = contract.MARK_MASK) -> None:
-        self._mark_mask = mark_mask
+    def __init__(self, mark_mask: int = contract.MARK_MASK, clock: Callable[[], float] = time.monotonic) -> None:
+        self._mark_mask, self._clock = mark_mask, clock
+        self._left_alone_until = -math.inf
         self._whole_in: int | None = None
         self._events: NetlinkSocket | None = None
 
@@ -102,11 +107,17 @@ class Tables:
             UnsupportedError, KernelError: as there.
 
         """
-        install(self._mark_mask)
+        if self._clock() < self._left_alone_until:
+            raise nft.hung("install", _target())
+        try:
+            install(self._mark_mask)
+        except KernelError as error:
+            self._heed(error)
+            raise
         self.changed()  # by us
 
     def installed(self) -> bool:
-        """Tell the same as :func:`installed`.
+        """Tell the same as :func:`installed`; what nft does not say in time counts as not there.
 
         Raises:
             KernelError, DecodeError: as there.
@@ -115,9 +126,23 @@ class Tables:
         before = generation()
         if before is not None and before == self._whole_in:
             return True
-        whole = installed(self._mark_mask)
+        if self._clock() < self._left_alone_until:
+            return False
+        try:
+            whole = installed(self._mark_mask)
+        except KernelError as error:
+            if not self._heed(error):
+                raise
+            whole = False  # the rest of the pass must not wait for that, and install will say so
         self._whole_in = before if whole else None
         return whole
+
+    def _heed(self, error: KernelError) -> bool:
+        """Tell whether nft hung, and leave it alone then."""
+        if error.errno != errno.ETIMEDOUT:
+            return False
+        self._left_alone_until = self._clock() + nft.PAUSE
+        return True
 
 
 def generation() -> int | None:

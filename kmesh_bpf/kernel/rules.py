@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import time
@@ -33,26 +34,27 @@ class Rules:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._read_at: float | None = None
+        self._due = -math.inf
         self._generation: int | None = None
         self._found: tuple[Suspect, ...] = ()
 
     def suspects(self) -> tuple[Suspect, ...]:
         """Give the rules that may be in our way; none where they cannot be read: it is only advice."""
         now = self._clock()
-        if self._read_at is not None and now - self._read_at < (SOON if self._found else RARELY):
+        if now < self._due:
             return self._found
-        self._read_at = now
+        self._due = now + RARELY
         with suppress(KmeshBpfError, OSError, subprocess.TimeoutExpired, *SHAPELESS):
             generation = nat.generation()
             if generation is None or generation != self._generation or any(map(_legacy_tables, LEGACY)):
-                self._found = tuple(dict.fromkeys(_read()))
+                self._found = tuple(dict.fromkeys(_read(lambda: self._clock() - now < nft.TIMEOUT)))
                 self._generation = generation
+            self._due = now + (SOON if self._found else RARELY)
         return self._found
 
 
-def _read() -> Iterator[Suspect]:
-    listings = list(_chains())
+def _read(in_time: Callable[[], bool]) -> Iterator[Suspect]:
+    listings = list(_chains(in_time))
     for _, listing in listings:
         yield from interference.suspects_of_nft(listing)
     unreadable = {place for place, listing in listings if interference.holds_xt(listing)}
@@ -65,7 +67,7 @@ def _read() -> Iterator[Suspect]:
                 yield from interference.suspects_of_iptables(_saved(family, "legacy", table), family, table)
 
 
-def _chains() -> Iterator[tuple[tuple[str, str], Json]]:
+def _chains(in_time: Callable[[], bool]) -> Iterator[tuple[tuple[str, str], Json]]:
     """Give ((family, table), listing) of each chain that packets of prerouting get to."""
     everything = _listed("list", "chains")
     chains = [item["chain"] for item in everything["nftables"] if "chain" in item]
@@ -75,7 +77,7 @@ def _chains() -> Iterator[tuple[tuple[str, str], Json]]:
         if one.get("hook") == "prerouting" and one.get("type") == "filter" and one["table"] not in OURS
     ]
     done: set[tuple[str, str, str]] = set()
-    while waiting and len(done) < MOST_CHAINS:
+    while waiting and len(done) < MOST_CHAINS and in_time():
         family, table, name = place = waiting.pop()
         if place in done:
             continue
@@ -102,12 +104,4 @@ def _saved(family: str, sort: str, table: str) -> str:
     program = shutil.which(f"{family}tables-{sort}-save")
     if program is None:
         return ""
-    done = subprocess.run(
-        [program, "-t", table],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=nft.TIMEOUT,
-        stdin=subprocess.DEVNULL,
-    )
-    return done.stdout
+    return nft.finish([program, "-t", table]).stdout

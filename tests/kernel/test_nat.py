@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from kmesh_bpf.errors import KernelError, UnsupportedError
-from kmesh_bpf.kernel import nat
+from kmesh_bpf.kernel import nat, nft
 from kmesh_bpf.kernel.netlink import NetlinkSocket
 from tests.lab.network import run
 
@@ -188,7 +188,7 @@ def test_what_nft_says_becomes_an_error_of_ours(
     monkeypatch: pytest.MonkeyPatch, message: str, error: type[Exception]
 ) -> None:
     refused = subprocess.CompletedProcess([], 1, "", message + "\n")
-    monkeypatch.setattr(subprocess, "run", lambda *arguments, **options: refused)
+    monkeypatch.setattr(nft, "finish", lambda *arguments, **options: refused)
     with pytest.raises(error, match=message.rpartition(": ")[2]) as caught:
         nat.install()
     assert type(caught.value) is error
@@ -197,25 +197,25 @@ def test_what_nft_says_becomes_an_error_of_ours(
 def test_a_listing_in_another_form_than_written_is_an_error_not_an_endless_repetition(
     netns: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = subprocess.run
+    real = nft.finish
 
-    def altered(command: list[str], **options: object) -> "subprocess.CompletedProcess[str]":
-        done = real(command, **options)
+    def altered(command: list[str], script: str) -> "subprocess.CompletedProcess[str]":
+        done = real(command, script)
         return subprocess.CompletedProcess(command, done.returncode, done.stdout.replace("255", "256"), done.stderr)
 
-    monkeypatch.setattr(subprocess, "run", altered)
+    monkeypatch.setattr(nft, "finish", altered)
     with pytest.raises(KernelError, match="lists other rules than were written"):
         nat.install()
 
 
 def test_a_protocol_printed_as_a_number_is_the_same(netns: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = subprocess.run
+    real = nft.finish
 
-    def numbers(command: list[str], **options: object) -> "subprocess.CompletedProcess[str]":
-        done = real(command, **options)
+    def numbers(command: list[str], script: str) -> "subprocess.CompletedProcess[str]":
+        done = real(command, script)
         return subprocess.CompletedProcess(command, done.returncode, done.stdout.replace('"esp"', "50"), done.stderr)
 
     nat.install()
     assert '"esp"' in json.dumps(json.loads(run("nft -j list table ip kmesh_ipsec")))
-    monkeypatch.setattr(subprocess, "run", numbers)
+    monkeypatch.setattr(nft, "finish", numbers)
     assert nat.installed()

@@ -31,8 +31,8 @@ def test_a_rule_is_found_in_whatever_chain_prerouting_leads_to(netns: str) -> No
 
 def test_they_are_read_again_rarely_and_only_if_something_changed(netns: str, monkeypatch: pytest.MonkeyPatch) -> None:
     now, read = [0.0], []
-    real: Callable[[], object] = rules._read
-    monkeypatch.setattr(rules, "_read", lambda: read.append(now[0]) or real())
+    real: Callable[[Callable[[], bool]], object] = rules._read
+    monkeypatch.setattr(rules, "_read", lambda in_time: read.append(now[0]) or real(in_time))
     one = Rules(lambda: now[0])
     run("nft add table ip theirs")
     one.suspects()

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-settings.register_profile("untimed", deadline=None)
+from tests.unit.amount import examples
+
+settings.register_profile("untimed", examples(settings.default.max_examples))
 settings.load_profile("untimed")
 
 

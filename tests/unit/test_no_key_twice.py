@@ -1,11 +1,12 @@
 """No sequence starts anew under a key that was in use, and no recorded packet is accepted later, whatever happens."""
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from kmesh.cluster.secret import Keyring
 
 from kmesh_bpf.core.incarnation import RENEWAL_SECONDS
+from tests.unit.amount import examples
 from tests.unit.wire import World, material
 from tests.unit.wire_events import EVENTS
 
@@ -24,7 +25,7 @@ def live(history) -> World:
     return world
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(st.lists(st.tuples(st.sampled_from(sorted(EVENTS)), SECONDS), max_size=10))
 @example([("other_goes", 0.3), ("killed_after_more_operations1", 0.3), (STOP_SENDING, 0.3), (STOP_TAKING, 0.3)])
 @example(
@@ -62,7 +63,7 @@ def test_each_event_is_survived_by_the_traffic_of_two_nodes_of_ours(name):
     assert sum(world.accepted.values()) >= before + 4, "both ways, before and after"
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(st.tuples(st.sampled_from(OF_THE_OTHER), SECONDS), max_size=14))
 def test_what_one_peer_does_makes_others_change_their_keys_once_in_ten_minutes_at_most(history):
     world = World()

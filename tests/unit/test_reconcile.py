@@ -3,7 +3,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kmesh_bpf import contract
@@ -19,6 +19,7 @@ from kmesh_bpf.core.view import View
 from kmesh_bpf.errors import KernelError
 from kmesh_bpf.kernel.fake import FakeKernel
 from kmesh_bpf.reconcile import reconcile
+from tests.unit.amount import examples
 from tests.unit.core import mesh
 
 R, R3 = ip_address("10.10.0.2"), ip_address("10.10.0.3")
@@ -273,7 +274,7 @@ views = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(views, min_size=1, max_size=4))
 def test_applying_a_difference_makes_the_plan_true_from_any_state(sequence):
     world = World()
@@ -285,7 +286,7 @@ def test_applying_a_difference_makes_the_plan_true_from_any_state(sequence):
         assert diff(state, state) == ()
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(views, st.data())
 def test_whatever_object_disappears_is_put_back(view, data):
     world = World()

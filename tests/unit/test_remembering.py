@@ -7,7 +7,7 @@ from copy import deepcopy
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kmesh_bpf import FakeKernel, KernelError, Key, Node, Options, Peer, Pod, Pods, Reconciler, Report, View, reconcile
@@ -15,6 +15,7 @@ from kmesh_bpf.core.diff import diff
 from kmesh_bpf.core.mirror import MAPPINGS, Keys, Mirror, restricted
 from kmesh_bpf.core.planner import Planner, make_plan
 from kmesh_bpf.core.state import Link
+from tests.unit.amount import examples
 
 NAMES = ("n1", "n2", "n3", "n4")
 NUMBERS = range(1, 5)
@@ -135,7 +136,7 @@ def objects(kernel: FakeKernel) -> dict[str, object]:
     return {name: getattr(kernel, name) for name in names}
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.data())
 def test_a_reconciler_that_remembers_leaves_in_the_kernel_what_one_leaves_that_begins_anew(data):
     history = History(data.draw)
@@ -184,7 +185,7 @@ def refusing(every: int | None):
     return refuse
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.data())
 def test_a_planner_that_remembers_plans_as_one_does_that_begins_anew_and_knows_what_to_look_at(data):
     history = History(data.draw)

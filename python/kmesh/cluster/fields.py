@@ -19,13 +19,16 @@ LONGEST, LONGEST_WORD = 1 << 20, 1024
 LONGEST_NAME = 253
 LONGEST_ADDRESS = 64
 """Characters of an address or CIDR; IPv6 with an IPv4 address in it and a prefix length has 49."""
+LONGEST_KEY, LONGEST_LABEL, LARGEST_ANNOTATIONS = 253 + 1 + 63, 63, 256 << 10
+"""Characters of a label's or annotation's key (prefix/name) and of a label's value, and of all annotations of an
+object, keys and values together: what the API server takes (k8s.io/apimachinery: api/validation, util/validation)."""
 
 
 class Fields:
     """The fields of a mapping that stands at ``path`` of a manifest; null counts as absent, as in Kubernetes.
 
-    Every method raises ConfigError, naming the field, for a value it cannot use. No string but a label or annotation
-    may have more than ``longest`` characters.
+    Every method raises ConfigError, naming the field, for a value it cannot use. No string but an annotation may have
+    more than ``longest`` characters.
     """
 
     def __init__(self, values: Mapping[str, Any], path: str = "", longest: int = LONGEST) -> None:
@@ -89,9 +92,20 @@ class Fields:
         return float(value)
 
     def labels(self, name: str) -> dict[str, str]:
-        """Give labels or annotations; an absent mapping is empty."""
-        values, at = self.part(name)._values, self._at(name)
-        return {_label(key, at): _label(value, at) for key, value in values.items()}
+        """Give labels; an absent mapping is empty."""
+        found, at = self._pairs(name), self._at(name)
+        for key, value in found.items():
+            if len(value) > LONGEST_LABEL:
+                raise ConfigError(f"{at}: {shown(key)} has {len(value)} characters, more than {LONGEST_LABEL}")
+        return found
+
+    def annotations(self, name: str) -> dict[str, str]:
+        """Give annotations, whose values may be long; an absent mapping is empty."""
+        found = self._pairs(name)
+        size = sum(len(key) + len(value) for key, value in found.items())
+        if size > LARGEST_ANNOTATIONS:
+            raise ConfigError(f"{self._at(name)} has {size} characters, more than {LARGEST_ANNOTATIONS}")
+        return found
 
     def address(self, name: str) -> Address:
         """Give an address."""
@@ -123,6 +137,14 @@ class Fields:
             return tuple(ip_network(_short(text, at)) for text in texts)
         except ValueError as error:
             raise ConfigError(f"{at}: {error}") from error
+
+    def _pairs(self, name: str) -> dict[str, str]:
+        values, at = self.part(name)._values, self._at(name)
+        found = {_quoted(key, at): _quoted(value, at) for key, value in values.items()}
+        for key in found:
+            if len(key) > LONGEST_KEY:
+                raise ConfigError(f"{at}: the key {shown(key)} is too long: more than {LONGEST_KEY} characters")
+        return found
 
     def _at(self, name: str) -> str:
         return f"{self._path}.{name}" if self._path else name
@@ -171,8 +193,8 @@ def nameable(name: str) -> bool:
     return len(name) <= LONGEST_NAME and name.isprintable() and not {" ", "/"} & set(name)
 
 
-def _label(value: Any, path: str) -> str:
-    """Annotations may be long; numbers and truths that somebody forgot to quote are as if quoted."""
+def _quoted(value: Any, path: str) -> str:
+    """Give a text; numbers and truths that somebody forgot to quote are as if quoted."""
     if isinstance(value, str):
         if not whole(value):
             raise ConfigError(f"{path} holds half a character (a lone surrogate)")

@@ -284,7 +284,7 @@ def _pod(_: Mapping[str, Any], top: Fields) -> PodObject:
         phase=status.text("phase", ""),
         addresses=addresses,
         containers=frozenset(one.text("name") for one in (*spec.parts("containers"), *spec.parts("initContainers"))),
-        annotations=metadata.labels("annotations"),
+        annotations=metadata.annotations("annotations"),
         created=metadata.text("creationTimestamp", ""),
         deleting=metadata.has("deletionTimestamp"),
     )
@@ -310,7 +310,7 @@ def _node_info(_: Mapping[str, Any], top: Fields) -> NodeInfo:
         texts,
         spec.text("bootID"),
         spec.texts("podCIDRS"),
-        metadata.labels("annotations"),
+        metadata.annotations("annotations"),
         metadata.number("generation", 0, LARGEST_GENERATION, default=0),
         metadata.text("uid", ""),
         next((one.text("uid", "") for one in metadata.parts("ownerReferences") if one.text("kind", "") == "Node"), ""),

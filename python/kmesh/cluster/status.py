@@ -193,7 +193,7 @@ def from_lease(lease: Mapping[str, Any]) -> NodeStatus:
 
 def _report(top: Fields) -> Fields:
     path = f"annotation {STATUS_ANNOTATION}"
-    text = top.part("metadata").labels("annotations").get(STATUS_ANNOTATION)
+    text = top.part("metadata").annotations("annotations").get(STATUS_ANNOTATION)
     if text is None:
         raise ConfigError(f"{path} is missing")
     if len(text) > LARGEST_REPORT:

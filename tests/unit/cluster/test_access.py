@@ -302,3 +302,49 @@ def test_reading_a_token_from_many_threads_reads_the_file_once(tmp_path, monkeyp
     for one in threads:
         one.join()
     assert len(reads) == 1
+
+
+# --- logins
+
+
+def id_token(**claims: object) -> str:
+    def coded(value: object) -> str:
+        return base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
+
+    return f"{coded({'alg': 'RS256'})}.{coded({'sub': SECRET} | claims)}.{SECRET}"
+
+
+def logged_in(token: str) -> dict:
+    return {"auth-provider": {"name": "oidc", "config": {"id-token": token, "refresh-token": SECRET}}}
+
+
+def test_a_login_that_is_over_is_refused_by_name(kubeconfig):
+    token = id_token(exp=1767225600)
+    said = refused(kubeconfig(logged_in(token)))
+    assert said.endswith(
+        "auth-provider: its id-token expired at 2026-01-01 00:00:00 UTC, and is not renewed here; "
+        "kubectl renews it (kubectl get ns), or use exec with a plugin that logs in"
+    )
+    assert token not in said
+
+
+def test_a_login_is_used_until_it_is_over_and_then_read_anew(kubeconfig):
+    found = entered(kubeconfig(logged_in(token := id_token(exp=4102444800))))
+    assert (found.token(), found.expires) == (token, 4102444800.0)
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        SECRET,
+        "a.b.c",
+        "..",
+        f"a.{base64.b64encode(b'[]').decode()}.c",
+        *(id_token(exp=one) for one in ("x", True, 1e30)),
+    ],
+)
+def test_a_login_that_does_not_say_when_it_ends_is_for_the_server_to_judge(kubeconfig, token):
+    assert (entered(kubeconfig(logged_in(token))).token(), entered(kubeconfig(logged_in(token))).expires) == (
+        token,
+        float("inf"),
+    )

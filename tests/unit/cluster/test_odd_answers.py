@@ -14,6 +14,7 @@ from kmesh.cluster.kubernetes.store import Shelf, Store
 from kmesh.cluster.kubernetes.watch import Watch
 
 from tests.contract.test_cluster_source import eventually
+from tests.unit.amount import examples
 from tests.unit.cluster import kube
 from tests.unit.cluster.fake_api import FakeApi, event, listed
 from tests.unit.cluster.odd_server import NAMELESS, World, names, namespace, settled, watching
@@ -225,7 +226,7 @@ def changed(value: object, place: tuple, odd: object) -> object:
     return found
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=300)
+@settings(examples(300), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sampled_from(MANIFESTS), st.data())
 def test_whatever_stands_in_an_object_wherever_harms_no_other_one(manifest, data):
     """Shelf and watch, with a list, then an event, of which any field is anything."""

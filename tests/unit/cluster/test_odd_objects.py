@@ -72,6 +72,31 @@ def test_an_annotation_may_be_long():
     assert parse(with_parts(POD, "metadata.annotations.a", "x" * 200_000)).annotations == {"a": "x" * 200_000}
 
 
+@pytest.mark.parametrize("manifest", [POD, kube.namespace()])
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("a", "x" * 63, None),
+        ("a", "x" * 64, "metadata.labels: 'a' has 64 characters, more than 63"),
+        ("a", "0x" + "f" * 5000, "metadata.labels: 'a' has 5002 characters, more than 63"),
+        ("x" * 253 + "/" + "y" * 63, "", None),
+        ("x" * 318, "", f"metadata.labels: the key '{'x' * 64}…' is too long: more than 317 characters"),
+    ],
+)
+def test_labels_are_as_long_as_the_server_takes_them(manifest, key, value, sentence):
+    labelled = with_parts(manifest, "metadata.labels", {key: value})
+    if sentence is None:
+        assert parse(labelled).labels == {key: value}
+    else:
+        assert refused(labelled).endswith(sentence)
+
+
+def test_annotations_are_all_together_as_long_as_the_server_takes_them():
+    parse(with_parts(POD, "metadata.annotations", {"a": "x" * ((256 << 10) - 1)}))
+    sentence = refused(with_parts(POD, "metadata.annotations", {"a": "x" * (128 << 10), "b": "x" * (128 << 10)}))
+    assert sentence == "Pod default/web: metadata.annotations has 262146 characters, more than 262144"
+
+
 @pytest.mark.parametrize(("value", "text"), [(True, "true"), (7, "7"), (0.5, "0.5"), (None, "")])
 def test_a_label_that_somebody_forgot_to_quote_is_as_if_quoted(value, text):
     assert parse(with_parts(POD, "metadata.labels.a", value)).labels["a"] == text

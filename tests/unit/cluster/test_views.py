@@ -5,7 +5,7 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from kmesh.cluster.objects import ClusterObjects, Namespace, NodeInfo, NodeObject, PodObject, Service
 from kmesh.cluster.placed import Placed
@@ -14,6 +14,7 @@ from kmesh.cluster.snapshot import MODE_LABEL, build_view
 from kmesh.cluster.views import Views
 
 from kmesh_bpf import ConfigError, Key, View
+from tests.unit.amount import examples
 
 HERE = "n1"
 NODES = ("n1", "n2", "n3")
@@ -130,7 +131,7 @@ class World:
         return build_view(self.objects, HERE, **self.known())
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.lists(EVENTS, min_size=10, max_size=40))
 def test_the_view_kept_is_the_view_made_from_scratch_and_what_is_equal_is_the_very_same(events):
     world, views = World(), Views(HERE)
@@ -156,7 +157,7 @@ def assert_shared(before: View, now: View) -> None:
         assert getattr(now, part) is getattr(before, part) or getattr(now, part) != getattr(before, part)
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(st.lists(EVENTS, max_size=20), st.data())
 def test_states_that_nobody_asked_for_a_view_of_are_not_missed(events, data):
     world, views = World(), Views(HERE)
@@ -167,7 +168,7 @@ def test_states_that_nobody_asked_for_a_view_of_are_not_missed(events, data):
     assert views.view(world.objects, **world.known()) == world.view()
 
 
-@settings(max_examples=100)
+@examples(100)
 @given(st.lists(EVENTS, max_size=15))
 def test_claims_asked_for_on_other_evidence_are_those_of_that_evidence_and_spoil_nothing(events):
     world, views = World(), Views(HERE)

@@ -4,11 +4,12 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kmesh_bpf.core.cidrs import Ranges, too_many
 from kmesh_bpf.core.view import Node, Peer, View
+from tests.unit.amount import examples
 from tests.unit.core import mesh
 
 VIEW = mesh.view()
@@ -74,7 +75,7 @@ NUMBERS = st.integers(0, 255)
 CIDRS = st.builds(lambda at, length: ip_network((0x0A000000 + at, length), strict=False), NUMBERS, st.integers(24, 32))
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(st.data())
 def test_of_any_cluster_the_cidrs_chosen_hold_the_peer_s_pods_and_no_address_of_anybody_else(data):
     names = [f"n{number}" for number in range(5)]

@@ -4,7 +4,7 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kmesh_bpf.core.marks import incarnations
@@ -16,6 +16,7 @@ from kmesh_bpf.core.problems import ProblemKind
 from kmesh_bpf.core.state import Direction, KernelState, Mark, Observation, PodFlags
 from kmesh_bpf.core.tunnels import tunnels
 from kmesh_bpf.core.view import Node, Peer, Pod, Pods, View
+from tests.unit.amount import examples
 from tests.unit.core import mesh
 
 L, R = ip_address("10.10.0.1"), ip_address("10.10.0.2")
@@ -204,7 +205,7 @@ VIEWS = st.builds(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(VIEWS, st.booleans(), st.sampled_from((0, 3, 30000)))
 def test_of_any_cluster_each_managed_address_elsewhere_has_exactly_one_policy_towards_the_node_that_it_runs_on(
     view, strict, max_exact
@@ -241,7 +242,7 @@ def test_of_any_cluster_each_managed_address_elsewhere_has_exactly_one_policy_to
                     assert one.tunnel_src in outer[node], "nobody speaks for another one's pod"
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(VIEWS)
 def test_of_any_cluster_what_a_peer_may_send_encrypted_is_taken_from_it_whether_or_not_it_is_ready(view):
     found = plan(view)
@@ -271,7 +272,7 @@ def test_of_any_cluster_what_a_peer_may_send_encrypted_is_taken_from_it_whether_
     }
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(VIEWS)
 def test_of_any_cluster_every_policy_leads_between_the_two_nodes_or_blocks(view):
     theirs = {address for peer in view.peers for address in peer.node.addresses}

@@ -4,7 +4,7 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from kmesh_bpf.core.diff import diff
@@ -14,6 +14,7 @@ from kmesh_bpf.core.state import Direction, KernelState, Mark, Policy
 from kmesh_bpf.errors import KernelError
 from kmesh_bpf.kernel.fake import FakeKernel
 from kmesh_bpf.reconcile import reconcile
+from tests.unit.amount import examples
 from tests.unit.core import mesh
 
 L, R = ip_address("10.10.0.1"), ip_address("10.10.0.2")
@@ -246,7 +247,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(STEPS)
 def test_through_any_history_the_newest_outbound_sa_is_one_of_the_highest_version_and_nothing_retired_returns(steps):
     node = Node()

@@ -17,6 +17,7 @@ from kmesh.cluster.secret import parse_keys
 from kmesh_bpf import KernelError
 from kmesh_bpf.errors import LoadError, UnsupportedError
 from kmesh_bpf.kernel import boot_guard, nat, nft, programs
+from kmesh_bpf.kernel.rules import Rules
 from tests.unit.cluster import kube
 from tests.unit.launcher.standin import Node
 
@@ -189,7 +190,7 @@ def test_an_nft_that_cannot_be_started_is_an_error_of_ours_and_no_reason_to_give
     def run(*_, **__):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "Popen", run)
     with pytest.raises(UnsupportedError, match=f"nft is not available: {words}"):
         nft.run("list", "it", [])
     assert not nat.installed()
@@ -212,8 +213,70 @@ def test_an_nft_that_hangs_is_ended_though_a_child_of_it_stays(tmp_path, monkeyp
     (tmp_path / "nft").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(nft, "TIMEOUT", 0.2)
-    with pytest.raises(KernelError, match=r"list it: .*ETIMEDOUT.*: nft took more than 0.2 s"):
+    with pytest.raises(KernelError, match=r"list it: .*ETIMEDOUT.*: nft took more than 0.2 s and was ended"):
         nft.run("list", "it", [])
+
+
+@pytest.fixture
+def hanging(tmp_path, monkeypatch):
+    """Give a function that tells how many nft were started, each of which hangs."""
+    (tmp_path / "nft").write_text(f"#!/bin/sh\necho >> {tmp_path}/starts\nexec /bin/sleep 30\n")
+    (tmp_path / "nft").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(nft, "TIMEOUT", 0.5)
+    return lambda: len((tmp_path / "starts").read_text().splitlines())
+
+
+def test_an_nft_that_hangs_costs_one_pass_its_time_and_then_none_for_a_minute(hanging):
+    now = [100.0]
+    tables = nat.Tables(clock=lambda: now[0])
+    assert not tables.installed()
+    for _ in range(5):
+        now[0] += 10
+        assert not tables.installed()
+        with pytest.raises(
+            KernelError, match=r"install nft tables ip and ip6 .*: nft took more than 0.5 s and was ended"
+        ):
+            tables.install()
+    assert hanging() == 1
+    now[0] += 11
+    with pytest.raises(KernelError, match=r"nft took more than 0.5 s and was ended"):
+        tables.install()
+    assert not tables.installed()
+    assert hanging() == 2
+
+
+def test_rules_of_others_are_not_waited_for(hanging):
+    now = [100.0]
+    rules = Rules(lambda: now[0])
+    for _ in range(29):
+        assert rules.suspects() == ()
+        now[0] += 10
+    assert hanging() == 1
+    now[0] += 20
+    assert rules.suspects() == ()
+    assert hanging() == 2
+
+
+def test_a_process_that_the_kernel_does_not_end_is_left_behind(monkeypatch):
+    class Stuck:
+        stdin = stdout = stderr = None
+        killed = 0
+
+        def communicate(self, script, timeout):
+            raise subprocess.TimeoutExpired("nft", timeout)
+
+        def kill(self):
+            Stuck.killed += 1
+
+        def wait(self, timeout=None):
+            assert timeout is not None, "it would be waited for for ever"
+            raise subprocess.TimeoutExpired("nft", timeout)
+
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: Stuck())
+    with pytest.raises(KernelError, match="ETIMEDOUT"):
+        nft.run("list", "it", [])
+    assert Stuck.killed == 1
 
 
 def test_what_nft_prints_in_any_encoding_is_read(tmp_path, monkeypatch):

@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,6 +56,8 @@ EARLY_SECONDS = 10.0
 TOKEN_LIKE = re.compile(r"[A-Za-z0-9+/=_.~-]{32,}")
 """In a plugin's words, what could be a token or a key."""
 MESSAGE_LIMIT = 200
+LAST_TIME = 253402300800
+"""Seconds since the epoch, the year 10000: what is later is no time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,14 @@ def enter(target: Target) -> Access:
         found, expires = made.token, made.expires - EARLY_SECONDS
         material |= made.material
         token = lambda: found  # noqa: E731 # likewise
+    elif target.login:
+        expires = _expiry(target.token)
+        if expires <= time.time():
+            when = datetime.fromtimestamp(expires, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+            raise ConfigError(
+                f"{target.login}: its id-token expired at {when}, and is not renewed here; "
+                "kubectl renews it (kubectl get ns), or use exec with a plugin that logs in"
+            )
     return Access(target, _tls(target, material) if target.server.startswith("https:") else None, token, expires)
 
 
@@ -163,6 +174,17 @@ class TokenFile:
     def _read(self) -> str:
         content = read_file(self._path, MOST_FILE, "the token file")
         return bearer(content.decode("latin-1"), f"the token file {self._path}")
+
+
+def _expiry(token: str) -> float:
+    """Give when a token ends, in seconds since the epoch, by what it says itself (RFC 7519 section 4.1.4)."""
+    part = [*token.split("."), ""][1]
+    with suppress(ValueError, RecursionError):
+        claims = json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)))
+        ends = claims.get("exp") if isinstance(claims, dict) else None
+        if isinstance(ends, int | float) and not isinstance(ends, bool) and abs(ends) < LAST_TIME:
+            return float(ends)
+    return math.inf
 
 
 def _kubeconfig(path: str) -> File:

@@ -61,7 +61,8 @@ class Target:
 
     ``material`` has certificates and the key, by the names of the kubeconfig's fields, as paths and as base64.
     ``token`` counts where there is no ``token_file``, which is read anew; ``headers`` are sent with every request.
-    ``source`` names the configuration in errors.
+    ``source`` names the configuration in errors; ``login`` names where
+    the token was left by somebody's logging in, which is not done anew here.
     """
 
     source: str
@@ -74,6 +75,7 @@ class Target:
     token: str = field(default="", repr=False)
     token_file: str = ""
     plugin: Plugin | None = None
+    login: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,18 +277,18 @@ def _target(cluster: _Part, user: _Part) -> Target:
     if bool(certificate) != bool(key):
         raise ConfigError(f"{user.where}: {CERTIFICATE} and {KEY} belong together, and one is missing")
     told = _told(given, server, proxy)
-    found, file, plugin = _who(user, told, basic=any(name == AUTHORIZATION for name, _ in headers))
+    found, file, plugin, login = _who(user, told, basic=any(name == AUTHORIZATION for name, _ in headers))
     if not (certificate or headers or found or file or plugin) and user.fields.names():
         strange = sorted(set(user.fields.names()) - KNOWN_OF_USER)
         if strange:
             raise ConfigError(f"{user.where}: nothing is known of {short(strange[0])}, and no credentials are there")
     material = {**authority, **certificate, **key}
     name = header(name, f"{where}.tls-server-name")
-    return Target(where, server, insecure, name, proxy, material, headers, found, file, plugin)
+    return Target(where, server, insecure, name, proxy, material, headers, found, file, plugin, login)
 
 
-def _who(user: _Part, told: Mapping[str, Any], *, basic: bool) -> tuple[str, str, Plugin | None]:
-    """Give the token, the file that it is in, and the program that makes one: one of them, or none."""
+def _who(user: _Part, told: Mapping[str, Any], *, basic: bool) -> tuple[str, str, Plugin | None, str]:
+    """Give the token, the file that it is in, and the program that makes one: one of them, or none; and the login."""
     given, where = user.fields, user.where
     text, file = given.text("token", ""), user.path("tokenFile")
     if basic and (text or file):
@@ -294,14 +296,14 @@ def _who(user: _Part, told: Mapping[str, Any], *, basic: bool) -> tuple[str, str
     if given.has("exec") and given.has("auth-provider"):
         raise ConfigError(f"{where}: exec and auth-provider are two identities; remove one")
     if file:  # it wins, as with kubectl
-        return "", file, None
+        return "", file, None, ""
     if text:
-        return bearer(text, f"{where}.token"), "", None
+        return bearer(text, f"{where}.token"), "", None, ""
     if basic:
-        return "", "", None
+        return "", "", None, ""
     if given.has("auth-provider"):
-        return _provided(where, given.part("auth-provider")), "", None
-    return "", "", _plugin(user, given.part("exec"), told) if given.has("exec") else None
+        return _provided(where, given.part("auth-provider")), "", None, f"{where}.auth-provider"
+    return "", "", _plugin(user, given.part("exec"), told) if given.has("exec") else None, ""
 
 
 def _basic(user: _Part) -> Headers:
