@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from kmesh_bpf.contract import VERSION as CONTRACT_VERSION
+from kmesh_bpf.core.addresses import impossible
 from kmesh_bpf.core.claims import Evidence, evidence
 from kmesh_bpf.core.explain import Fate, Stop, Trace, trace
 from kmesh_bpf.core.incarnation import Announcement, Cause, Decision, Memory
@@ -85,6 +86,7 @@ __all__ = [
     "check_node_mark_mask",
     "claim",
     "evidence",
+    "impossible",
     "make_plan",
     "managed_pods",
     "open_maps",

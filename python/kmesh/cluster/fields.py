@@ -126,6 +126,14 @@ class Fields:
         """Give a list of addresses; an absent one is empty."""
         return tuple(_address(one, f"{self._at(name)}[{i}]") for i, one in enumerate(self.texts(name)))
 
+    def claim(self, name: str) -> Address:
+        """Give an address, with its zone if it has one: whoever reads it judges whether it can be anybody's."""
+        return _any_address(self.text(name), self._at(name))
+
+    def claims(self, name: str) -> tuple[Address, ...]:
+        """Give a list of addresses, with their zones; an absent one is empty."""
+        return tuple(_any_address(one, f"{self._at(name)}[{i}]") for i, one in enumerate(self.texts(name)))
+
     def cidrs(self, name: str) -> tuple[Network, ...]:
         """Give a list of CIDRs; an absent one is empty."""
         return self.cidrs_of(self.texts(name), name)
@@ -220,11 +228,15 @@ def _number(value: Any, path: str, least: int, most: int) -> int:
     return value
 
 
-def _address(text: str, path: str) -> Address:
+def _any_address(text: str, path: str) -> Address:
     try:
-        address = ip_address(_short(text, path))
+        return ip_address(_short(text, path))
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def _address(text: str, path: str) -> Address:
+    address = _any_address(text, path)
     if "%" in text:
         raise ConfigError(f"{path}: {text!r} has a zone, which means nothing on another node")
     return address

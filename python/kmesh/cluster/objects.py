@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from kmesh.cluster.fields import LONGEST_WORD, Fields, nameable
 from kmesh.text import shown
-from kmesh_bpf import Address, ConfigError, Network
+from kmesh_bpf import Address, ConfigError, Network, impossible
 
 NAMESPACE = "kmesh-system"
 SECRET_NAME = "kmesh-ipsec"  # noqa: S105 # the name of the object that holds it
@@ -42,7 +43,8 @@ class Namespace:
 class NodeObject:
     """A Node: InternalIPs in order, pod CIDRs, the kernel's boot id; ``external`` are its ExternalIPs.
 
-    ``uid`` tells it from one of the same name that was there before; ``deleting``: it is about to go.
+    ``uid`` tells it from one of the same name that was there before; ``deleting``: it is about to go. ``refused``: what
+    it has as InternalIPs and no node can have (:func:`kmesh_bpf.impossible`).
     """
 
     name: str
@@ -52,6 +54,7 @@ class NodeObject:
     external: tuple[Address, ...] = ()
     uid: str = ""
     deleting: bool = False
+    refused: tuple[Address, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ class PodObject:
     """A Pod, as far as enrolment and addressing go; ``containers`` holds the init containers' names too.
 
     ``created`` is the server's text (UTC, to the second: earlier ones sort first), empty where nobody wrote it.
+    ``addresses`` are claims, be they possible or not (:mod:`kmesh.cluster.placement`).
     """
 
     namespace: str
@@ -85,7 +89,8 @@ class NodeInfo:
 
     ``generation``: the server's count of changes of its spec, 0 where nobody counts; ``uid`` tells it from one of the
     same name that was there before. They are no part of what it says. ``owner``: the uid of the Node that it goes
-    with; ``deleting``: it is about to go. ``spi`` 0: a Go node that has no key yet.
+    with; ``deleting``: it is about to go. ``spi`` 0: a Go node that has no key yet. ``refused``: what it announces and
+    no node can have.
     """
 
     name: str
@@ -98,6 +103,7 @@ class NodeInfo:
     uid: str = field(default="", compare=False)
     owner: str = ""
     deleting: bool = False
+    refused: tuple[Address, ...] = ()
 
     @property
     def namespace(self) -> str:
@@ -167,28 +173,33 @@ class ClusterObjects:
 def collect(objects: Iterable[Object], problems: Iterable[str] = ()) -> ClusterObjects:
     """Sort the objects by kind and say which of them are odd, after the problems already known."""
     found = tuple(objects)
+    nodes = tuple(one for one in found if isinstance(one, NodeObject))
     node_infos = tuple(one for one in found if isinstance(one, NodeInfo))
+    read: tuple[NodeObject | NodeInfo, ...] = (*nodes, *node_infos)
     services = (cidr for one in found if isinstance(one, ServiceRange) for cidr in one.cidrs)
     return ClusterObjects(
         namespaces=tuple(one for one in found if isinstance(one, Namespace)),
-        nodes=tuple(one for one in found if isinstance(one, NodeObject)),
+        nodes=nodes,
         pods=tuple(one for one in found if isinstance(one, PodObject)),
         node_infos=node_infos,
         secret=next((one.manifest for one in found if isinstance(one, KeySecret)), None),
         services=tuple(dict.fromkeys(services)),
         service_objects=tuple(one for one in found if isinstance(one, Service)),
-        problems=(*problems, *oddities(node_infos)),
+        problems=(*problems, *chain.from_iterable(map(oddities, read))),
     )
 
 
-def oddities(node_infos: Iterable[NodeInfo]) -> tuple[str, ...]:
-    """Say what is odd about objects that can be used all the same."""
-    return tuple(
-        f"KmeshNodeInfo {NAMESPACE}/{info.name}: annotation {REPLAY_ANNOTATION} is no number from 0 to "
-        f"{LARGEST_WINDOW}; taken as 0, no ESN"
-        for info in node_infos
-        if info.replay_window is None
-    )
+def oddities(one: NodeObject | NodeInfo) -> Iterator[str]:
+    """Say what is odd about an object that can be used all the same."""
+    what, where = f"Node {one.name}", "InternalIP"
+    if isinstance(one, NodeInfo):
+        what, where = f"KmeshNodeInfo {NAMESPACE}/{one.name}", "spec.addresses"
+        if one.replay_window is None:
+            yield (
+                f"{what}: annotation {REPLAY_ANNOTATION} is no number from 0 to {LARGEST_WINDOW}; taken as 0, no ESN"
+            )
+    for address in one.refused:
+        yield f"{what}: {where} {address} is {impossible(address)}; it does not count"
 
 
 def identity(manifest: Mapping[str, Any]) -> Identity | None:
@@ -259,22 +270,24 @@ def _node(_: Mapping[str, Any], top: Fields) -> NodeObject:
     metadata, addresses = top.part("metadata"), [(one.text("type"), one) for one in status.parts("addresses")]
     # Nobody checks what a cloud writes as ExternalIP: what is no address there takes nothing else away.
     external = (one.address_if_any("address") for kind, one in addresses if kind == "ExternalIP")
+    internal = dict.fromkeys(one.claim("address") for kind, one in addresses if kind == "InternalIP")
     return NodeObject(
         metadata.text("name"),
-        tuple(one.address("address") for kind, one in addresses if kind == "InternalIP"),
+        tuple(one for one in internal if impossible(one) is None),
         cidrs,
         status.part("nodeInfo").text("bootID", ""),
         tuple(one for one in external if one is not None),
         metadata.text("uid", ""),
         metadata.has("deletionTimestamp"),
+        tuple(one for one in internal if impossible(one) is not None),
     )
 
 
 def _pod(_: Mapping[str, Any], top: Fields) -> PodObject:
     metadata, spec, status = top.part("metadata"), top.part("spec"), top.part("status")
-    addresses = tuple(one.address("ip") for one in status.parts("podIPs"))
+    addresses = tuple(one.claim("ip") for one in status.parts("podIPs"))
     if not addresses and status.text("podIP", ""):
-        addresses = (status.address("podIP"),)
+        addresses = (status.claim("podIP"),)
     return PodObject(
         namespace=metadata.text("namespace", "default"),
         name=metadata.text("name"),
@@ -295,11 +308,14 @@ def _node_info(_: Mapping[str, Any], top: Fields) -> NodeInfo:
     if metadata.text("namespace", "") != NAMESPACE:
         # Whoever may write into another namespace must not be able to speak for a node.
         raise ConfigError(f"metadata.namespace is not {NAMESPACE}; it does not count")
-    addresses = spec.addresses("addresses")
+    addresses = spec.claims("addresses")
     texts = spec.texts("addresses")
     if not addresses:
         raise ConfigError("spec.addresses is empty")
-    for address, text in zip(addresses, texts, strict=True):
+    possible = {text: one for one, text in zip(addresses, texts, strict=True) if impossible(one) is None}
+    if not possible:
+        raise ConfigError(f"spec.addresses: {addresses[0]} is {impossible(addresses[0])}, and none is left")
+    for text, address in possible.items():
         if str(address) != text:
             # Both ends derive keys from the text: written in another way, they would never understand each other.
             raise ConfigError(f"spec.addresses: {text!r} is not written as {str(address)!r}")
@@ -307,7 +323,7 @@ def _node_info(_: Mapping[str, Any], top: Fields) -> NodeInfo:
     return NodeInfo(
         metadata.text("name"),
         spec.number("spi", 0, LARGEST_SPI),
-        texts,
+        tuple(possible),
         spec.text("bootID"),
         spec.texts("podCIDRS"),
         metadata.annotations("annotations"),
@@ -315,6 +331,7 @@ def _node_info(_: Mapping[str, Any], top: Fields) -> NodeInfo:
         metadata.text("uid", ""),
         next((one.text("uid", "") for one in metadata.parts("ownerReferences") if one.text("kind", "") == "Node"), ""),
         metadata.has("deletionTimestamp"),
+        tuple(one for one in dict.fromkeys(addresses) if impossible(one) is not None),
     )
 
 

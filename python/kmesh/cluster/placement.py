@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from kmesh.cluster.objects import PodObject
-from kmesh_bpf import Address, Pod
+from kmesh_bpf import Address, Pod, impossible
 
 ENDED = frozenset({"Succeeded", "Failed"})
 """Phases of pods whose containers will never run again; their objects may stay for days, with addresses given on."""
@@ -39,8 +39,9 @@ class Ground:
     known: frozenset[Address] = frozenset()
 
     def contests(self, address: Address) -> bool:
-        """Tell whether somebody else than pods of the API server's has a claim to an address."""
-        return address in self.own or address in self.evidence or address in self.of_nodes
+        """Tell whether it takes more than one pod that claims an address, and no other, to have it."""
+        others = address in self.own or address in self.evidence or address in self.of_nodes
+        return others or impossible(address) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +68,17 @@ def place(pods: Iterable[PodObject], ground: Ground) -> tuple[tuple[Pod, ...], t
             first = holders.setdefault(address, pod)
             if first is not pod:
                 in_question.setdefault(address, [first]).append(pod)
-    for address in (*ground.own, *ground.evidence, *ground.of_nodes):
-        if address in holders:
-            in_question.setdefault(address, [holders[address]])
+    for address, holder in holders.items():
+        if ground.contests(address):
+            in_question.setdefault(address, [holder])
     disputes: list[Dispute] = []
     for address, claimants in in_question.items():
-        holder, told = judge(claimants, address, ground)
+        winner, told = judge(claimants, address, ground)
         disputes.extend(told)
-        if holder is None:
+        if winner is None:
             del holders[address]
         else:
-            holders[address] = holder
+            holders[address] = winner
     placed = (grant(pod, holders.get) for pod in ordered)
     return tuple(pod for pod in placed if pod is not None), in_order(disputes)
 
@@ -127,6 +128,9 @@ def _hindrance(pod: PodObject, address: Address, ground: Ground) -> str | None:
     """Say why a pod cannot have an address, whoever else wants it; None: it can."""
     claim = f"pod {pod.label} of node {pod.node} claims {address}, "
     way_out = "; it is not managed here: delete whichever is wrong"
+    kind = impossible(address)
+    if kind is not None:
+        return f"{claim}which is {kind}; it is not managed there: delete the pod, or mend what gave it that"
     if address in ground.own:
         return f"{claim}which is an address of this node, {ground.here}{way_out}"
     stale = pod.phase in ENDED or pod.node not in ground.nodes

@@ -21,6 +21,7 @@ from kmesh.cluster.objects import (
     NodeObject,
     PodObject,
     Service,
+    oddities,
 )
 from kmesh.cluster.placement import Dispute, Ground, place
 from kmesh.cluster.shared import find
@@ -93,7 +94,8 @@ def local_node(objects: ClusterObjects, name: str) -> NodeObject:
     if node is None:
         raise ConfigError(f"the cluster has no Node {name!r}; is NODE_NAME right?")
     if not node.addresses or not node.boot_id:
-        raise ConfigError(f"Node {name} has no InternalIP or no status.nodeInfo.bootID")
+        refused = f": {'; '.join(oddities(node))}" if node.refused else ""
+        raise ConfigError(f"Node {name} has no InternalIP or no status.nodeInfo.bootID{refused}")
     return node
 
 

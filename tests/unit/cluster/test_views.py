@@ -22,6 +22,7 @@ SPACES = ("x", "x-y", "z")
 ADDRESSES = [ip_address(f"10.9.9.{number}") for number in range(1, 4)]
 NODE_ADDRESSES = [ip_address(f"10.10.0.{number}") for number in (1, 2, 3)]
 ANY_ADDRESS = st.sampled_from(ADDRESSES + NODE_ADDRESSES)
+ANY_CLAIM = st.sampled_from([*ADDRESSES, *NODE_ADDRESSES, ip_address("127.0.0.1"), ip_address("fe80::1%eth0")])
 OLD, NEW = "2026-01-01T00:00:00Z", "2026-02-02T00:00:00Z"
 KMESH = {MODE_LABEL: "Kmesh"}
 LABELS = st.sampled_from([KMESH, {}, KMESH, {MODE_LABEL: "none"}, KMESH, {MODE_LABEL: "ambient"}])
@@ -53,7 +54,7 @@ PODS = st.builds(
     st.sampled_from([*NODES, *NODES, ""]),
     st.just(False),
     st.sampled_from(["Pending", "Running", "Succeeded", "Failed"]),
-    st.lists(ANY_ADDRESS, min_size=1, max_size=3).map(tuple) | st.just(()),
+    st.lists(ANY_CLAIM, min_size=1, max_size=3).map(tuple) | st.just(()),
     st.integers(0, 5).map(lambda number: frozenset() if number else frozenset({"istio-proxy"})),
     created=st.sampled_from(["", OLD, NEW]),
     deleting=st.booleans(),

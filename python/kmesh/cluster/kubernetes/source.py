@@ -24,6 +24,7 @@ from kmesh.cluster.objects import (
     SECRET_NAME,
     ClusterObjects,
     NodeInfo,
+    NodeObject,
     PodObject,
     oddities,
 )
@@ -94,8 +95,8 @@ class KubernetesCluster:
         self._read: ClusterObjects | None = None
         self._layers: dict[Collection, Objects[PodObject]] = {}
         self._merged: Objects[PodObject] = Objects()
-        self._judged_infos: Objects[NodeInfo] = Objects()
-        self._odd: dict[str, tuple[str, ...]] = {}
+        self._judged: dict[str, Objects[Any]] = {}
+        self._odd: dict[tuple[str, str], tuple[str, ...]] = {}
         self._read_revision = -1
         self._closed = False
 
@@ -279,18 +280,21 @@ class KubernetesCluster:
 
     def _collect(self) -> ClusterObjects:
         """Put together what all watches have brought; the lock is held."""
+        nodes: Objects[NodeObject] = self._of("Node")
         infos: Objects[NodeInfo] = self._of("KmeshNodeInfo")
-        for _, name, _, info in infos.changes(self._judged_infos):
-            self._odd.pop(name, None)
-            if info is not None and (sentences := oddities((info,))):
-                self._odd[name] = sentences
-        self._judged_infos = infos
+        judged: tuple[tuple[str, Objects[Any]], ...] = (("Node", nodes), ("KmeshNodeInfo", infos))
+        for kind, objects in judged:
+            for _, name, _, one in objects.changes(self._judged.get(kind, Objects())):
+                self._odd.pop((kind, name), None)
+                if one is not None and (sentences := tuple(oddities(one))):
+                    self._odd[kind, name] = sentences
+            self._judged[kind] = objects
         problems = (problem for shelf in self._shelves() for problem in shelf.problems)
         cidrs = (cidr for one in self._of("ServiceCIDR") for cidr in one.cidrs)
         secret = next((one.manifest for one in self._of("Secret")), None)
         return ClusterObjects(
             namespaces=self._of("Namespace"),
-            nodes=self._of("Node"),
+            nodes=nodes,
             pods=self._merged_pods(),
             node_infos=infos,
             secret=secret,
