@@ -25,6 +25,8 @@ GROUPS = {
     7: "The network",
 }
 ALL = ("n1", "n2", "n3")
+SECONDS, LONG = 100, 600
+"""Seconds that a row may take under emulation, and from which on it is long."""
 
 
 class Shows(Enum):
@@ -52,7 +54,9 @@ class Excuse:
 class Row:
     """An event: ``what`` is done to three nodes under traffic, by ``act``.
 
-    ``quick``: among those that e2e runs; ``since``: the kernel's series from which on there is what it is done with.
+    ``quick``: among those that e2e runs; ``since``: the kernel's series from which on there is what it is done with;
+    ``seconds``: how long it may take under emulation; one that takes minutes is run only by its name.
+    ``needs``: Debian's packages with other people's programs (:mod:`tests.faults.packages`).
     """
 
     name: str
@@ -62,7 +66,13 @@ class Row:
     excuse: Excuse | None = None
     quick: bool = False
     since: tuple[int, ...] = ()
+    needs: tuple[str, ...] = ()
+    seconds: int = SECONDS
     shows: Shows = Shows.GOALS
+
+    @property
+    def long(self) -> bool:
+        return self.seconds >= LONG
 
 
 @dataclass(frozen=True, slots=True)
