@@ -15,7 +15,7 @@ from tests.faults.matrix import RESULT, SOAK, told
 from tests.faults.meter import loop_seconds
 from tests.faults.packages import VARIABLE, fetch
 from tests.faults.registry import BY_NAME, ROWS
-from tests.faults.rows import GROUPS, Outcome, Row, Shows, misses, outcome
+from tests.faults.rows import GROUPS, Outcome, Row, Shows, Soak, misses, outcome, soaked
 from tests.lab.cluster import ROOT
 
 FIRST = 400
@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
         "--soak",
         type=float,
         metavar="MINUTES",
-        help="run rows at random for so long; figures are summed up, and not kept",
+        help="run rows at random for so long; figures are summed up, and the sum is kept",
     )
     made.add_argument(
         "--limit",
@@ -128,6 +128,19 @@ def run(names: Sequence[str], seed: int, flags: argparse.Namespace) -> tuple[int
     return process.returncode, found
 
 
+def keep(file: Path, found: Sequence[Outcome], soak: Soak | None) -> None:
+    """Write figures into the JSON and its page: those of the rows that were run, or of a soak, beside what is there."""
+    text = file.read_text() if file.exists() else ""
+    outcomes, soaks = page.read(text), page.soaks(text)
+    if soak is None:
+        outcomes = page.merged(outcomes, found, ROWS)
+    else:
+        soaks = (*(one for one in soaks if one.machine.kernel != soak.machine.kernel), soak)
+    file.write_text(page.write(outcomes, soaks))
+    file.with_suffix(".md").write_text(page.render(outcomes, ROWS, soaks))
+    print(f"faults: written: {file}, {file.with_suffix('.md')}")
+
+
 def main(arguments: Sequence[str]) -> int:
     """Do what a command line says; give the exit status."""
     flags = parser().parse_args(arguments)
@@ -147,13 +160,12 @@ def main(arguments: Sequence[str]) -> int:
     )
     status, found = run(names, seed, flags)
     bad = [one for one in found if misses(BY_NAME[one.row], one)]
-    if not flags.soak and found:
-        before = page.read(flags.json.read_text()) if flags.json.exists() else ()
-        everything = page.merged(before, found, ROWS)
-        flags.json.write_text(page.write(everything))
-        text = flags.json.with_suffix(".md")
-        text.write_text(page.render(everything, ROWS))
-        print(f"faults: written: {flags.json}, {text}")
+    if found:
+        keep(
+            flags.json,
+            found,
+            soaked(seed, flags.soak, [(BY_NAME[one.row], one) for one in found]) if flags.soak else None,
+        )
     for one in bad:
         print(f"faults: missed: {told(BY_NAME[one.row], one)}")
     goals = [one for one in found if BY_NAME[one.row].shows is Shows.GOALS]

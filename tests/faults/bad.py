@@ -40,7 +40,10 @@ def spoiled(dice: random.Random, manifest: dict[str, Any]) -> dict[str, Any]:
     """Give a copy of which one to three things are junk, or gone."""
     made = copy.deepcopy(manifest)
     for _ in range(dice.randint(1, 3)):
-        *way, last = dice.choice(places(made))
+        left = places(made)
+        if not left:
+            break
+        *way, last = dice.choice(left)
         inner: Any = made
         for key in way:
             inner = inner[key]
