@@ -14,9 +14,10 @@ from pathlib import Path
 from tests.faults.hands import NEW_KEYS
 from tests.faults.keys import create, sent_with
 from tests.faults.meter import readiness
-from tests.faults.moment import Moment
+from tests.faults.moment import SECONDS, Moment
 from tests.faults.rows import Excuse, Row
 from tests.lab.cluster import ROOT
+from tests.lab.kernels import TCX
 from tests.lab.network import run
 
 HOUR = 3600.0
@@ -63,6 +64,20 @@ def mark_stays() -> str:
     finally:
         run("ip -n wire xfrm state flush")
     raise RuntimeError("the kernel has given an SA another mark")
+
+
+def tcx_refused(moment: Moment) -> None:
+    """Ask for what the kernel lacks: it is refused by name, and what is in place goes on."""
+    daemon = moment.daemon("n1")
+    daemon.stop()
+    daemon.start("--tc-attach=tcx")
+    moment.happened()
+    moment.meanwhile("it is refused", lambda: "TCX" in daemon.text(), 2 * SECONDS)
+    line = next(one for one in daemon.text().splitlines() if "TCX" in one)
+    moment.note(f"said: {line}; the daemon {'goes on' if daemon.process and daemon.process.poll() is None else 'ends'}")
+    daemon.stop()
+    moment.restart("n1")
+    moment.happened()
 
 
 def other_pin_root(moment: Moment) -> None:
@@ -197,6 +212,14 @@ ROWS = (
             "a moment later",
             ("n2",),
         ),
+    ),
+    Row(
+        "daemon-tcx-refused",
+        2,
+        "n1's daemon comes back with --tc-attach=tcx on a kernel without TCX, which it refuses by name; then without",
+        tcx_refused,
+        quick=True,
+        until=TCX,
     ),
     Row(
         "daemon-pin-root",

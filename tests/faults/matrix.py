@@ -167,8 +167,8 @@ def main(commit: str, host_loop: str, seed: str, *names: str) -> None:
         try:
             for row in chosen(names, int(seed)):
                 name = row.name
-                if row.since > KERNEL:
-                    say(f"{name}: not on this kernel: it needs {'.'.join(map(str, row.since))}")
+                if not row.is_of(KERNEL):
+                    say(f"{name}: not on this kernel")
                     continue
                 say(f"{name}: {row.what}")
                 was = matrix.run(row)

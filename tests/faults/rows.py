@@ -55,7 +55,8 @@ class Excuse:
 class Row:
     """An event: ``what`` is done to three nodes under traffic, by ``act``.
 
-    ``quick``: among those that e2e runs; ``since``: the kernel's series from which on there is what it is done with;
+    ``quick``: among those that e2e runs; ``since``: the kernel's series from which on there is what it is done with, ``until``: that
+    from which on there is what it is about the lack of;
     ``seconds``: how long it may take under emulation; one that takes minutes is run only by its name.
     ``needs``: Debian's packages with other people's programs (:mod:`tests.faults.packages`).
     """
@@ -67,6 +68,7 @@ class Row:
     excuse: Excuse | None = None
     quick: bool = False
     since: tuple[int, ...] = ()
+    until: tuple[int, ...] | None = None
     needs: tuple[str, ...] = ()
     seconds: int = SECONDS
     shows: Shows = Shows.GOALS
@@ -74,6 +76,10 @@ class Row:
     @property
     def long(self) -> bool:
         return self.seconds >= LONG
+
+    def is_of(self, kernel: tuple[int, ...]) -> bool:
+        """Tell whether it can be run on a kernel of this series."""
+        return self.since <= kernel and (self.until is None or kernel < self.until)
 
 
 @dataclass(frozen=True, slots=True)

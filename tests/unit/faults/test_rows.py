@@ -85,6 +85,13 @@ def test_every_row_says_what_it_does_and_why_it_may_lose(row):
     assert row.excuse is None or (row.excuse.why and set(row.excuse.nodes) <= {"n1", "n2", "n3"})
 
 
+def test_a_row_about_what_a_kernel_has_or_lacks_is_run_there_only():
+    has, lacks = replace(ROW, since=(6, 6)), replace(ROW, until=(6, 6))
+    assert [one.is_of((6, 1)) for one in (ROW, has, lacks)] == [True, False, True]
+    assert [one.is_of((6, 6)) for one in (ROW, has, lacks)] == [True, True, False]
+    assert [one.is_of((7, 2)) for one in (ROW, has, lacks)] == [True, True, False]
+
+
 def test_names_are_used_once_and_the_quick_ones_show_that_counting_works():
     assert len(BY_NAME) == len(ROWS)
     assert {Shows.LEAK, Shows.LOSS, Shows.GOALS} == {row.shows for row in ROWS if row.quick}
