@@ -1,6 +1,5 @@
 """Our nodes beside what others bring: a peer of another make, other people's programs, packets that hurt."""
 
-import hashlib
 import os
 import socket
 from contextlib import contextmanager
@@ -8,6 +7,7 @@ from contextlib import contextmanager
 import pytest
 
 from tests.kernel import tiny_bpf
+from tests.lab.by_hand import ByHand
 from tests.lab.capture import Capture
 from tests.lab.cluster import wait_for
 from tests.lab.frames import ethernet, inject, ipv4, mac_of
@@ -15,26 +15,12 @@ from tests.lab.kernels import KERNEL, TCX
 from tests.lab.network import inside, run
 from tests.lab.traffic import Echo, exchange
 
-HAND, HAND_BOOT_ID = "n4", "0badcafe-0000-4000-8000-00000000beef"
+HAND = "n4"
 SENT = 20
 N2 = mac_of(2)
 
 
-# --- a peer made by hand: nothing of kmesh is imported for it ----------------------------------------------------
-
-
-def derived_key(psk_hex, src, dst, src_boot_id, dst_boot_id):
-    """docs/design.md, "Keys", written down once more: the first 36 bytes of a SHA-512."""
-    digest = hashlib.sha512()
-    for part in (
-        bytes.fromhex(psk_hex),
-        src.encode(),
-        dst.encode(),
-        src_boot_id[:36].encode(),
-        dst_boot_id[:36].encode(),
-    ):
-        digest.update(part)
-    return digest.hexdigest()[:72]
+# --- a peer made by hand -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -51,26 +37,9 @@ def by_hand(enrolled):
     echo = Echo(pod)
     lab.cluster.pod(pod)
     spi = before + 1
-    here, theirs = node.addresses[0], lab.cluster.info("n1")["spec"]
-    there = theirs["addresses"][0]
-    out_key = derived_key(psk, here, there, HAND_BOOT_ID, theirs["bootID"])
-    in_key = derived_key(psk, there, here, theirs["bootID"], HAND_BOOT_ID)
-    algorithm = "aead 'rfc4106(gcm(aes))'"
-    tunnel_out, tunnel_in = f"src {here} dst {there} proto esp", f"src {there} dst {here} proto esp"
-    run(
-        f"""
-        ip -n n4 xfrm state add {tunnel_out} spi {spi} reqid 1 mode tunnel {algorithm} 0x{out_key} 128
-        ip -n n4 xfrm state add {tunnel_in} spi {spi} reqid 1 mode tunnel {algorithm} 0x{in_key} 128
-        ip -n n4 xfrm policy add src 10.244.4.0/24 dst 10.244.1.0/24 dir out tmpl {tunnel_out} spi {spi} reqid 1 mode tunnel
-        ip -n n4 xfrm policy add src 10.244.1.0/24 dst 10.244.4.0/24 dir fwd tmpl {tunnel_in} reqid 1 mode tunnel
-        ip -n n4 xfrm policy add src 10.244.1.0/24 dst 10.244.4.0/24 dir in tmpl {tunnel_in} reqid 1 mode tunnel
-        """
-    )
-    metadata = {"name": HAND, "namespace": "kmesh-system"}  # without annotations: no ESN, as Go nodes
-    spec = {"spi": spi, "addresses": [here], "bootID": HAND_BOOT_ID, "podCIDRS": ["10.244.4.0/24"]}
-    lab.cluster.publish(
-        {"apiVersion": "kmesh.net/v1alpha1", "kind": "KmeshNodeInfo", "metadata": metadata, "spec": spec}
-    )
+    made = ByHand(lab.cluster, node, lab.network.nodes[0])
+    made.take_key(psk, spi)
+    made.send_with(spi)
     lab.wait_managed(pod.address(4))
     wait_for("n1 sends to it", lambda: "src 10.10.0.1 dst 10.10.0.4" in run("ip -n n1 xfrm policy"))
     yield pod, spi

@@ -11,6 +11,7 @@ from tests.faults.matrix import Matrix, told
 from tests.faults.meter import machine
 from tests.faults.registry import ROWS
 from tests.faults.rows import misses
+from tests.lab.kernels import KERNEL
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def matrix(lab):
     made.close()
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row.quick], ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [row for row in ROWS if row.quick and row.is_of(KERNEL)], ids=lambda row: row.name)
 def test_a_bad_day_costs_no_more_than_its_row_says(matrix, row):
     was = matrix.run(row)
     print(told(row, was))

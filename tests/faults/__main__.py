@@ -13,12 +13,13 @@ from pathlib import Path
 from tests.faults import page
 from tests.faults.matrix import RESULT, SOAK, told
 from tests.faults.meter import loop_seconds
+from tests.faults.packages import VARIABLE, fetch
 from tests.faults.registry import BY_NAME, ROWS
-from tests.faults.rows import GROUPS, Outcome, Row, Shows, misses, outcome
+from tests.faults.rows import GROUPS, Outcome, Row, Shows, Soak, misses, outcome, soaked
 from tests.lab.cluster import ROOT
 
-FIRST, EACH = 400, 100
-"""Seconds that starting three nodes may take, and a row, under emulation."""
+FIRST = 400
+"""Seconds that starting three nodes may take under emulation."""
 EPILOG = """\
 examples:
   scripts/faults --list
@@ -45,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         choices=sorted(BY_NAME),
         metavar="NAME",
-        help="run this row; may be given several times (default: all)",
+        help="run this row; may be given several times (default: all that take no longer than ten minutes)",
     )
     made.add_argument("--list", action="store_true", help="list the rows, and what each may cost and why")
     made.add_argument("--quick", action="store_true", help="run those that e2e runs")
@@ -63,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
         "--soak",
         type=float,
         metavar="MINUTES",
-        help="run rows at random for so long; figures are summed up, and not kept",
+        help="run rows at random for so long; figures are summed up, and the sum is kept",
     )
     made.add_argument(
         "--limit",
@@ -100,12 +101,14 @@ def commit() -> str:
 
 def run(names: Sequence[str], seed: int, flags: argparse.Namespace) -> tuple[int, list[Outcome]]:
     """Have rows run; give the exit status of that, and what came of it."""
-    limit = flags.limit or FIRST + EACH * len(names) + round(60 * (flags.soak or 0))
+    limit = flags.limit or FIRST + sum(BY_NAME[name].seconds for name in names) + round(60 * (flags.soak or 0))
     command = [str(ROOT / "scripts/vm"), "--limit", str(limit), *(["--kernel", flags.kernel] if flags.kernel else [])]
+    drawn = ROWS if flags.soak else [BY_NAME[name] for name in names]
     # What is measured is this checkout's, whatever the environment was installed from.
     command += [
         "env",
         f"PYTHONPATH={ROOT}:{ROOT / 'python'}",
+        f"{VARIABLE}={fetch(package for row in drawn for package in row.needs)}",
         sys.executable,
         "-m",
         "tests.faults.matrix",
@@ -125,6 +128,19 @@ def run(names: Sequence[str], seed: int, flags: argparse.Namespace) -> tuple[int
     return process.returncode, found
 
 
+def keep(file: Path, found: Sequence[Outcome], soak: Soak | None) -> None:
+    """Write figures into the JSON and its page: those of the rows that were run, or of a soak, beside what is there."""
+    text = file.read_text() if file.exists() else ""
+    outcomes, soaks = page.read(text), page.soaks(text)
+    if soak is None:
+        outcomes = page.merged(outcomes, found, ROWS)
+    else:
+        soaks = (*(one for one in soaks if one.machine.kernel != soak.machine.kernel), soak)
+    file.write_text(page.write(outcomes, soaks))
+    file.with_suffix(".md").write_text(page.render(outcomes, ROWS, soaks))
+    print(f"faults: written: {file}, {file.with_suffix('.md')}")
+
+
 def main(arguments: Sequence[str]) -> int:
     """Do what a command line says; give the exit status."""
     flags = parser().parse_args(arguments)
@@ -134,7 +150,9 @@ def main(arguments: Sequence[str]) -> int:
     if flags.soak and (flags.row or flags.quick):
         print("scripts/faults: --soak takes rows at random; leave out --row and --quick", file=sys.stderr)
         return 2
-    names = [row.name for row in ROWS if (row.name in flags.row if flags.row else row.quick or not flags.quick)]
+    names = [
+        row.name for row in ROWS if (row.name in flags.row if flags.row else row.quick or not (flags.quick or row.long))
+    ]
     seed = secrets.randbelow(1 << 31) if flags.seed is None else flags.seed
     print(
         f"faults: seed {seed}, " + (f"a soak of {flags.soak:g} minutes" if flags.soak else f"{len(names)} rows"),
@@ -142,13 +160,12 @@ def main(arguments: Sequence[str]) -> int:
     )
     status, found = run(names, seed, flags)
     bad = [one for one in found if misses(BY_NAME[one.row], one)]
-    if not flags.soak and found:
-        before = page.read(flags.json.read_text()) if flags.json.exists() else ()
-        everything = page.merged(before, found, ROWS)
-        flags.json.write_text(page.write(everything))
-        text = flags.json.with_suffix(".md")
-        text.write_text(page.render(everything, ROWS))
-        print(f"faults: written: {flags.json}, {text}")
+    if found:
+        keep(
+            flags.json,
+            found,
+            soaked(seed, flags.soak, [(BY_NAME[one.row], one) for one in found]) if flags.soak else None,
+        )
     for one in bad:
         print(f"faults: missed: {told(BY_NAME[one.row], one)}")
     goals = [one for one in found if BY_NAME[one.row].shows is Shows.GOALS]

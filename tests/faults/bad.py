@@ -7,6 +7,7 @@ import copy
 import json
 import random
 import time
+from collections.abc import Callable
 from typing import Any
 
 import yaml
@@ -17,6 +18,9 @@ from tests.lab.cluster import node_manifest, pod_manifest
 
 OBJECTS, AT_ONCE = 200, 20
 """Bad objects that a row writes, and how many of them at a time: each time is a pass, and under emulation that takes a second."""
+MANY, MANY_AT_ONCE = 10_000, 100
+OLD, NEW = "2026-01-01T00:00:00Z", "2026-06-01T00:00:00Z"
+"""Of two pods with one address the younger yields, and an API server, not who writes an object, says when that was."""
 JUNK: tuple[Any, ...] = (
     *(None, True, -1, 0, 1.5, 1 << 70, "", "x" * 5000, [], {}, [[]], ["a"], {"a": "b"}, "\N{NULL}", "☃"),
     *("n1", "default", "10.244.2.10", "10.10.0.2", "fd00:10::2", "fe80::1%eth0", "0.0.0.0/0", "::/0", "999.1.1.1"),
@@ -27,7 +31,8 @@ FILE = "secret-kmesh-ipsec"
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Give the paths to everything in a manifest, but for what it is."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    found = [] if path in ((), ("kind",), ("apiVersion",), ("metadata",), ("metadata", "name")) else [path]
+    kept = ((), ("kind",), ("apiVersion",), ("metadata",), ("metadata", "name"), ("metadata", "creationTimestamp"))
+    found = [] if path in kept else [path]
     return found + [one for key, inner in items for one in places(inner, (*path, key))]
 
 
@@ -35,7 +40,10 @@ def spoiled(dice: random.Random, manifest: dict[str, Any]) -> dict[str, Any]:
     """Give a copy of which one to three things are junk, or gone."""
     made = copy.deepcopy(manifest)
     for _ in range(dice.randint(1, 3)):
-        *way, last = dice.choice(places(made))
+        left = places(made)
+        if not left:
+            break
+        *way, last = dice.choice(left)
         inner: Any = made
         for key in way:
             inner = inner[key]
@@ -46,32 +54,45 @@ def spoiled(dice: random.Random, manifest: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
-def others(moment: Moment) -> None:
-    """Objects beside those that are there, of nodes and pods that are not."""
-    dice, lab = moment.random, moment.lab
-    good = [
-        lab.cluster.info("n2"),
-        node_manifest(lab.network.nodes[1]),
-        pod_manifest(lab.pod("p2a")),
-        pod_manifest(lab.pod("p1b"), {"istio.io/dataplane-mode": "Kmesh"}),
-    ]
-    try:
-        for number in range(OBJECTS):
-            one = copy.deepcopy(dice.choice([manifest for manifest in good if manifest]))
-            name = f"fuzz-{number % AT_ONCE}"
-            one["metadata"]["name"] = name
-            text = yaml.safe_dump(spoiled(dice, one))
-            # Now and then what is there ends in the middle, as of an editor that writes in place.
-            (lab.cluster.folder / f"{name}.yaml").write_text(
-                text[: dice.randrange(len(text))] if dice.random() < 0.1 else text
-            )
-            if number % AT_ONCE == AT_ONCE - 1:
-                time.sleep(1)
-    finally:
-        for number in range(AT_ONCE):
-            lab.cluster.remove(f"fuzz-{number}")
-    moment.happened()
-    moment.note(f"{OBJECTS} objects were written, {AT_ONCE} at a time")
+def others(count: int, at_once: int) -> Callable[[Moment], None]:
+    """Write objects beside those that are there, of nodes and pods that are not, in the names of those that are."""
+
+    def act(moment: Moment) -> None:
+        dice, lab = moment.random, moment.lab
+        for pod in lab.network.pods.values():
+            moment.undo.append(lambda one=pod: lab.cluster.pod(one))  # type: ignore[misc]
+            lab.cluster.put(created(pod_manifest(pod), OLD))
+        good = [
+            lab.cluster.info("n2"),
+            created(node_manifest(lab.network.nodes[1]), NEW),
+            created(pod_manifest(lab.pod("p2a")), NEW),
+            created(pod_manifest(lab.pod("p1b"), {"istio.io/dataplane-mode": "Kmesh"}), NEW),
+        ]
+        try:
+            for number in range(count):
+                one = copy.deepcopy(dice.choice([manifest for manifest in good if manifest]))
+                name = f"fuzz-{number % at_once}"
+                one["metadata"]["name"] = name
+                text = yaml.safe_dump(spoiled(dice, one))
+                # Now and then what is there ends in the middle, as of an editor that writes in place.
+                (lab.cluster.folder / f"{name}.yaml").write_text(
+                    text[: dice.randrange(len(text))] if dice.random() < 0.1 else text
+                )
+                if number % at_once == at_once - 1:
+                    time.sleep(1)
+        finally:
+            for number in range(at_once):
+                lab.cluster.remove(f"fuzz-{number}")
+        moment.happened()
+        moment.note(f"{count} objects were written, {at_once} at a time")
+
+    return act
+
+
+def created(manifest: dict[str, Any], when: str) -> dict[str, Any]:
+    """Give an object with the time at which the API server made it."""
+    manifest["metadata"]["creationTimestamp"] = when
+    return manifest
 
 
 def secrets(moment: Moment) -> None:
@@ -98,6 +119,18 @@ def secrets(moment: Moment) -> None:
 
 
 ROWS = (
-    Row("objects-spoiled", 5, f"{OBJECTS} KmeshNodeInfos, Nodes and Pods with junk in them come and go", others),
+    Row(
+        "objects-spoiled",
+        5,
+        f"{OBJECTS} KmeshNodeInfos, Nodes and Pods with junk in them come and go",
+        others(OBJECTS, AT_ONCE),
+    ),
+    Row(
+        "objects-spoiled-10000",
+        5,
+        f"{MANY} KmeshNodeInfos, Nodes and Pods with junk in them come and go",
+        others(MANY, MANY_AT_ONCE),
+        seconds=1500,
+    ),
     Row("secrets-spoiled", 5, f"the Secret is {OBJECTS // AT_ONCE} times one with junk in it", secrets),
 )

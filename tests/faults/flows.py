@@ -5,9 +5,12 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any
+
+MAGIC = b"\xfakmesh\xce\xe5"
+"""In whatever is sent, at its head: where it is seen on the wire, something is in clear, whatever its addresses say."""
 
 
 @dataclass(slots=True)
@@ -122,6 +125,16 @@ class Span:
     def lost_outside(self, nodes: Iterable[str]) -> int:
         """Count what was lost between nodes none of which is one of these."""
         return sum(one.lost for one in self.costs if not {*nodes} & {*one.nodes})
+
+    def beside(self, flows: Iterable[Numbered]) -> Span:
+        """Add flows that a row has of its own, each for as long as it lasted."""
+        costs = [cost(one, one.sent[0], one.sent[-1] + 1e-6) for one in flows if one.sent]
+        return replace(
+            self,
+            sent=self.sent + sum(one.sent for one in costs),
+            gap=max([self.gap, *(one.gap for one in costs)]),
+            costs=(*self.costs, *(one for one in costs if one.lost or one.twice)),
+        )
 
     def plain(self) -> dict[str, Any]:
         """Give it as JSON can hold it; :func:`span` reads it back."""

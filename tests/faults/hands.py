@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
 
 from tests.faults.meter import readiness
 from tests.faults.moment import Moment, within
 from tests.faults.rows import Excuse, Row
-from tests.lab.cluster import node_manifest
 from tests.lab.kernels import TCX
-from tests.lab.network import WIRE, run
+from tests.lab.network import run
 
 NEW_KEYS = (
     "an SA that is gone takes its sequence number with it, and a number must not be used twice with a key: the node "
@@ -161,72 +164,31 @@ def connections_flushed(moment: Moment) -> None:
     moment.happened()
 
 
-def up_again(moment: Moment, device: str) -> None:
-    """Do as whatever configures a node's network does: IPv6 addresses and routes go with a link that is down."""
-    node = moment.lab.network.nodes[0]
-    run(f"ip -n n1 link set {device} up; ip -n n1 addr replace {node.addresses[1]}/64 dev {device} nodad")
-    moment.lab.network.route_between_nodes()
+def entries(name: str, part: str) -> Callable[[], list[dict[str, Any]]]:
+    """Give what reads n1's entries of a map whose key holds an address."""
+    wanted = ip_address(part).packed
+
+    def read() -> list[dict[str, Any]]:
+        pin = next(Path("/sys/fs/bpf/kmesh-n1").glob(f"maps-*/{name}"))
+        found = json.loads(run(f"bpftool -j map dump pinned {pin}"))
+        return [one for one in found if wanted in bytes(int(byte, 16) for byte in one["key"])]
+
+    return read
 
 
-def uplink_down_up(moment: Moment) -> None:
-    run("ip -n n1 link set eth0 down")
-    time.sleep(2)
-    up_again(moment, "eth0")
-    moment.happened()
-
-
-def uplink_renamed(moment: Moment) -> None:
-    def rename(old: str, new: str) -> None:
-        run(f"ip -n n1 link set {old} down; ip -n n1 link set {old} name {new}")
-        up_again(moment, new)
+def entry_deleted(name: str, part: str) -> Callable[[Moment], None]:
+    def act(moment: Moment) -> None:
+        read = entries(name, part)
+        before = read()
+        pin = next(moment.daemon("n1").pin_root.glob(f"maps-*/{name}"))
+        for one in before:
+            run(f"bpftool map delete pinned {pin} key hex {' '.join(byte[2:] for byte in one['key'])}")
+        if not before:
+            raise RuntimeError(f"{name} has no entry of {part}")
         moment.happened()
+        moment.until("it is back", lambda: len(read()) >= len(before))
 
-    rename("eth0", "up0")
-    time.sleep(3)
-    rename("up0", "eth0")
-
-
-def second_uplink(moment: Moment) -> None:
-    run(
-        f"ip -n {WIRE} link add w1 type veth peer name eth1 netns n1; ip -n {WIRE} link set w1 master br0;"
-        f"ip -n {WIRE} link set w1 up; ip -n n1 link set eth1 up; ip -n n1 addr add 192.168.77.1/24 dev eth1"
-    )
-    moment.undo.append(lambda: run(f"ip -n {WIRE} link del w1"))
-    moment.happened()
-    moment.until("it is guarded", lambda: "dev eth1 egress" in moment.daemon("n1").text())
-
-
-def readdressed(moment: Moment) -> None:
-    """Give a node another IPv4 address, as its Node object tells too; afterwards it gets its own back."""
-    node = moment.lab.network.nodes[0]
-    first, other = node.addresses[0], "10.10.0.101"
-    within("n1", "sysctl -qw net.ipv4.conf.all.promote_secondaries=1")
-
-    def announced() -> list[str]:
-        info = moment.lab.cluster.info("n1")
-        return list(info["spec"]["addresses"]) if info else []
-
-    def move(old: str, new: str) -> None:
-        run(f"ip -n n1 addr add {new}/24 dev eth0")
-        for peer in ("n2", "n3"):
-            run(f"ip -n {peer} route replace {node.pod_cidrs[0]} via {new}")
-        manifest = node_manifest(node)
-        manifest["status"]["addresses"][0]["address"] = new
-        moment.lab.cluster.apply("node-n1", manifest)
-        run(f"ip -n n1 addr del {old}/24 dev eth0")
-        moment.happened()
-        moment.until("it is announced", lambda: new in announced())
-
-    move(first, other)
-    time.sleep(5)
-    move(other, first)
-
-
-def pod_device_replaced(moment: Moment) -> None:
-    pod = moment.lab.pod("p1a")
-    run("ip -n n1 link del vp1a")
-    moment.lab.network.plug(pod)
-    moment.happened()
+    return act
 
 
 ROWS = (
@@ -262,32 +224,24 @@ ROWS = (
     Row("rules-flushed", 3, "nft flush ruleset on n1", rules_flushed),
     Row("connections-flushed", 3, "conntrack -F on n1", connections_flushed),
     Row(
-        "uplink-down-up",
+        "pod-entry-deleted",
         3,
-        "n1's uplink is down for two seconds",
-        uplink_down_up,
-        Excuse("a device that is down carries nothing", ("n1",)),
+        "the entry of pod p2a is taken out of n1's pod map",
+        entry_deleted("kmesh_pods4", "10.244.2.10"),
+        Excuse(
+            "what a map does not tell a program cannot know, and the policy that selects the pod waits for its mark",
+            ("n1",),
+            clear="until the next look, twice a second, the pod is nobody's to n1's programs: docs/install.md",
+        ),
     ),
     Row(
-        "uplink-renamed",
+        "peer-entry-deleted",
         3,
-        "n1's uplink is renamed, and back: it is down meanwhile",
-        uplink_renamed,
-        Excuse("a device that is down carries nothing", ("n1",)),
-    ),
-    Row("second-uplink", 3, "n1 gets a second device on the wire", second_uplink),
-    Row(
-        "readdressed",
-        3,
-        "n1's IPv4 address and its Node object's become another one, and back",
-        readdressed,
-        Excuse("an SA is between two addresses, and peers must read of the new one; " + NEW_KEYS, ("n1",)),
-    ),
-    Row(
-        "pod-device-replaced",
-        3,
-        "the device of pod p1a is deleted and made anew",
-        pod_device_replaced,
-        Excuse("without a device a pod is reached by nothing", ("n1",)),
+        "the entry of n2 is taken out of n1's peer map",
+        entry_deleted("kmesh_peers4", "10.10.0.2"),
+        Excuse(
+            "what comes from an address of which no entry tells is nobody's: its SA is found by the entry's mark",
+            ("n1",),
+        ),
     ),
 )

@@ -12,8 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 import yaml
 
 from tests.faults.moment import SECONDS, Moment
-from tests.faults.rows import ALL, Row
-from tests.lab.network import sending
+from tests.faults.rows import ALL, Excuse, Row
+from tests.lab.network import run, sending
+from tests.lab.traffic import PORT
 
 
 def newest(moment: Moment, nodes: tuple[str, ...] = ALL) -> int:
@@ -59,6 +60,49 @@ def while_down(moment: Moment) -> None:
     moment.restart("n3")
     moment.lab.wait_spi(spi)
     sent_with(moment, spi)
+
+
+def while_off(moment: Moment) -> None:
+    """A node that is gone, network and all, when the key is replaced, and comes back with what it had."""
+    moment.daemon("n3").stop(signal.SIGKILL)
+    run("ip -n n3 link set eth0 down")
+    spi = create(moment)
+    moment.meanwhile("n1 and n2 announce it", lambda: newest(moment, ("n1",)) == newest(moment, ("n2",)) == spi)
+    node = moment.lab.network.nodes[2]
+    run(f"ip -n n3 link set eth0 up; ip -n n3 addr replace {node.addresses[1]}/64 dev eth0 nodad")
+    moment.lab.network.route_between_nodes()
+    moment.happened()
+    moment.restart("n3")
+    moment.lab.wait_spi(spi)
+    sent_with(moment, spi)
+
+
+def while_joining(moment: Moment) -> None:
+    """The key is replaced when a fourth node's daemon has read the one before and has not announced anything yet."""
+    lab, before = moment.lab, newest(moment)
+    with ThreadPoolExecutor() as pool:
+        joined = pool.submit(lab.join)
+        moment.meanwhile(
+            "n4 has taken the key", lambda: f"key with SPI {before} taken" in _log(moment, "n4"), 2 * SECONDS
+        )
+        spi = create(moment)
+        node = joined.result()
+    moment.undo.append(lambda: lab.leave(node))
+    lab.wait_spi(spi)
+    sent_with(moment, spi)
+    pod = lab.add_pod("p4a", node.index, 10)
+    moment.undo.append(lambda: lab.delete_pod("p4a"))
+    lab.wait_managed(pod.address(4))
+    moment.meanwhile("its device has its program", lambda: "dev vp4a ingress" in _log(moment, "n4"))
+    moment.meanwhile("n1 sends to it", lambda: "src 10.10.0.1 dst 10.10.0.4" in run("ip -n n1 xfrm policy"))
+    time.sleep(1)
+    p1a = lab.pod("p1a")
+    with moment.asking((p1a, "n4", pod.address(4), PORT), (pod, "n1", p1a.address(6), PORT)):
+        time.sleep(3)
+
+
+def _log(moment: Moment, node: str) -> str:
+    return moment.daemon(node).text() if node in moment.lab.daemons else ""
 
 
 def by_upstream(moment: Moment) -> None:
@@ -110,6 +154,19 @@ ROWS = (
     Row("key-replaced", 1, "kmeshctl secret create", replaced, quick=True),
     Row("key-twice", 1, "kmeshctl secret create, twice in a row", twice),
     Row("key-node-down", 1, "the key is replaced while n3's daemon is stopped; then that one is started", while_down),
+    Row(
+        "key-node-off",
+        1,
+        "the key is replaced while n3 is off the network and has no daemon; then it comes back",
+        while_off,
+        Excuse("a node that is down carries nothing", ("n3",)),
+    ),
+    Row(
+        "key-node-joining",
+        1,
+        "a fourth node joins; its daemon has just read the key when that is replaced",
+        while_joining,
+    ),
     Row("key-upstream", 1, "the Secret is written as upstream's tool does, without the key before", by_upstream),
     *(killed_after(line) for line in STEPS),
 )

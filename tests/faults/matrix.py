@@ -27,7 +27,7 @@ from tests.faults.meter import (
     program_drops,
     xfrm_errors,
 )
-from tests.faults.moment import Moment
+from tests.faults.moment import Beginning, Moment
 from tests.faults.registry import BY_NAME, ROWS
 from tests.faults.rows import Machine, Outcome, Row, Shows, misses
 from tests.lab.cluster import LABEL
@@ -57,11 +57,12 @@ class Matrix:
 
     def run(self, row: Row) -> Outcome:
         """Do what the row does; give what it cost. What goes wrong in doing so is in the outcome."""
-        moment, failed = Moment(self.lab, self._random), ""
-        if not self._calm(time.monotonic()):
-            failed = f"packets were lost for {REST:.0f} s before anything was done"
-        errors, drops, start = xfrm_errors(), program_drops(self.lab), time.monotonic()
-        time.sleep(BEFORE)
+        failed = ""
+        try:
+            moment = Moment(self.lab, self._random, self._begin, self._begin())
+        except TimeoutError as error:
+            moment = Moment(self.lab, self._random, self._begin, self._now())
+            failed = str(error)
         with Voices(self.lab) as voices:
             try:
                 row.act(moment)
@@ -73,14 +74,15 @@ class Matrix:
             if not self._calm(moment.cause):
                 failed = failed or f"packets are lost still, {REST:.0f} s after it was done"
             end = time.monotonic() - LATE
+        begun = moment.beginning
         outcome = Outcome(
             row.name,
             self.machine,
-            self._traffic.span(start, end),
+            self._traffic.span(begun.start, end).beside(moment.flows),
             moment.cause,
             moment.restored,
-            changes(errors, xfrm_errors()),
-            changes(drops, program_drops(self.lab)),
+            changes(begun.errors, xfrm_errors()),
+            changes(begun.drops, program_drops(self.lab)),
             voices.said,
             tuple(moment.notes),
             failed,
@@ -88,6 +90,17 @@ class Matrix:
         for undo in reversed(moment.undo):
             undo()
         return outcome
+
+    def _begin(self) -> Beginning:
+        """Wait for a calm time, and begin to measure."""
+        if not self._calm(time.monotonic()):
+            raise TimeoutError(f"packets were lost for {REST:.0f} s before anything was done")
+        begun = self._now()
+        time.sleep(BEFORE)
+        return begun
+
+    def _now(self) -> Beginning:
+        return Beginning(time.monotonic(), xfrm_errors(), program_drops(self.lab))
 
     def _calm(self, since: float) -> bool:
         """Wait until nothing was lost for a while; tell whether that came to be."""
@@ -130,7 +143,7 @@ def chosen(names: Sequence[str], seed: int) -> Iterator[Row]:
     """Give the rows of these names; or rows at random, the same ones for the same seed, as long as a soak lasts."""
     if names and names[0].startswith(SOAK):
         until = time.monotonic() + 60 * float(names[0].removeprefix(SOAK))
-        dice, rows = random.Random(seed), [row for row in ROWS if row.shows is Shows.GOALS]
+        dice, rows = random.Random(seed), [row for row in ROWS if row.shows is Shows.GOALS and not row.long]
         while time.monotonic() < until:
             yield dice.choice(rows)
     else:
@@ -154,8 +167,8 @@ def main(commit: str, host_loop: str, seed: str, *names: str) -> None:
         try:
             for row in chosen(names, int(seed)):
                 name = row.name
-                if row.since > KERNEL:
-                    say(f"{name}: not on this kernel: it needs {'.'.join(map(str, row.since))}")
+                if not row.is_of(KERNEL):
+                    say(f"{name}: not on this kernel")
                     continue
                 say(f"{name}: {row.what}")
                 was = matrix.run(row)

@@ -7,12 +7,11 @@ import socket
 import time
 from collections.abc import Callable
 
-from tests.faults.keys import newest
 from tests.faults.moment import Moment, within
 from tests.faults.rows import Excuse, Row
 from tests.kernel import tiny_bpf
 from tests.lab.kernels import TCX
-from tests.lab.network import inside, run
+from tests.lab.network import inside
 
 LASTS = 5.0
 """Seconds that a rule of others stands."""
@@ -29,6 +28,18 @@ MASQUERADE = (
 CONNMARK = """table inet others {
     chain save { type filter hook postrouting priority mangle; ct mark set meta mark & 0xff; }
     chain restore { type filter hook prerouting priority mangle; meta mark set ct mark; }
+}"""
+
+
+TAKEN = """table inet others {
+    chain pre { type filter hook prerouting priority raw; meta mark set meta mark & 0xffffff3f; }
+    chain forward { type filter hook forward priority mangle; meta mark set meta mark | 0x40; }
+    chain post { type filter hook postrouting priority mangle; meta mark set meta mark & 0xffffff3f | 0x80; }
+}"""
+ZONES = """table inet others {
+    chain pre { type filter hook prerouting priority raw; iifname "vp*" ct zone set 7; iifname "eth0" ct zone set 8; }
+    chain out { type filter hook output priority raw; ct zone set 9; }
+    chain post { type nat hook postrouting priority srcnat; oifname "eth0" masquerade; }
 }"""
 
 
@@ -61,15 +72,40 @@ def reverse_path(moment: Moment) -> None:
     time.sleep(LASTS)
 
 
-def foreign_sa(moment: Moment) -> None:
-    """Another IKE daemon's, from elsewhere, which chose the SPI that we use."""
-    state = f"src 192.0.2.1 dst 10.10.0.2 proto esp spi {newest(moment):#010x}"
-    run(f"ip -n n2 xfrm state add {state} reqid 77 mode tunnel aead 'rfc4106(gcm(aes))' 0x{'11' * 36} 128")
-    moment.happened()
+def low_bits(moment: Moment) -> None:
+    """Somebody else's bits 0x40 and 0x80, which the daemon was told to leave alone."""
+    moment.daemon("n2").stop()
+    moment.restart("n2", "--mark-mask=0x3f")
+
+    def as_before() -> None:
+        moment.daemon("n2").stop()
+        moment.restart("n2")
+
+    moment.undo.append(as_before)
+    moment.prepared()
+    rules("n2", TAKEN)(moment)
+
+
+def filters(moment: Moment) -> None:
+    """clsact filters of others, ahead of ours and behind them, on an uplink and a pod's device."""
+    pins = moment.daemon("n2").pin_root
+    places = {"ahead": ("pref 1 handle 1", 0x10000), "behind": ("pref 5 handle 1", 0x20000)}
     try:
+        for name, (place, bits) in places.items():
+            program = tiny_bpf.load(bits, shift=0)
+            tiny_bpf.pin(program, pins / name)
+            os.close(program)
+            for device in ("eth0", "vp2a"):
+                for direction in ("ingress", "egress"):
+                    within("n2", f"tc filter add dev {device} {direction} {place} bpf da object-pinned {pins / name}")
+        moment.happened()
         time.sleep(LASTS)
     finally:
-        run(f"ip -n n2 xfrm state delete dst 10.10.0.2 proto esp spi {newest(moment):#010x}")
+        for name, (place, _) in places.items():
+            for device in ("eth0", "vp2a"):
+                for direction in ("ingress", "egress"):
+                    within("n2", f"tc filter del dev {device} {direction} {place} bpf || :")
+            (pins / name).unlink(missing_ok=True)
     moment.happened()
 
 
@@ -105,15 +141,21 @@ ROWS = (
         rules("n1", CONNMARK),
         Excuse("a packet has one mark, and here somebody else writes it: the node says so", ("n1",)),
     ),
-    Row("rp-filter", 6, "rp_filter=1 on n2", reverse_path),
     Row(
-        "foreign-sa",
+        "mark-users-low",
         6,
-        "n2 has an SA of somebody else's with our SPI, from another address",
-        foreign_sa,
-        Excuse(
-            "the kernel finds an SA by destination, SPI and mark, and the one without a mark fits every packet", ("n2",)
-        ),
+        "rules on n2 clear and set bits 0x40 and 0x80; its daemon was started with --mark-mask=0x3f",
+        low_bits,
     ),
+    Row(
+        "mark-takers",
+        6,
+        "the same rules, and the daemon was not told to leave these bits alone",
+        rules("n2", TAKEN),
+        Excuse("a packet has one mark, and here somebody else takes our bits off it: the node says so", ("n2",)),
+    ),
+    Row("conntrack-zones", 6, "connections of n1 are tracked in zones, and masqueraded (nft)", rules("n1", ZONES)),
+    Row("filters-of-others", 6, "clsact filters of others ahead of ours and behind them, on n2", filters),
+    Row("rp-filter", 6, "rp_filter=1 on n2", reverse_path),
     Row("programs-of-others", 6, "TCX programs of others ahead of ours and behind them, on n1", programs, since=TCX),
 )

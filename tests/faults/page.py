@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from tests.faults.rows import GROUPS, HEALED, Outcome, Row, misses, outcome
+from tests.faults.rows import GROUPS, HEALED, Outcome, Row, Soak, misses, outcome, soak
 
 HEAD = """\
 # What every bad day costs
@@ -15,6 +15,9 @@ Written by `scripts/faults` from what it measured, with [the figures](faults.jso
 `--row NAME` runs some of them. Three nodes with two pods each, everything managed, strict; n1 has its programs on TCX links, n2 as clsact
 filters (on kernels before 6.6 all have), n3's pods are behind a bridge. All the time each node sends to each other, over IPv4 and IPv6, numbered
 UDP datagrams (10 a second) and pings (2 a second), and two TCP connections carry data. A row lasts until nothing was lost for two seconds.
+
+A row may have traffic of its own beside (who asks a Service, say); it is counted with the rest. Other people's programs that rows need, strongSwan and
+iptables, are Debian's packages: `scripts/faults` fetches them with apt, says so, and installs them nowhere.
 
 * **lost**: numbered packets that never arrived, of **sent**; of pings the answer counts. **gap**: the longest time in which a flow got nothing;
   pings are half a second apart, so that is the least, and row `quiet` says what the machine makes of it by itself.
@@ -31,10 +34,15 @@ def read(text: str) -> tuple[Outcome, ...]:
     return tuple(outcome(one) for one in json.loads(text)["outcomes"]) if text else ()
 
 
-def write(outcomes: Iterable[Outcome]) -> str:
-    """Give the JSON: an outcome a line."""
-    lines = ",\n".join(json.dumps(one.plain()) for one in outcomes)
-    return f'{{"outcomes": [\n{lines}\n]}}\n'
+def soaks(text: str) -> tuple[Soak, ...]:
+    """Give the soaks that :func:`write` was given."""
+    return tuple(soak(one) for one in json.loads(text).get("soaks", ())) if text else ()
+
+
+def write(outcomes: Iterable[Outcome], soaked: Iterable[Soak] = ()) -> str:
+    """Give the JSON: an outcome a line, then the soaks."""
+    lines, last = (",\n".join(json.dumps(one.plain()) for one in some) for some in (outcomes, soaked))
+    return f'{{"outcomes": [\n{lines}\n], "soaks": [\n{last}\n]}}\n'
 
 
 def merged(before: Sequence[Outcome], new: Sequence[Outcome], rows: Sequence[Row]) -> tuple[Outcome, ...]:
@@ -53,12 +61,28 @@ def _version(series: str) -> tuple[int, ...]:
     return tuple(-int(part) for part in series.split("."))  # the newest first
 
 
-def render(outcomes: Sequence[Outcome], rows: Sequence[Row]) -> str:
+def render(outcomes: Sequence[Outcome], rows: Sequence[Row], soaked: Iterable[Soak] = ()) -> str:
     """Give the page."""
-    parts = [HEAD.format(healed=HEALED)]
+    parts = [HEAD.format(healed=HEALED), *(_soak(one) for one in soaked)]
     for series in dict.fromkeys(one.series for one in outcomes):
         parts.append(_kernel(series, {one.row: one for one in outcomes if one.series == series}, rows))
     return "\n".join(parts)
+
+
+def _soak(was: Soak) -> str:
+    """Tell of a soak, and give the command that draws the same rows."""
+    lines = [
+        f"## A soak: {was.minutes:g} minutes of rows at random",
+        f"{was.machine}; {was.machine.commit}, {was.machine.when}; `scripts/faults --soak {was.minutes:g} --seed {was.seed}`.",
+        f"{sum(was.rows.values())} rows, {len(was.rows)} different ones; sent {was.sent}, lost {was.lost}, {was.unexcused} of them between nodes that "
+        f"the row does not name; accepted twice {was.twice}; in clear {was.clear}; healed after {was.healed:g} s at most.",
+        "",
+        "run: " + ", ".join(f"`{name}` {count}" for name, count in sorted(was.rows.items())),
+        "",
+        *(f"* missed: {one}" for one in was.missed),
+        "",
+    ]
+    return "\n".join(lines)
 
 
 def _kernel(series: str, by_row: Mapping[str, Outcome], rows: Sequence[Row]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.faults import bad, controls, daemons, hands, keys, others, peers, wire
+from tests.faults import bad, controls, daemons, devices, hands, keys, others, peers, services, tunnels, wire
 from tests.faults.rows import Row
 
 ROWS: tuple[Row, ...] = (
@@ -10,9 +10,12 @@ ROWS: tuple[Row, ...] = (
     *keys.ROWS,
     *daemons.ROWS,
     *hands.ROWS,
+    *devices.ROWS,
     *peers.ROWS,
     *bad.ROWS,
     *others.ROWS,
+    *services.ROWS,
+    *tunnels.ROWS,
     *wire.ROWS,
 )
 BY_NAME = {row.name: row for row in ROWS}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,8 @@ GROUPS = {
     7: "The network",
 }
 ALL = ("n1", "n2", "n3")
+SECONDS, LONG = 100, 600
+"""Seconds that a row may take under emulation, and from which on it is long."""
 
 
 class Shows(Enum):
@@ -52,7 +55,10 @@ class Excuse:
 class Row:
     """An event: ``what`` is done to three nodes under traffic, by ``act``.
 
-    ``quick``: among those that e2e runs; ``since``: the kernel's series from which on there is what it is done with.
+    ``quick``: among those that e2e runs; ``since``: the kernel's series from which on there is what it is done with, ``until``: that
+    from which on there is what it is about the lack of;
+    ``seconds``: how long it may take under emulation; one that takes minutes is run only by its name.
+    ``needs``: Debian's packages with other people's programs (:mod:`tests.faults.packages`).
     """
 
     name: str
@@ -62,7 +68,18 @@ class Row:
     excuse: Excuse | None = None
     quick: bool = False
     since: tuple[int, ...] = ()
+    until: tuple[int, ...] | None = None
+    needs: tuple[str, ...] = ()
+    seconds: int = SECONDS
     shows: Shows = Shows.GOALS
+
+    @property
+    def long(self) -> bool:
+        return self.seconds >= LONG
+
+    def is_of(self, kernel: tuple[int, ...]) -> bool:
+        """Tell whether it can be run on a kernel of this series."""
+        return self.since <= kernel and (self.until is None or kernel < self.until)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +147,52 @@ def outcome(plain: Mapping[str, Any]) -> Outcome:
     pairs = {name: {key: tuple(value) for key, value in plain[name].items()} for name in ("errors", "drops")}
     lists = {name: tuple(plain[name]) for name in ("said", "notes")}
     return Outcome(**{**plain, **pairs, **lists, "machine": Machine(**plain["machine"]), "span": span(plain["span"])})
+
+
+@dataclass(frozen=True, slots=True)
+class Soak:
+    """Rows at random for so many minutes, summed up. ``rows``: how often each was run; ``missed``: what missed its goals, and how.
+
+    ``unexcused`` counts lost packets that no row's excuse covers; ``healed`` is the longest time in seconds.
+    """
+
+    seed: int
+    minutes: float
+    machine: Machine
+    rows: Mapping[str, int]
+    missed: tuple[str, ...]
+    sent: int
+    lost: int
+    unexcused: int
+    twice: int
+    clear: int
+    healed: float
+
+    def plain(self) -> dict[str, Any]:
+        """Give it as JSON can hold it."""
+        return asdict(self)
+
+
+def soak(plain: Mapping[str, Any]) -> Soak:
+    """Give what :meth:`Soak.plain` was made of."""
+    return Soak(**{**plain, "machine": Machine(**plain["machine"]), "missed": tuple(plain["missed"])})
+
+
+def soaked(seed: int, minutes: float, outcomes: Sequence[tuple[Row, Outcome]]) -> Soak:
+    """Sum up; there is at least one."""
+    return Soak(
+        seed,
+        minutes,
+        outcomes[0][1].machine,
+        dict(Counter(row.name for row, _ in outcomes)),
+        tuple(f"{row.name}: {'; '.join(missed)}" for row, was in outcomes if (missed := misses(row, was))),
+        sum(was.span.sent for _, was in outcomes),
+        sum(was.span.lost for _, was in outcomes),
+        sum(was.span.lost_outside(row.excuse.nodes if row.excuse else ()) for row, was in outcomes),
+        sum(was.span.twice for _, was in outcomes),
+        sum(was.span.clear for _, was in outcomes),
+        round(max(was.healed for _, was in outcomes), 1),
+    )
 
 
 def misses(row: Row, was: Outcome) -> tuple[str, ...]:

@@ -20,14 +20,12 @@ from ipaddress import ip_address
 from itertools import pairwise, permutations
 from typing import Any, TextIO
 
-from tests.faults.flows import Numbered, Span, Stream, measure
+from tests.faults.flows import MAGIC, Numbered, Span, Stream, measure
 from tests.lab.capture import ETH_P_ALL, PACKET_IGNORE_OUTGOING, SOL_PACKET, classify
 from tests.lab.listening import AT_ONCE
 from tests.lab.network import WIRE, Pod, inside, socket_in
 from tests.lab.traffic import FAMILY
 
-MAGIC = b"\xfakmesh\xce\xe5"
-"""In whatever is sent, at its head: where it is seen on the wire, something is in clear, whatever its addresses say."""
 RATE = 10.0
 """Datagrams a second and flow: 12 flows between three nodes; more is more than emulated processors send without a stop."""
 PINGS = 2.0

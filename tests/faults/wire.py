@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import struct
 import time
 from collections.abc import Callable
 
+from tests.faults.flows import MAGIC
 from tests.faults.keys import newest
 from tests.faults.moment import Moment, within
 from tests.faults.rows import Excuse, Row
 from tests.lab.capture import ESP, ETH_P_ALL
-from tests.lab.network import WIRE, inside
+from tests.lab.network import WIRE, inside, run, socket_in
 
+REPLAY_WINDOW, AHEAD, DISCARD = 4096, 5000, 9
+"""The daemon's default in packets; more than that; a port that nobody listens at."""
+BEFORE_THE_END = 150
+"""How many packets before 2^32 an SA counts from: two or three seconds of traffic."""
+NETLINK_XFRM, XFRM_MSG_NEWAE, XFRMA_REPLAY_ESN_VAL = 6, 0x1E, 23  # linux/netlink.h, linux/xfrm.h
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_REPLACE = 1, 4, 0x100
 RECORDED, LASTS = 3.0, 6.0
 """Seconds of recording, and that a disturbance of the wire lasts."""
 
@@ -84,6 +92,62 @@ def strangers(moment: Moment) -> None:
     moment.note(f"{len(frames)} packets were sent")
 
 
+def late(moment: Moment) -> None:
+    """Hold back what n1 sends to n2 for a moment, and hand it over when thousands of packets have gone ahead."""
+    rule = "ether type ip ip saddr 10.10.0.1 ip daddr 10.10.0.2 ip protocol esp drop"
+    held = f"table netdev late {{ chain hold {{ type filter hook ingress device u1 priority 0; {rule}; }}; }}"
+    within(WIRE, "nft -f -", held)
+    try:
+        frames = recorded("u1", 1.0)
+    finally:
+        within(WIRE, "nft delete table netdev late")
+    with socket_in("p1a", socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.bind((moment.lab.pod("p1a").address(4), 0))
+        for number in range(AHEAD):
+            sender.sendto(MAGIC, (moment.lab.pod("p2a").address(4), DISCARD))
+            if number % 50 == 0:  # in bursts that no queue is too short for
+                time.sleep(0.02)
+    injected([one for one in frames if one[30:34] == socket.inet_aton("10.10.0.2")], "u2")
+    moment.happened()
+    moment.note(f"{len(frames)} frames came {AHEAD} packets late")
+
+
+def near_the_end(moment: Moment) -> None:
+    """Let n1's SAs count on from shortly before 2^32: with extended sequence numbers they count past it."""
+    for source, target in (("10.10.0.1", "10.10.0.2"), ("fd00:10::1", "fd00:10::2")):
+        count_from("n1", source, target, newest(moment), BEFORE_THE_END)
+    moment.happened()
+
+    def past() -> bool:
+        found = run("ip -n n1 -s xfrm state list src 10.10.0.1 dst 10.10.0.2")
+        return "oseq-hi 0x1" in found
+
+    moment.meanwhile("n1 has counted past 2^32", past)
+    time.sleep(2)
+    moment.note(f"n1 counted from 2^32 - {BEFORE_THE_END} on, and past it")
+
+
+def count_from(node: str, source: str, target: str, spi: int, before: int) -> None:
+    """Set what an outbound SA with ESN counts from, as who moves it to another machine does: XFRM_MSG_NEWAE of xfrm(7)."""
+    family = socket.AF_INET6 if ":" in target else socket.AF_INET
+
+    def packed(address: str) -> bytes:
+        return socket.inet_pton(family, address).ljust(16, b"\0")
+
+    identity = packed(target) + struct.pack("!I", spi) + struct.pack("=HBx", family, ESP)
+    words = REPLAY_WINDOW // 32
+    number = (1 << 32) - before
+    state = struct.pack("=6I", words, number, 0, 0, 0, REPLAY_WINDOW) + bytes(4 * words)
+    attribute = struct.pack("=HH", 4 + len(state), XFRMA_REPLAY_ESN_VAL) + state
+    body = identity + packed(source) + struct.pack("=II", 0, 0) + attribute
+    flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_REPLACE
+    with socket_in(node, socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_XFRM) as asked:
+        asked.send(struct.pack("=IHHII", 16 + len(body), XFRM_MSG_NEWAE, flags, 1, 0) + body)
+        error = struct.unpack_from("=i", asked.recv(4096), 16)[0]
+    if error:
+        raise OSError(-error, f"XFRM_MSG_NEWAE for {source} > {target}: {os.strerror(-error)}")
+
+
 ROWS = (
     Row("replay", 7, f"all that n1 sends to n2 in {RECORDED:.0f} s is sent again, three times", replayed),
     Row("duplicated", 7, "the wire doubles half of the frames to n2 (netem)", netem("duplicate 50%")),
@@ -92,6 +156,19 @@ ROWS = (
         7,
         "frames to n2 come 50 ms late, but for every other one, which comes at once: within the window",
         netem("delay 50ms reorder 50% gap 2"),
+    ),
+    Row(
+        "late-beyond-window",
+        7,
+        f"what n1 sends to n2 in a second is handed over {AHEAD} packets later: beyond the window",
+        late,
+        Excuse("what comes later than the window is wide is dropped: RFC 4303, 3.4.3", ("n1",)),
+    ),
+    Row(
+        "sequence-wraps",
+        7,
+        "n1's SAs to n2 count on from shortly before 2^32, and past it",
+        near_the_end,
     ),
     Row(
         "flipped-bits",

@@ -149,6 +149,8 @@ class Daemon:
         self.log = logs / f"{node}.log"
         self.state_dir = logs / f"state-{node}"
         self._cluster, self._flags = cluster, flags
+        self.ahead: tuple[str, ...] = ()
+        """A command that runs the command which follows it, in another surrounding."""
         self.process: subprocess.Popen[bytes] | None = None
 
     def _command(self, *arguments: str) -> list[str]:
@@ -156,7 +158,7 @@ class Daemon:
         where = ["--manifests", str(self._cluster.folder), "--pin-root", str(self.pin_root)]
         where += ["--state-dir", str(self.state_dir)]
         # Not `ip netns exec`: that remounts /sys, and with it bpffs disappears.
-        return ["nsenter", f"--net=/run/netns/{self.node}", script, *arguments, *where]
+        return ["nsenter", f"--net=/run/netns/{self.node}", *self.ahead, script, *arguments, *where]
 
     def start(self, *flags: str) -> None:
         """Start it, with its own flags and for this time with these."""

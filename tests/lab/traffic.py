@@ -36,14 +36,14 @@ class Count:
 
 
 class Echo:
-    """UDP echo servers of a pod, on both families."""
+    """UDP echo servers of a pod, on the families that it has."""
 
     def __init__(self, pod: Pod) -> None:
         sockets = []
-        for version, family in FAMILY.items():
-            server = socket_in(pod.name, family, socket.SOCK_DGRAM)
+        for address in pod.addresses:
+            server = socket_in(pod.name, FAMILY[address.version], socket.SOCK_DGRAM)
             server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            server.bind((pod.address(version), PORT))
+            server.bind((str(address), PORT))
             sockets.append(server)
         self._listening = Listening(sockets, lambda server: server.sendto(*server.recvfrom(65536)))
         self._listening.start()

@@ -53,6 +53,15 @@ def test_a_span_sums_up_and_knows_who_lost():
     assert span(json.loads(json.dumps(found.plain()))) == found
 
 
+def test_a_row_s_own_flow_counts_from_its_first_packet_to_its_last():
+    found = measure([flow([0, 1], {0: 0.0, 1: 1.0})], (), 0, 10, 0, ())
+    own = Numbered("UDP", "n3", "n1", [5.0, 6.0, 7.0], {0: 5.5, 2: 7.25})
+    both = found.beside([own, Numbered("UDP", "n3", "n1")])
+    assert (both.sent, both.lost, both.gap) == (found.sent + 3, 1, 1750)
+    assert both.costs == (Cost("UDP", ("n3", "n1"), 3, 1, 0, 1750, 6.0),)
+    assert found.beside([]) == found
+
+
 @given(st.lists(st.integers(0, 60), max_size=30).map(sorted), st.data(), st.integers(0, 60), st.integers(0, 60))
 def test_spans_that_follow_each_other_count_what_the_whole_one_does(sent, data, a, b):
     arrived = data.draw(st.sets(st.integers(0, max(0, len(sent) - 1)) if sent else st.nothing()))

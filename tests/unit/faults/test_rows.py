@@ -1,5 +1,6 @@
 """Each goal of a row is missed by what misses it, and by nothing else; the page and the JSON tell the same."""
 
+import itertools
 import json
 import subprocess
 import sys
@@ -9,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.faults import page
-from tests.faults.__main__ import listed, main
+from tests.faults.__main__ import keep, listed, main
 from tests.faults.flows import Cost, Span, Stream
 from tests.faults.matrix import SOAK, chosen
 from tests.faults.registry import BY_NAME, ROWS
-from tests.faults.rows import GROUPS, Excuse, Machine, Outcome, Row, Shows, misses, outcome
+from tests.faults.rows import GROUPS, Excuse, Machine, Outcome, Row, Shows, misses, outcome, soaked
 
 ROOT = Path(__file__).resolve().parents[3]
 NATIVE = Machine("abc", "6.12.1-amd64", "2026-11-27", False, 1.0)
@@ -84,6 +85,13 @@ def test_every_row_says_what_it_does_and_why_it_may_lose(row):
     assert row.excuse is None or (row.excuse.why and set(row.excuse.nodes) <= {"n1", "n2", "n3"})
 
 
+def test_a_row_about_what_a_kernel_has_or_lacks_is_run_there_only():
+    has, lacks = replace(ROW, since=(6, 6)), replace(ROW, until=(6, 6))
+    assert [one.is_of((6, 1)) for one in (ROW, has, lacks)] == [True, False, True]
+    assert [one.is_of((6, 6)) for one in (ROW, has, lacks)] == [True, True, False]
+    assert [one.is_of((7, 2)) for one in (ROW, has, lacks)] == [True, True, False]
+
+
 def test_names_are_used_once_and_the_quick_ones_show_that_counting_works():
     assert len(BY_NAME) == len(ROWS)
     assert {Shows.LEAK, Shows.LOSS, Shows.GOALS} == {row.shows for row in ROWS if row.quick}
@@ -129,9 +137,33 @@ def test_the_page_tells_each_figure_and_what_was_said():
 
 def test_the_page_in_docs_is_what_its_figures_say():
     kept = ROOT / "docs/faults.json"
-    outcomes = page.read(kept.read_text())
+    outcomes, soaks = page.read(kept.read_text()), page.soaks(kept.read_text())
     assert page.merged(outcomes, (), ROWS) == outcomes
-    assert kept.with_suffix(".md").read_text() == page.render(outcomes, ROWS)
+    assert kept.with_suffix(".md").read_text() == page.render(outcomes, ROWS, soaks)
+
+
+def test_a_soak_sums_up_its_rows_and_tells_what_no_excuse_covers(tmp_path):
+    rows = [(EXCUSED, lost(("n1", "n2"))), (EXCUSED, lost(("n2", "n3"), packets=3)), (ROW, GOOD)]
+    found = soaked(7, 0.5, rows)
+    assert (found.sent, found.lost, found.unexcused, found.twice, found.clear, found.rows) == (
+        300,
+        5,
+        3,
+        0,
+        0,
+        {"row": 3},
+    )
+    assert found.missed == ("row: 3 packets lost between nodes that nothing was done to",)
+    file = tmp_path / "faults.json"
+    keep(file, [FULL], None)
+    keep(file, [], found)
+    keep(file, [], replace(found, seed=8))
+    assert page.read(file.read_text()) == (FULL,)
+    assert page.soaks(file.read_text()) == (replace(found, seed=8),)
+    text = file.with_suffix(".md").read_text()
+    assert "scripts/faults --soak 0.5 --seed 8" in text
+    assert "* missed: row: 3 packets lost" in text
+    assert "`quiet`" in text
 
 
 def test_a_soak_draws_the_same_rows_from_the_same_seed_and_no_controls():
@@ -140,7 +172,8 @@ def test_a_soak_draws_the_same_rows_from_the_same_seed_and_no_controls():
         return [next(rows).name for _ in range(20)]
 
     assert first(7) == first(7) != first(8)
-    assert all(BY_NAME[name].shows is Shows.GOALS for name in first(7))
+    drawn = {row.name for row in itertools.islice(chosen([f"{SOAK}1"], 7), 2000)}
+    assert drawn == {row.name for row in ROWS if row.shows is Shows.GOALS and not row.long}
     assert [row.name for row in chosen(["quiet", "key-twice"], 7)] == ["quiet", "key-twice"]
 
 
