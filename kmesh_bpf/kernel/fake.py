@@ -68,9 +68,8 @@ class FakeKernel:
 
     def observe(self) -> Observation:
         """Give a copy of everything."""
-        state = self._state()
-        self._seen = self._silent(state)
-        return Observation(state, dict(self.usage), self.links, self.remembered)
+        self._seen = self._silent()
+        return Observation(self._state(), dict(self.usage), self.links, self.remembered)
 
     def find(self, keys: Keys) -> Observation:
         """Give a copy of some objects."""
@@ -94,7 +93,9 @@ class FakeKernel:
 
     def remember(self, incarnation: str) -> None:
         """Keep the incarnation."""
+        before = self._silent()
         self.remembered = incarnation
+        self._keep_in_sight(before)
 
     def incarnation(self) -> str | None:
         """Give the incarnation kept."""
@@ -112,7 +113,7 @@ class FakeKernel:
 
     def look(self) -> bool:
         """Tell whether links, attachments or maps are other than last observed."""
-        return self._seen is not None and self._silent(self._state()) != self._seen
+        return self._seen is not None and self._silent() != self._seen
 
     def attach_missing(
         self, node_addresses: Iterable[Address], uplinks: Collection[str]
@@ -167,18 +168,26 @@ class FakeKernel:
         """Give what the kernel notifies of."""
         return list(self.sas.values()), list(self.policies.values()), self.links, self.nat_exemption
 
-    def _silent(self, state: KernelState) -> tuple[object, ...]:
+    def _silent(self) -> tuple[object, ...]:
         """Give what nobody is told of."""
-        maps = (state.pods, state.peers, state.services, state.sources, state.pod_devices, state.formers)
-        return self.links, state.attachments, *maps, self.remembered
+        maps = dict(self.pods), dict(self.peers), dict(self.sources), dict(self.formers)
+        sets = frozenset(self.attachments), frozenset(self.services), frozenset(self.pod_devices)
+        return self.links, *maps, *sets, self.remembered
+
+    def _keep_in_sight(self, before: tuple[object, ...]) -> None:
+        """Have no look find what was written here; what somebody else has written ``before`` is found still."""
+        if before == self._seen:
+            self._seen = self._silent()
 
     def apply(self, operations: Sequence[Operation]) -> tuple[Failure, ...]:
         """Carry out what is not refused."""
         self._untold = self._untold or self._notified() != self._told
+        before = self._silent()
         try:
             return self._carried_out(operations)
         finally:
             self._told = self._notified()
+            self._keep_in_sight(before)
 
     def _carried_out(self, operations: Sequence[Operation]) -> tuple[Failure, ...]:
         failures = []

@@ -28,7 +28,7 @@ class Datapath:
 
     def __init__(self, kernel: NodeKernel) -> None:
         self._kernel = kernel
-        self._found: set[Attachment] = set()
+        self._found = -1
         self._attached: dict[tuple[int, bool], list[tuple[Program, bool]]] = {}
 
     def _place(self, attachment: Attachment) -> tuple[int, str]:
@@ -48,10 +48,10 @@ class Datapath:
     ) -> Seen:
         """Run what is on one side of a device over a packet, and count."""
         kernel = self._kernel
-        if kernel.attachments != self._found:
-            self._found = set(kernel.attachments)
+        if kernel.stamp("attachments") != self._found:
+            self._found = kernel.stamp("attachments")
             self._attached = {}
-            for one in sorted(self._found, key=self._place):
+            for one in sorted(kernel.attachments, key=self._place):
                 self._attached.setdefault((one.ifindex, one.program.egress), []).append((one.program, one.current))
         for program, current in self._attached.get((ifindex, egress), ()):
             settings = kernel.settings if current else kernel.former

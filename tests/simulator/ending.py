@@ -108,6 +108,6 @@ def _idle(world: World) -> None:
 
 
 def _content(world: World, telling: Telling) -> None:
-    findings = health.examine(world.objects(), telling.leases(), world.now).findings
+    findings = health.examine(telling.cluster().objects, telling.leases(), world.now).findings
     if findings:
         raise ViolationError(5, f"status is not content in the end: {'; '.join(map(str, findings))}")

@@ -23,9 +23,12 @@ from kmesh_bpf.core.state import Attachment, Direction, Link, Policy, PolicyId, 
 from kmesh_bpf.core.view import Address
 from kmesh_bpf.kernel.fake import FakeKernel
 from tests.simulator.datapath import Datapath, Seen
+from tests.simulator.noted import NotedDict, NotedSet, noted
 from tests.simulator.packets import Fate, Frame, Inner
 from tests.simulator.xfrm import LOW, Sad, Spd, Window
 
+SILENT = ("pods", "peers", "sources", "formers", "attachments", "services", "pod_devices")
+HELD = {*SILENT, "sas", "policies"}
 BYTES = 84
 """What a packet counts for in an SA's usage: a ping's."""
 
@@ -62,7 +65,12 @@ class NodeKernel(FakeKernel):
         self._datapath = Datapath(self)
         self.places: dict[PolicyId, int] = {}
         self._sad, self._spd = Sad(()), Spd((), {}, policy_hash=False)
+        self._sorted: tuple[object, ...] = ()
         self._places = _Places(())
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Note when the objects that a node holds change, whoever changes them."""
+        super().__setattr__(name, noted(value) if name in HELD else value)
 
     # What happens to packets.
 
@@ -263,12 +271,25 @@ class NodeKernel(FakeKernel):
         """Take in what may have changed since the packet before, whoever changed it."""
         if self._places.links is not self.links:
             self._places = _Places(self.links)
-        policies, sas = list(self.policies.values()), list(self.sas.values())
-        if policies != self._spd.policies or self.policy_hash is not self._spd.policy_hash:
-            self._spd = Spd(policies, self.places, policy_hash=self.policy_hash)
-        if sas != self._sad.sas:
-            self._sad = Sad(sas)
+        policies, sas, hashed = now = (self.stamp("policies"), self.stamp("sas"), self.policy_hash)
+        if now != self._sorted:
+            if (policies, hashed) != self._sorted[::2]:
+                self._spd = Spd(self.policies.values(), self.places, policy_hash=hashed)
+            if sas not in self._sorted[1:2]:
+                self._sad = Sad(self.sas.values())
+            self._sorted = now
         return self._places
+
+    def stamp(self, name: str) -> int:
+        """Give a number that is another one whenever the objects of that name have changed."""
+        held: NotedDict | NotedSet = getattr(self, name)
+        return held.stamp
+
+    def _notified(self) -> tuple[object, ...]:
+        return self.stamp("sas"), self.stamp("policies"), self.links, self.nat_exemption
+
+    def _silent(self) -> tuple[object, ...]:
+        return self.links, *map(self.stamp, SILENT), self.remembered
 
     def _masquerade(self, version: int) -> Address | None:
         """Give the address that a masquerade rule chooses, None: there is no rule."""

@@ -34,8 +34,9 @@ class Line:
         self.due = 0.0
 
     def start(self) -> None:
-        self.due = self.feed.server.clock() + self.delay
-        self.feed.lines.append(self)
+        if self not in self.feed.lines:  # every read starts those for which there was no room
+            self.due = self.feed.server.clock() + self.delay
+            self.feed.lines.append(self)
 
     def stop(self) -> None:
         if self in self.feed.lines:

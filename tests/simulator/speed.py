@@ -11,7 +11,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
-from kmesh_bpf.core import keys, marks
+from kmesh_bpf.core import keys, marks, state
 
 SIZE = 1 << 16
 
@@ -22,10 +22,21 @@ def hasten() -> None:
         _address(kind)
     for kind in (IPv4Network, IPv6Network):
         _network(kind)
+    state.SaId.__hash__, state.PolicyId.__hash__ = _sa_hash, _policy_hash  # type: ignore[method-assign]
     for module, name in ((keys, "derive"), (marks, "incarnations"), (marks, "pair"), (marks, "node_mark")):
         function: Any = getattr(module, name)
         if not hasattr(function, "cache_info"):
             setattr(module, name, lru_cache(SIZE)(function))
+
+
+def _sa_hash(self: state.SaId) -> int:
+    mark = self.mark
+    return hash((self.dst._ip, self.spi, mark and mark.value))  # type: ignore[union-attr]
+
+
+def _policy_hash(self: state.PolicyId) -> int:
+    src, dst = self.src.network_address._ip, self.dst.network_address._ip  # type: ignore[union-attr]
+    return hash((self.direction._value_, src, dst, self.mark.value))
 
 
 def _address(kind: Any) -> None:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kmesh.cluster.objects import NAMESPACE
-from kmesh.cluster.status import LEASE_SECONDS, from_lease, lease_name
+from kmesh.cluster.objects import ClusterObjects
+from kmesh.cluster.status import LEASE_SECONDS
 from kmesh.kmeshctl import health, traffic
 
 from tests.simulator.judge import ViolationError
@@ -32,6 +32,8 @@ class Telling:
     def __init__(self, world: World) -> None:
         self.world = world
         self.asked = 0
+        self._at: tuple[int, int, float] | None = None
+        self._cluster = traffic.Cluster(ClusterObjects(), {}, (), 0.0)
 
     def check(self) -> None:
         """Ask after pairs that lose packets."""
@@ -65,25 +67,31 @@ class Telling:
 
     def named(self, source: LivePod, target: LivePod) -> bool:
         """Tell whether status or explain has anything to say."""
-        objects, leases = self.world.objects(), self.leases()
-        if health.examine(objects, leases, self.world.now).findings:
+        if health.examine(self.cluster().objects, self.leases(), self.world.now).findings:
             return True
         answer = self.explain(source, target)
         return not answer.encrypted or bool(answer.notes)
 
     def explain(self, source: LivePod, target: LivePod) -> traffic.Explanation:
         """Give what `kmeshctl explain` says of two pods."""
-        reports, _ = health.read_reports(self.leases())
-        cluster = traffic.Cluster(self.world.objects(), reports, (), self.world.now)
-        return traffic.explain(cluster, (source.label, target.label), "default")
+        return traffic.explain(self.cluster(), (source.label, target.label), "default")
+
+    def cluster(self) -> traffic.Cluster:
+        """Give what `kmeshctl` reads, the same as long as nothing happens."""
+        world = self.world
+        at = (world.server.epoch, world.server.revision, world.now)
+        if self._at != at:
+            reports, _ = health.read_reports(self.leases())
+            self._at, self._cluster = at, traffic.Cluster(world.objects(), reports, (), world.now)
+        return self._cluster
 
     def leases(self) -> list[dict[str, Any]]:
         """Give all reports."""
         return list(self.world.server.of("Lease"))
 
     def _could_tell(self, machine: Machine, since: float) -> bool:
-        lease = self.world.server.get("Lease", NAMESPACE, lease_name(machine.name))
-        if lease is None:
+        report = self.cluster().reports.get(machine.name)
+        if report is None:
             return True
-        reported = from_lease(lease).reported_at
+        reported = report.reported_at
         return reported >= since + PATIENCE / 2 or self.world.now - reported > LEASE_SECONDS

@@ -42,10 +42,9 @@ class Spd:
     """
 
     def __init__(self, policies: Iterable[Policy], places: Mapping[PolicyId, int], *, policy_hash: bool) -> None:
-        self.policies, self.policy_hash = list(policies), policy_hash
         self._near: dict[tuple[Direction, Address], list[Rule]] = {}
         self._wide: dict[Direction, list[Rule]] = {direction: [] for direction in Direction}
-        for age, policy in enumerate(self.policies):
+        for age, policy in enumerate(policies):
             ours, theirs = (policy.src, policy.dst) if policy.direction is Direction.OUT else (policy.dst, policy.src)
             whole = theirs.prefixlen == theirs.max_prefixlen
             hashed = whole and (policy_hash or ours.prefixlen == ours.max_prefixlen)
@@ -87,10 +86,9 @@ class Sad:
     """SAs, found as a packet comes and as one goes; of each chain the one added last stands first."""
 
     def __init__(self, sas: Iterable[Sa]) -> None:
-        self.sas = list(sas)
         self._inbound: dict[tuple[Address, int], list[Sa]] = {}
         self._outbound: dict[tuple[Address, Address], list[Sa]] = {}
-        for sa in reversed(self.sas):
+        for sa in reversed(list(sas)):
             self._inbound.setdefault((sa.dst, sa.spi), []).append(sa)
             self._outbound.setdefault((sa.src, sa.dst), []).append(sa)
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass, field, replace
 from ipaddress import ip_address
 from typing import Any
 
@@ -78,12 +77,16 @@ class Explanation:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """All that is known: objects, reports by node, Service CIDRs, and now (seconds since the epoch)."""
+    """All that is known: objects, reports by node, Service CIDRs, and now (seconds since the epoch).
+
+    ``stops``: what nodes plan, and what is wrong with that, as far as it was asked: of each it is found out once.
+    """
 
     objects: ClusterObjects
     reports: Mapping[str, NodeStatus]
     services: tuple[Network, ...]
     now: float
+    stops: dict[str, tuple[Stop | None, tuple[str, ...]]] = field(default_factory=dict, repr=False, compare=False)
 
     def fresh(self, node: str) -> NodeStatus | None:
         """Give a node's report, if it is recent enough to count."""
@@ -102,9 +105,12 @@ def explain(cluster: Cluster, texts: tuple[str, str], namespace: str) -> Explana
     one, other = (find(cluster, text, namespace) for text in texts)
     problems: list[str] = []
 
-    @cache  # the same node twice is the same stop: traffic that does not leave it
     def stop(node: str) -> Stop | None:
-        return _stop(cluster, node, versions, problems)
+        if node not in cluster.stops:  # the same node twice is the same stop: traffic that does not leave it
+            cluster.stops[node] = _stop(cluster, node, versions)
+        found, wrong = cluster.stops[node]
+        problems.extend(wrong)
+        return found
 
     ways = []
     for a in one.addresses:
@@ -212,12 +218,12 @@ def _versions(objects: ClusterObjects) -> tuple[Mapping[int, Key], tuple[str, ..
         return {}, (f"{error}; nodes go on with the key that they hold, restarted ones have none",)
 
 
-def _stop(cluster: Cluster, node: str, versions: Mapping[int, Key], problems: list[str]) -> Stop | None:
-    """Plan for a node as its daemon does; None where none is known to run."""
+def _stop(cluster: Cluster, node: str, versions: Mapping[int, Key]) -> tuple[Stop | None, tuple[str, ...]]:
+    """Plan for a node as its daemon does, None where none is known to run; and tell what is wrong with the plan."""
     info = next((info for info in cluster.objects.node_infos if info.name == node), None)
     report = cluster.fresh(node)
     if not node or (info is None and report is None):
-        return None
+        return None, ()
     try:
         view = build_view(
             cluster.objects,
@@ -229,12 +235,10 @@ def _stop(cluster: Cluster, node: str, versions: Mapping[int, Key], problems: li
             boot_id=info.boot_id if info else "",
         )
     except ConfigError as error:
-        problems.append(str(error))
-        return None
+        return None, (str(error),)
     strict = report.strict if report else True
     plan = make_plan(view, Observation(KernelState()), Options(strict=strict, max_exact=_bound(report)), cluster.now)
-    problems.extend(f"{node}: {problem}" for problem in plan.problems)
-    return Stop(plan, strict)
+    return Stop(plan, strict), tuple(f"{node}: {problem}" for problem in plan.problems)
 
 
 def _bound(report: NodeStatus | None) -> int:

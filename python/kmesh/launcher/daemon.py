@@ -346,8 +346,9 @@ class Daemon:
         ours = self._ours(objects)
         node = local_node(objects, self.config.node)
         wanted = kmesh_node_info(node, spi, self.config.options.replay_window, boot_id=report.incarnation)
-        self.memory.generation = ours.generation if ours is not None and ours == parse(wanted) else 0
-        if ours != parse(wanted):
+        there = ours is not None and ours == parse(wanted)
+        self.memory.generation = ours.generation if ours is not None and there else 0
+        if not there:
             if report.decision.recreate:
                 self.source.withdraw(node.name, status=False)
             self.source.publish(wanted)

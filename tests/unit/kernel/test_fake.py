@@ -75,6 +75,16 @@ def test_a_look_finds_what_nobody_tells_of_until_it_is_observed(kernel, change):
     assert not kernel.look()
 
 
+def test_a_look_does_not_find_what_is_written_here_but_what_others_wrote_before(kernel):
+    kernel.observe()
+    kernel.remember("x" * 36)
+    assert not kernel.apply((ops.SetPod(HERE, PodFlags.LOCAL),))
+    assert not kernel.look()
+    kernel.pods[HERE] = PodFlags.REMOTE
+    kernel.apply((ops.SetSource(HERE, 3),))
+    assert kernel.look()
+
+
 def test_a_device_that_comes_gets_its_program_and_is_bound_and_what_is_refused_is_told(kernel):
     kernel.pods[HERE] = PodFlags.LOCAL
     kernel.links = (*mesh.LINKS, Link(9, "eth9", "", False, (), leads_out=True))
