@@ -91,7 +91,7 @@ struct kmesh_peer {
 	__u32 node_id;
 	/* node_id laid into KMESH_NODE_MARK_MASK (or its override) by Python: the program only ORs it in. */
 	__u32 node_mark;
-	/* Version of the key of the last outbound SA installed towards this peer; 0: none yet. */
+	/* Highest key version of which an outbound SA towards this peer was made, or is being made; 0: none yet. */
 	__u32 spi;
 	/* Highest key version of which the inbound SA was retired: neither it nor an older one is ever made again. */
 	__u32 retired;

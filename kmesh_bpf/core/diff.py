@@ -7,11 +7,12 @@ that encrypts is in place. Deletion is absence from the plan.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import replace
 
 from kmesh_bpf.core import operations as ops
 from kmesh_bpf.core.devices import Devices, attach_order, decide
 from kmesh_bpf.core.operations import Operation
-from kmesh_bpf.core.state import Attachment, Direction, KernelState, Link, PodFlags, Policy, Program, Sa
+from kmesh_bpf.core.state import Attachment, Direction, KernelState, Link, PeerEntry, PodFlags, Policy, Program, Sa
 from kmesh_bpf.core.view import Address
 
 
@@ -80,12 +81,29 @@ def _new_sas(desired: KernelState, observed: KernelState, *, inbound: bool) -> I
     for identity, sa in desired.sas.items():
         if _inbound(sa) is not inbound:
             continue
-        there = observed.sas.get(identity)
+        there, told = observed.sas.get(identity), _told(sa, desired, observed)
         if there is None:
-            yield ops.AddSa(sa)
+            yield ops.AddSa(sa, told)
         elif there.key != sa.key:
             # Of the same key it stays as it is: made again it would count from the start (see Plan.lost).
-            yield ops.ReplaceSa(there, sa)
+            yield ops.ReplaceSa(there, sa, told)
+
+
+def _told(sa: Sa, desired: KernelState, observed: KernelState) -> PeerEntry | None:
+    """Give the entry that must tell of an outbound SA before that is there; None: it does already, or need not yet.
+
+    Right before, and not with the other entries: whoever is killed in between cannot know any more that the SA was
+    never made, and takes its numbers for used (:func:`kmesh_bpf.core.reach.in_order`).
+    """
+    entry, there = desired.peers.get(sa.dst), observed.sas.get(sa.id)
+    if _inbound(sa) or entry is None or (there is not None and there.key == sa.key):
+        return None
+    return entry if _version(observed.peers.get(sa.dst), entry) < sa.spi <= entry.spi else None
+
+
+def _version(there: PeerEntry | None, entry: PeerEntry) -> int:
+    """Give the version that an entry tells of, of the incarnations of another one."""
+    return there.spi if there is not None and there.incarnations == entry.incarnations else 0
 
 
 def _set_policies(desired: KernelState, observed: KernelState, *, outbound: bool) -> Iterator[Operation]:
@@ -101,9 +119,13 @@ def _set_peers(desired: KernelState, observed: KernelState, *, new: bool) -> Ite
     # Those that had no entry before their SAs: whoever is killed in between must not find SAs of which no entry tells
     # that nothing was sent yet, for some of them would look like lost (kmesh_bpf.core.incarnation.lost). Others behind
     # them: what is on its way is given another mark only when there are SAs that it selects.
+    # Of a version that they tell of ahead of its outbound SA they tell with that SA (_told).
+    made = {sa.dst for sa in desired.sas.values() if _told(sa, desired, observed)}
     for address, entry in desired.peers.items():
-        if (address not in observed.peers) is new and observed.peers.get(address) != entry:
-            yield ops.SetPeer(address, entry)
+        there = observed.peers.get(address)
+        told = replace(entry, spi=_version(there, entry)) if address in made else entry
+        if (there is None) is new and there != told:
+            yield ops.SetPeer(address, told)
 
 
 def _set_pods(desired: KernelState, observed: KernelState) -> Iterator[Operation]:

@@ -167,10 +167,11 @@ def lost(
 ) -> list[SaId]:
     """Give the SAs made for these incarnations that are gone, or differ from the plan.
 
-    That they were made tells the peer map, by the version sent with: what receives with a version that we announced
-    was there before. Without such an entry (somebody removed it, or a daemon was killed before it wrote it) others of
-    its SAs tell. Whatever the map says, an SA whose key another one has is not to be made (``keys``: all in use): one
-    under another mark, or of another version, where a key came back whose history somebody erased.
+    That they were made tells the peer map, by the version sent with, before anything is sent with it
+    (:func:`kmesh_bpf.core.reach.in_order`): what receives with a version that we announced was there before. Without
+    such an entry (somebody removed it, or a daemon was killed before it wrote it) others of its SAs tell. Whatever the
+    map says, an SA whose key another one has is not to be made (``keys``: all in use): one under another mark, or of
+    another version, where a key came back whose history somebody erased.
     """
     before = held.peers.get(remote)
     gone = [sa for sa in planned if held.sas.get(sa.id) != sa]

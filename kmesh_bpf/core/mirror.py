@@ -14,7 +14,8 @@ from typing import Any
 from kmesh_bpf.core import operations as ops
 from kmesh_bpf.core.operations import Operation
 from kmesh_bpf.core.policies import ANY
-from kmesh_bpf.core.state import KernelState, Observation, PeerEntry, Policy, PolicyId, Sa, SaId, SaUsage
+from kmesh_bpf.core.state import Direction, KernelState, Observation, PeerEntry, Policy, PolicyId, Sa, SaId, SaUsage
+from kmesh_bpf.core.tunnels import Ends
 from kmesh_bpf.core.view import Address, Key
 
 MAPPINGS = ("sas", "policies", "pods", "peers", "sources", "formers")
@@ -53,10 +54,14 @@ class Keys:
         found = cls()
         for operation in operations:
             match operation:
-                case ops.AddSa(sa) | ops.DeleteSa(sa):
+                case ops.DeleteSa(sa):
                     found.sas[sa.id] = None
-                case ops.ReplaceSa(old, new):
+                case ops.AddSa(sa, told):
+                    found.sas[sa.id] = None
+                    found.peers |= {sa.dst: None} if told is not None else {}
+                case ops.ReplaceSa(old, new, told):
                     found.sas |= {old.id: None, new.id: None}
+                    found.peers |= {new.dst: None} if told is not None else {}
                 case ops.SetPolicy(policy) | ops.DeletePolicy(policy):
                     found.policies[policy.id] = None
                 case ops.SetPod(address) | ops.DeletePod(address):
@@ -106,6 +111,8 @@ class Mirror:
         """Policies that select by pod CIDR."""
         self.pinned: dict[PolicyId, SaId] = {}
         """SAs that policies of a former version point to by SPI."""
+        self.leading: Counter[Ends] = Counter()
+        """Tunnel ends that outbound policies lead to: with the newest SA between them, and from when it is there."""
         self.fingerprints: dict[int, dict[Address, int]] = {}
         """Node ids in the peer map by address, by fingerprint of incarnations."""
         self._sas: dict[SaId, Sa] = {}
@@ -184,7 +191,7 @@ class Mirror:
                 case "sas":
                     self._sort_sa(key, before, now)
                 case "policies":
-                    self._sort_policy(key, now)
+                    self._sort_policy(key, before, now)
                 case "peers":
                     self._sort_peer(key, before, now)
             if now is None:
@@ -213,11 +220,15 @@ class Mirror:
             if now.mark is not None:
                 self.node_marks[now.mark.value] += 1
 
-    def _sort_policy(self, identity: PolicyId, now: Policy | None) -> None:
+    def _sort_policy(self, identity: PolicyId, before: Policy | None, now: Policy | None) -> None:
         self.wide.discard(identity)
         self.pinned.pop(identity, None)
+        if before is not None and _leads(before):
+            _less(self.leading, (before.tunnel_src, before.tunnel_dst))
         if now is None:
             return
+        if _leads(now):
+            self.leading[now.tunnel_src, now.tunnel_dst] += 1
         if now.dst.prefixlen < now.dst.max_prefixlen and now.src == ANY[now.src.version]:
             self.wide.add(identity)
         if now.spi:
@@ -237,6 +248,10 @@ class Mirror:
 def _remote(sa: Sa) -> Address:
     """Give the peer's end."""
     return sa.dst if sa.mark is None else sa.src
+
+
+def _leads(policy: Policy) -> bool:
+    return policy.direction is Direction.OUT and not policy.block
 
 
 def _less(counter: Counter[Any], key: Any) -> None:

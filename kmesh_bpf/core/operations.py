@@ -10,17 +10,26 @@ from kmesh_bpf.core.view import Address, Network
 
 @dataclass(frozen=True, slots=True)
 class AddSa:
-    """Install an SA that is not there. Another one with its identity is a conflict, never a success."""
+    """Install an SA that is not there. Another one with its identity is a conflict, never a success.
+
+    ``told``: what the peer map says of the far end from right before the SA is there; it is as it was if the SA is
+    refused. None: nothing.
+    """
 
     sa: Sa
+    told: PeerEntry | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ReplaceSa:
-    """Put ``new`` where ``old``, ours and with the same identity, is: the kernel cannot change a key in place."""
+    """Put ``new`` where ``old``, ours and with the same identity, is: the kernel cannot change a key in place.
+
+    ``told``: as :class:`AddSa` has it.
+    """
 
     old: Sa
     new: Sa
+    told: PeerEntry | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,7 +111,7 @@ def _tunnels(view: View, peer: Peer, fingerprint: int, node_id: int, ground: Gro
     reached = max((keys.outbound_version(view.keys, peer.spi) or 0, *(entry.spi for entry in before.values())))
     left_behind = used if min(reached, view.announced) > used else 0  # both are past what was used
     there = chain.from_iterable(mirror.by_remote.get(address, {}).values() for address in peer.node.addresses)
-    held = sas.held(there, mirror.observation.usage, ground.pinned, ground.windows_begin, ground.fresh)
+    held = sas.held(there, mirror.observation.usage, ground.pinned, ground.windows_begin, ground.fresh, mirror.leading)
     made: dict[Ends, TunnelSas] = {}
     for tunnel in sorted(set(ends.values()), key=str):
         entry = before[tunnel[1]]

@@ -9,6 +9,7 @@ from kmesh_bpf.core.mirror import Mirror
 from kmesh_bpf.core.operations import Operation
 from kmesh_bpf.core.parts import Part
 from kmesh_bpf.core.state import Direction, PodFlags, Policy
+from kmesh_bpf.core.view import Address
 
 
 def is_reached(part: Part, mirror: Mirror) -> bool:
@@ -27,17 +28,35 @@ def is_reached(part: Part, mirror: Mirror) -> bool:
 def in_order(operations: Sequence[Operation], mirror: Mirror) -> tuple[Operation, ...]:
     """Give the operations that may be carried out now: no packet is sent with an SA of which no entry tells.
 
-    The peer map tells that a version is in use once its SAs were seen. Were policies to lead to them before, a daemon
-    that is killed in between would find, if they are gone by then, nothing that says that their numbers have been used.
+    Else a daemon that is killed meanwhile would find, if that SA is gone by then, nothing that says that its numbers
+    have been used. Policies name no SPI, so the kernel sends with a newer SA from the moment that it is there. Hence:
+
+    * Where nothing leads to a peer's first SA, the SA comes first, then the entry, and policies only then. Whoever is
+      killed at whatever point in between has used no number, and may make the SA once more.
+    * Where something leads to an SA already (a newer version; a peer or this node as another incarnation), the entry
+      tells of it right before it is there, in one operation (:class:`kmesh_bpf.core.operations.AddSa`), and no more if
+      the kernel refuses it. Whoever is killed between these two writes, which nothing comes between, takes the version
+      for used and becomes another incarnation. That is as seldom as can be: the kernel has no write of both, and of the
+      two mistakes it is the one that uses no number twice.
+    * An entry tells only of a version that this node can receive with, so what sends waits for that to be seen.
+
     What waits is of the next round; as long as a policy does, so do pods that are marked for it.
     """
     told = {one.address: one.entry for one in operations if isinstance(one, ops.SetPeer)}
 
+    def known(remote: Address) -> int:
+        entry = told.get(remote) or mirror.state.peers.get(remote)
+        return entry.spi if entry is not None else 0
+
     def is_early(one: Operation) -> bool:
-        if not isinstance(one, ops.SetPolicy) or one.policy.direction is not Direction.OUT or one.policy.block:
-            return False
-        entry = told.get(one.policy.tunnel_dst) or mirror.state.peers.get(one.policy.tunnel_dst)
-        return entry is None or not entry.spi or not _sends(one.policy, mirror)
+        match one:
+            case ops.AddSa(sa, None) | ops.ReplaceSa(_, sa, None) if sa.mark is None:
+                version = known(sa.dst)
+                return sa.spi > version and bool(version or mirror.leading[sa.src, sa.dst])
+            case ops.SetPolicy(policy) if policy.direction is Direction.OUT and not policy.block:
+                return not known(policy.tunnel_dst) or not _sends(policy, mirror)
+            case _:
+                return False
 
     early = {id(one) for one in operations if is_early(one)}
     if early:

@@ -9,7 +9,7 @@ from kmesh_bpf.core import masquerade
 from kmesh_bpf.core import operations as ops
 from kmesh_bpf.core.operations import Operation
 from kmesh_bpf.core.policies import UNMARKED
-from kmesh_bpf.core.state import ICV_BITS, Attachment, Mark, Policy, Sa
+from kmesh_bpf.core.state import ICV_BITS, Attachment, Mark, PeerEntry, Policy, Sa
 from kmesh_bpf.core.view import Address, Network
 
 KEY_TEXT = "0x$KEY"
@@ -22,10 +22,10 @@ def render(operation: Operation, programs: str, maps: str, mark_mask: int = cont
     filters, the way that ``tc`` of every age knows; the product takes TCX links where the kernel has them.
     """
     match operation:
-        case ops.AddSa(sa):
-            return f"ip xfrm state add {_sa(sa)}"
-        case ops.ReplaceSa(old, new):
-            return f"ip xfrm state delete {_sa_id(old)} && ip xfrm state add {_sa(new)}"
+        case ops.AddSa(sa, told):
+            return f"{_told(sa, told, maps)}ip xfrm state add {_sa(sa)}"
+        case ops.ReplaceSa(old, new, told):
+            return f"{_told(new, told, maps)}ip xfrm state delete {_sa_id(old)} && ip xfrm state add {_sa(new)}"
         case ops.DeleteSa(sa):
             return f"ip xfrm state delete {_sa_id(sa)}"
         case ops.SetPolicy(policy, replace):
@@ -33,12 +33,7 @@ def render(operation: Operation, programs: str, maps: str, mark_mask: int = cont
         case ops.DeletePolicy(policy):
             return f"ip xfrm policy delete {_policy_id(policy)}"
         case ops.SetPeer(address, entry):
-            fields = (entry.node_id, entry.node_mark, entry.spi, entry.retired)
-            value = " ".join(_hex(number.to_bytes(4, "little")) for number in fields)
-            value += "".join(" " + _hex(number.to_bytes(8, "little")) for number in (entry.incarnations, entry.pair))
-            return (
-                f"bpftool map update pinned {maps}/kmesh_peers{address.version} key {_bytes(address)} value hex {value}"
-            )
+            return _peer(address, entry, maps)
         case ops.DeletePeer(address):
             return f"bpftool map delete pinned {maps}/kmesh_peers{address.version} key {_bytes(address)}"
         case ops.SetPod(address, flags):
@@ -83,6 +78,17 @@ def render(operation: Operation, programs: str, maps: str, mark_mask: int = cont
             return f"nft -j -f - <<< {shlex.quote(masquerade.installation(mark_mask))}"
         case ops.RemoveNatExemption():
             return f"nft -j -f - <<< {shlex.quote(masquerade.removal())}"
+
+
+def _peer(address: Address, entry: PeerEntry, maps: str) -> str:
+    fields = (entry.node_id, entry.node_mark, entry.spi, entry.retired)
+    value = " ".join(_hex(number.to_bytes(4, "little")) for number in fields)
+    value += "".join(" " + _hex(number.to_bytes(8, "little")) for number in (entry.incarnations, entry.pair))
+    return f"bpftool map update pinned {maps}/kmesh_peers{address.version} key {_bytes(address)} value hex {value}"
+
+
+def _told(sa: Sa, entry: PeerEntry | None, maps: str) -> str:
+    return f"{_peer(sa.dst, entry, maps)} && " if entry is not None else ""
 
 
 def _mark(mark: Mark) -> str:

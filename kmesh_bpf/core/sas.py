@@ -31,7 +31,7 @@ class Held:
 
     ``pinned``: those that a policy of a former version of ours points to by SPI. ``windows_begin``: this node had its
     replay window turned off and now has one. ``fresh``: those of which it is known how they were used up to now; None:
-    of all.
+    of all. ``leading``: tunnel ends that outbound policies in the kernel lead to.
     """
 
     inbound: Mapping[tuple[Address, Address, Mark], Versions]
@@ -40,6 +40,7 @@ class Held:
     pinned: frozenset[SaId]
     windows_begin: bool
     fresh: Container[SaId] | None
+    leading: Container[Ends] = ()
 
     def use(self, sa: Sa) -> SaUsage:
         """Give how an SA was used, as far as that is known."""
@@ -76,8 +77,9 @@ def held(
     pinned: frozenset[SaId],
     windows_begin: bool,
     fresh: Container[SaId] | None,
+    leading: Container[Ends] = (),
 ) -> Held:
-    """Sort what was found of one peer."""
+    """Sort what was found of one peer; the rest as it is kept."""
     inbound: dict[tuple[Address, Address, Mark], dict[int, Sa]] = {}
     outbound: dict[Ends, dict[int, Sa]] = {}
     for sa in found:
@@ -85,7 +87,7 @@ def held(
             outbound.setdefault((sa.src, sa.dst), {})[sa.spi] = sa
         else:
             inbound.setdefault((sa.src, sa.dst, sa.mark), {})[sa.spi] = sa
-    return Held(inbound, outbound, usage, pinned, windows_begin, fresh)
+    return Held(inbound, outbound, usage, pinned, windows_begin, fresh, leading)
 
 
 def windows_begin(peers_without: int, sas_with: int, options: Options) -> bool:
@@ -143,11 +145,13 @@ def plan_sas(
         wait = any(held.use(sa).added >= int(now) for sa in older)
         rests = int(now) + 1.0 if wait else None
     sas = (*accepting, *(older if wait else (newest, *older)))
-    # The map remembers what was seen in the kernel, not what is hoped for: else an SA that the kernel refuses would
-    # look like one that somebody removed.
-    made = version in there and all(tunnel.is_made(sa) for sa in sas if sa.spi == version)
+    # The map tells of a version once what receives with it was seen in the kernel, for one that the kernel refuses
+    # would look like one that somebody removed. Of what sends it tells before that is there, where it is used from then
+    # on: there is an entry of a version before, or a policy leads there (kmesh_bpf.core.reach.in_order).
+    receives = all(tunnel.is_made(sa) for sa in accepting if sa.spi == version)
+    used = not wait if sent or ends in held.leading else tunnel.is_made(newest)
     due = earliest(leaving, rests)
-    return TunnelSas(sas, version, True, max(sent, version) if made else sent, retired, due, asks=asks)
+    return TunnelSas(sas, version, True, max(sent, version) if receives and used else sent, retired, due, asks=asks)
 
 
 def earliest(*times: float | None) -> float | None:

@@ -129,7 +129,9 @@ class PodFlags(IntFlag):
 class PeerEntry:
     """Value of the peer maps (struct kmesh_peer of the contract header).
 
-    ``retired``: the highest key version of which the inbound SA was retired; neither it nor an older one comes back.
+    ``spi``: the highest key version of which an outbound SA was made, or is being made
+    (:func:`kmesh_bpf.core.reach.in_order`). ``retired``: the highest key version of which the inbound SA was retired;
+    neither it nor an older one comes back.
     ``incarnations``, ``pair``: by the functions of these names in :mod:`kmesh_bpf.core.marks`.
     """
 

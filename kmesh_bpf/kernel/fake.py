@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -37,6 +38,8 @@ PROGRAMS, MAPS = "/sys/fs/bpf/fake/programs", "/sys/fs/bpf/fake/maps"
 class FakeKernel:
     """Holds what it is given. ``refuse`` may name an operation's error; ``clock`` stamps new SAs.
 
+    ``between`` is called between the two writes of an SA that the peer map tells of.
+
     The attributes are the objects themselves: a test reads them, and changes them to play somebody else on the node.
     ``remembered`` is the incarnation kept; ``numbers`` are the programs' counters, ``errors`` those of XFRM.
     """
@@ -62,6 +65,7 @@ class FakeKernel:
         self.foreign_sas: set[tuple[Address, int]] = set()
         self.log: list[Operation] = []
         self.refuse: Callable[[Operation], KmeshBpfError | None] = lambda _: None
+        self.between: Callable[[], None] = lambda: None
         self._seen: tuple[object, ...] | None = None
         self._told = self._notified()
         self._untold = False
@@ -209,11 +213,13 @@ class FakeKernel:
 
     def _apply(self, operation: Operation) -> None:
         match operation:
-            case ops.AddSa(sa):
-                self._add_sa(sa)
-            case ops.ReplaceSa(old, new):
-                self._delete_sa(old)
-                self._add_sa(new)
+            case ops.AddSa(sa, told):
+                with self._telling(sa, told):
+                    self._add_sa(sa)
+            case ops.ReplaceSa(old, new, told):
+                with self._telling(new, told):
+                    self._delete_sa(old)
+                    self._add_sa(new)
             case ops.DeleteSa(sa):
                 self._delete_sa(sa)
             case ops.SetPolicy(policy, replace=may_replace):
@@ -255,6 +261,23 @@ class FakeKernel:
                 self.attachments.discard(attachment)
             case ops.InstallNatExemption() | ops.RemoveNatExemption():
                 self.nat_exemption = isinstance(operation, ops.InstallNatExemption)
+
+    @contextmanager
+    def _telling(self, sa: Sa, entry: PeerEntry | None) -> Iterator[None]:
+        """Have the peer map tell of an SA that is made meanwhile, unless it is refused."""
+        if entry is None:
+            yield
+            return
+        before = self.peers.get(sa.dst)
+        self.peers[sa.dst] = entry
+        self.between()
+        try:
+            yield
+        except KmeshBpfError:
+            del self.peers[sa.dst]
+            if before is not None:
+                self.peers[sa.dst] = before
+            raise
 
     def _add_sa(self, sa: Sa) -> None:
         # The SAD is searched by (destination, SPI, mark), not by source: an unmarked one collides with any.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
@@ -12,7 +12,7 @@ from kmesh_bpf.core.diff import diff, missing
 from kmesh_bpf.core.mirror import Keys
 from kmesh_bpf.core.operations import Operation
 from kmesh_bpf.core.render import render
-from kmesh_bpf.core.state import Attachment, KernelState, Link, Observation
+from kmesh_bpf.core.state import Attachment, KernelState, Link, Observation, PeerEntry
 from kmesh_bpf.core.view import Address
 from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError, UnsupportedError
 from kmesh_bpf.kernel import nat, privileges, programs, xfrm, xfrm_stat
@@ -20,7 +20,7 @@ from kmesh_bpf.kernel.interface import AttachMode, Failure
 from kmesh_bpf.kernel.leftovers import GoKmesh
 from kmesh_bpf.kernel.links import Links
 from kmesh_bpf.kernel.maps import Maps, Thresholds, find_maps
-from kmesh_bpf.kernel.netlink import NetlinkSocket
+from kmesh_bpf.kernel.netlink import BATCH_MESSAGES, NetlinkSocket
 from kmesh_bpf.kernel.pin_root import check_owner
 from kmesh_bpf.kernel.pins import Pins, allow_descriptors
 from kmesh_bpf.kernel.programs import LoadedPrograms, Settings
@@ -33,6 +33,14 @@ from kmesh_bpf.kernel.xfrm import Xfrm, XfrmOperation
 def _batch(operation: Operation) -> object:
     """Give what an operation may go out together with."""
     return XfrmOperation if isinstance(operation, XfrmOperation) else type(operation)
+
+
+def _told(operation: Operation) -> tuple[Address, PeerEntry] | None:
+    """Give what the peer map is to tell of an SA, and of which address, before it is there."""
+    match operation:
+        case ops.AddSa(sa, entry) | ops.ReplaceSa(_, sa, entry) if entry is not None:
+            return sa.dst, entry
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,7 +229,7 @@ class LinuxKernel:
         for kind, run in groupby(operations, key=_batch):
             together = list(run)
             if kind is XfrmOperation:
-                failures.extend(self._xfrm.apply([one for one in together if isinstance(one, XfrmOperation)]))
+                failures.extend(self._apply_xfrm([one for one in together if isinstance(one, XfrmOperation)]))
             elif kind is not ops.SetPod or not self._set_pods(together):
                 failures.extend(self._apply_each(together))
         if self._seen is not None and before == self._seen.maps:
@@ -245,6 +253,35 @@ class LinuxKernel:
         """Give an operation as a command line."""
         build = self._loaded or programs.expected(self.pin_root, self.settings)
         return render(operation, str(build.programs), str(build.maps), self.settings.mark_mask)
+
+    def _apply_xfrm(self, operations: Sequence[XfrmOperation]) -> list[Failure]:
+        """Carry out XFRM operations; what the peer map tells of SAs is written no earlier than a send before them."""
+        failures: list[Failure] = []
+        for start in range(0, len(operations), BATCH_MESSAGES):
+            going: list[XfrmOperation] = []
+            before: dict[Address, PeerEntry | None] = {}
+            for one in operations[start : start + BATCH_MESSAGES]:
+                if (told := _told(one)) is not None:
+                    try:
+                        before.setdefault(told[0], self._need_maps().peer(told[0]))
+                        self._need_maps().set_peer(*told)
+                    except KmeshBpfError as error:
+                        failures.append(Failure(one, error))
+                        continue
+                going.append(one)
+            refused = self._xfrm.apply(going)
+            failures.extend(refused)
+            names = {id(failure.operation) for failure in refused}
+            made = {told[0] for one in going if id(one) not in names and (told := _told(one)) is not None}
+            self._put_back({address: entry for address, entry in before.items() if address not in made})
+        return failures
+
+    def _put_back(self, entries: Mapping[Address, PeerEntry | None]) -> None:
+        for address, entry in entries.items():
+            if entry is None:
+                self._need_maps().delete_peer(address)
+            else:
+                self._need_maps().set_peer(address, entry)
 
     def _attached(self, devices: tuple[Link, ...]) -> frozenset[Attachment]:
         held = self._tc.attached_links(devices, self._loaded)

@@ -16,7 +16,7 @@ import pytest
 from kmesh_bpf import LinkWatcher, LinuxKernel, Options, Settings, make_plan
 from kmesh_bpf.core import operations as ops
 from kmesh_bpf.core.diff import diff
-from kmesh_bpf.core.state import Direction, KernelState, PodFlags, Program
+from kmesh_bpf.core.state import Direction, KernelState, PeerEntry, PodFlags, Program, Sa
 from kmesh_bpf.errors import ConfigError, ConflictError, MapFullError
 from tests.unit.core import mesh
 
@@ -286,3 +286,21 @@ def test_xfrm_errors_are_those_of_the_namespace_that_the_caller_lives_in(kernel,
     sh(f"ip -n {node} xfrm policy delete dst 10.10.0.9/32 src 0.0.0.0/0 dir out")
     after = kernel.xfrm_errors()
     assert {name: after[name] - before[name] for name in after if after[name] != before[name]} == {"XfrmOutPolBlock": 3}
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_peer_map_is_as_it_was_where_the_kernel_refuses_the_sa_that_it_was_to_tell_of(kernel, there):
+    kernel.observe()
+    view = mesh.view()
+    told = PeerEntry(3, 0x300000, 2, 7)
+    remote = mesh.node(2).addresses[0]
+    if there:
+        kernel.apply([ops.SetPeer(remote, replace(told, spi=1))])
+    refused = [
+        ops.AddSa(Sa(mesh.node(1).addresses[0], remote, 0, view.keys[1]), told),  # SPI 0 is none
+        ops.AddSa(Sa(mesh.node(1).addresses[0], remote, 0, view.keys[1], replay_window=64), told),
+    ]
+    failures = kernel.apply([*refused, ops.SetPeer(mesh.node(3).addresses[0], told)])
+    assert [failure.operation for failure in failures] == refused
+    assert kernel.observe().state.peers.get(remote) == (replace(told, spi=1) if there else None)
+    assert kernel.observe().state.peers[mesh.node(3).addresses[0]] == told

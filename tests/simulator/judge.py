@@ -11,12 +11,13 @@
    to the daemon's next pass that converges.
 2. *Nothing wrong is accepted*: in clear from a pod that the receiver's daemon knows, in the same sense, as managed
    elsewhere; in the name of a pod of a node other than the one that sent it; what was recorded, a second time.
-3. *No (key, sequence) twice*; but see :meth:`Judge.removed`.
+3. *No (key, sequence) twice.*
 4. *Each loss is explained* by one of: the network (a node without power or uplink); an *excuse*, which is something that
    others did to one of the two nodes (:meth:`Judge.blame`) and that has not been made good yet; a view (the last pass of
    one of the two daemons went by objects that do not say of the two pods what is so: the API server's delay). What a
    daemon does of its own accord, being killed, stopped, started or upgraded, and keys that are replaced, excuse nothing.
-   A new incarnation without an excuse is a violation by itself, for it costs packets.
+   A new incarnation without an excuse is a violation by itself, for it costs packets. One is excused by what a daemon
+   does: it was killed between the two writes that make an SA (:func:`kmesh_bpf.core.reach.in_order`).
    An excuse is made good once both daemons have, in passes begun since that converged, seen each other's incarnation
    as it is now, and say that they can send to each other.
 5. *Losses are told*: see :mod:`tests.simulator.telling`; and the end, :mod:`tests.simulator.ending`.
@@ -24,7 +25,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -106,7 +106,6 @@ class Judge:
         self.accepted: set[int] = set()
         self.losing: dict[tuple[LivePod, LivePod], float] = {}
         self.heard: dict[Machine, dict[tuple[Address, int], float]] = {}
-        self.unrecorded: set[Key] = set()
         self.retired: set[tuple[Machine, Address, int | None]] = set()
         self.announced: dict[Machine, tuple[int, float]] = {}
         self.reasons: dict[str, int] = {}
@@ -142,18 +141,6 @@ class Judge:
             for pair in [one for one in self.excuses if machine in one]:
                 self._settle(pair)
 
-    def removed(self, machine: Machine, gone: Iterable[Sa]) -> None:
-        """Take in that somebody is about to remove SAs.
-
-        A known limit: that a newer version is in use is written into the peer map *after* its SAs are made, and the kernel
-        takes the newest. A daemon that is killed in between does not know of those that are removed before it is there
-        again, and makes them anew. (With the first version of a peer no packet is sent before.)
-        """
-        for sa in gone:
-            entry = machine.kernel.peers.get(sa.dst if sa.mark is None else sa.src)
-            if entry is not None and 0 < entry.spi < sa.spi:
-                self.unrecorded.add(sa.key)
-
     def renews(self, machine: Machine) -> None:
         """Take in that a daemon becomes another one, before it makes anything for that."""
         if not any(machine in pair for pair in self.excuses):
@@ -188,7 +175,7 @@ class Judge:
         seen = self.of(machine)
         if frame.key is not None:
             number = (frame.key, frame.sequence)
-            if number in self.numbers and frame.key not in self.unrecorded:
+            if number in self.numbers:
                 raise ViolationError(3, f"{machine.name} uses number {frame.sequence} of one key twice: {trip}")
             self.numbers.add(number)
             if not forged and self._both_managed(seen.begun, trip):
@@ -203,7 +190,7 @@ class Judge:
             named = frame.src == trip.src  # masqueraded, it comes in the name of a node
             if named and sender is not machine and not seen.tampered and self._knows_both(seen, trip):
                 raise ViolationError(2, f"{machine.name} accepts in clear: {trip}")
-        elif trip.ident in self.accepted and frame.key not in self.unrecorded and self._counts(frame, machine):
+        elif trip.ident in self.accepted and self._counts(frame, machine):
             raise ViolationError(2, f"{machine.name} accepts a second time what was recorded: {trip}")
         elif sender is not trip.source.machine and seen.knows(trip.src, trip.source):
             raise ViolationError(2, f"{machine.name} accepts from {sender.name} in another node's name: {trip}")
@@ -216,8 +203,6 @@ class Judge:
         explanation = self.explain(trip)
         if explanation is None and frame and (trip.target.machine, frame.src, frame.spi) in self.retired:
             explanation = LIMIT
-        if explanation is None and frame and frame.key in self.unrecorded:
-            explanation = "an SA made anew after a kill and a removal (known limit)"
         if explanation is None:
             raise ViolationError(4, f"lost without a cause: {trip}: {why}")
         if (trip.source, trip.target) not in self.losing:

@@ -101,7 +101,7 @@ class Machine:
         self.lag = 0.0
         self.old_view: int | None = None
         self.kernel = NodeKernel(self.links(), world.clock)
-        self.kernel.refuse = self._between
+        self.kernel.refuse, self.kernel.between = self._between, self._halfway
         self._remember, self.kernel.remember = self.kernel.remember, self._renew
 
     @property
@@ -208,6 +208,14 @@ class Machine:
         if isinstance(operation, DeleteSa) and operation.sa.mark is not None:
             self.world.judge.retires(self, operation.sa)
         self.world.between_operations(self, operation)
+
+    def _halfway(self) -> None:
+        """Between the two writes of one operation the daemon may be killed too."""
+        try:
+            self._may_die()
+        except KilledError:
+            self.world.judge.blame(self, "its daemon was killed between telling of an SA and making it")
+            raise
 
     def _renew(self, incarnation: str) -> None:
         self.world.judge.renews(self)

@@ -286,7 +286,6 @@ def states_are_flushed(world: World, draw: Random) -> str | None:
     if machine is None:
         return None
     world.judge.blame(machine, "its SAs were flushed")
-    world.judge.removed(machine, machine.kernel.sas.values())
     machine.kernel.flush_sas()
     return f"somebody flushes the SAs of {machine.name}"
 
@@ -308,7 +307,6 @@ def state_is_deleted(world: World, draw: Random) -> str | None:
         return None
     identity = draw.choice(list(machine.kernel.sas))
     world.judge.blame(machine, "one of its SAs was deleted")
-    world.judge.removed(machine, [machine.kernel.sas[identity]])
     machine.kernel.delete_sa(identity)
     way = "out" if identity.mark is None else "in"
     return f"somebody deletes the SA {identity.src} -> {identity.dst} SPI {identity.spi} ({way}) of {machine.name}"

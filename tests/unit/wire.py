@@ -42,14 +42,18 @@ class Kernel(NodeKernel):
     def __init__(self, clock):
         super().__init__(mesh.LINKS, clock)
         self.left = None
+        self.between = self._may_die
 
     def _apply(self, operation):
+        self._may_die()
+        super()._apply(operation)
+
+    def _may_die(self):
         if self.left is not None:
             self.left -= 1
             if self.left < 0:
                 self.left = None
                 raise KilledError
-        super()._apply(operation)
 
     def send_all(self):
         """Send a packet over every SA that sends, whether a policy would or not."""
