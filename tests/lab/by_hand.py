@@ -12,7 +12,7 @@ ALGORITHM = "aead 'rfc4106(gcm(aes))'"
 
 
 def derived_key(psk_hex: str, src: str, dst: str, src_boot_id: str, dst_boot_id: str) -> str:
-    """DESIGN section 5, written down once more: the first 36 bytes of a SHA-512."""
+    """docs/design.md, "Keys", written down once more: the first 36 bytes of a SHA-512."""
     digest = hashlib.sha512()
     for part in (
         bytes.fromhex(psk_hex),
