@@ -41,6 +41,11 @@ def settled(view=VIEW, before: Observation | None = None, now: float = NOW) -> O
 KERNEL = settled()
 
 
+def only(**objects) -> Observation:
+    """Give a kernel that keeps X, and holds nothing but these."""
+    return Observation(KernelState(**objects), incarnation=X)
+
+
 NO_NEEDS, NO_MEMORY = Needs(), Memory()
 
 
@@ -61,6 +66,10 @@ ROWS = [
     ({"shown": Announcement()}, Cause.FORGOTTEN),
     ({"shown": Announcement(), "memory": Memory(unseen=X)}, Cause.KEPT),
     ({"shown": Announcement(), "observed": Observation(KernelState(), incarnation=X)}, Cause.KEPT),
+    # In use by either: SAs of which no entry tells, or an entry whose SAs are gone.
+    ({"shown": Announcement(), "observed": only(sas=KERNEL.state.sas)}, Cause.FORGOTTEN),
+    ({"shown": Announcement(), "observed": only(peers=KERNEL.state.peers)}, Cause.FORGOTTEN),
+    ({"shown": Announcement(), "observed": only(peers={R2: PeerEntry(1, 1, 0, 1)})}, Cause.KEPT),
     ({"shown": replace(SHOWN, boot_id="other")}, Cause.FORGOTTEN),
     ({"shown": replace(SHOWN, boot_id="other"), "memory": Memory(unseen=X)}, Cause.KEPT),
     ({"memory": Memory(uid="uid")}, Cause.KEPT),

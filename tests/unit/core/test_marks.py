@@ -47,6 +47,12 @@ def test_a_mark_stays_in_its_mask_and_reads_back(mask, data):
     assert marks.node_id(mark, mask) == node_id
 
 
+def test_a_mask_of_eight_bits_will_do_and_one_of_seven_will_not():
+    assert marks.check_mask(0xFF00) == 0xFF00
+    with pytest.raises(ConfigError, match=r"^node mark mask 0x7f00 has room for 127 nodes only: use more bits$"):
+        marks.check_mask(0x7F00)
+
+
 def test_an_id_that_does_not_fit_is_refused():
     with pytest.raises(ConfigError, match="does not fit"):
         marks.node_mark(1 << 17, contract.NODE_MARK_MASK)
