@@ -21,6 +21,7 @@ from kmesh.launcher import daemon
 from kmesh_bpf.core import diff, formers, incarnation, keys, marks, parts, sas
 from kmesh_bpf.core import operations as ops
 from kmesh_bpf.core.state import PeerEntry, PodFlags
+from kmesh_bpf.core.tunnels import tunnels
 from tests.bpf import model
 from tests.simulator.history import live, make
 from tests.simulator.kernel import NodeKernel
@@ -171,6 +172,10 @@ def _no_taken() -> Callable[..., Any]:
     return lambda wanted, held, taken, mask: allocate(wanted, {}, (), mask)
 
 
+def _unused(local: Any, peer: Any, _versions: Any) -> dict[Any, int]:
+    return dict.fromkeys(tunnels(local, peer).values(), 0)
+
+
 mark_encrypt = model.mark_encrypt
 
 FIRST = {
@@ -216,7 +221,7 @@ _MADE = (
     Mistake("entries of new peers after their SAs", ((diff, "_set_peers", _sas_before_entries),)),
     Mistake("pods are marked before all is in place", _pods_first()),
     Mistake("the old goes before the new is there", _old_goes_first()),
-    Mistake("keys of peers that went are used again", ((formers, "used_with", lambda pair, versions: 0),)),
+    Mistake("keys of peers that went are used again", ((formers, "used_with", _unused),)),
     Mistake("peers that are away for a moment go at once", ((formers, "DEPARTED_LINGER", 0.0),)),
 )
 MISTAKES = tuple(replace(one, first=FIRST.get(one.name)) for one in _MADE)

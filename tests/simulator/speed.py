@@ -22,7 +22,13 @@ def hasten() -> None:
         _address(kind)
     for kind in (IPv4Network, IPv6Network):
         _network(kind)
-    for module, name in ((keys, "derive"), (marks, "incarnations"), (marks, "pair"), (marks, "node_mark")):
+    for module, name in (
+        (keys, "derive"),
+        (keys, "pair"),
+        (marks, "incarnations"),
+        (marks, "second_pair"),
+        (marks, "node_mark"),
+    ):
         function: Any = getattr(module, name)
         if not hasattr(function, "cache_info"):
             setattr(module, name, lru_cache(SIZE)(function))

@@ -36,6 +36,24 @@ def test_the_two_directions_have_different_keys():
     assert keys.derive(PSK, A, B, BOOT_A, BOOT_B) != keys.derive(PSK, B, A, BOOT_B, BOOT_A)
 
 
+TUNNELS = st.tuples(
+    st.sampled_from((A, ip_address("10.10.0.11"))),
+    st.sampled_from((B, ip_address("10.10.0.2"), ip_address("fd00:10::20"))),
+    st.sampled_from((BOOT_A, BOOT_B)),
+    st.sampled_from((BOOT_A, BOOT_B, BOOT_B + "x", BOOT_B + "y", "short")),
+)
+
+
+@given(TUNNELS, TUNNELS)
+def test_tunnels_are_one_pair_exactly_if_their_keys_are_the_same_both_ways(one, other):
+    def both(local, remote, here, there):
+        return keys.derive(PSK, local, remote, here, there), keys.derive(PSK, remote, local, there, here)
+
+    shared = set(both(*one)) & set(both(*other))
+    assert (keys.pair(*one) == keys.pair(*other)) is bool(shared)
+    assert 0 < keys.pair(*one) < 1 << 64
+
+
 @pytest.mark.parametrize("length", [0, 32, 35, 37, 72])
 def test_a_key_of_another_length_is_refused_with_both_lengths(length):
     with pytest.raises(ConfigError, match=rf"36 bytes .* not {length}"):
