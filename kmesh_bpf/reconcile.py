@@ -185,7 +185,8 @@ class Reconciler:
         view = _as(view, mirror.observation.incarnation or fresh)
         plan = self._plan(view, mirror, now)
         needs = Needs(plan.lost, plan.returned, len(plan.state.formers))
-        decision = decide(mirror.observation, needs, shown, view.node.addresses, view.peers, memory, fresh, now)
+        addresses, window = view.node.addresses, self._options.replay_window
+        decision = decide(mirror.observation, needs, shown, addresses, view.peers, memory, fresh, now, window)
         if decision.incarnation != view.node.boot_id:
             view = _as(view, decision.incarnation)
             plan = self._plan(view, mirror, now)

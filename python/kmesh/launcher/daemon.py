@@ -307,7 +307,9 @@ class Daemon:
 
     def _shown(self, objects: ClusterObjects) -> Announcement:
         ours = self._ours(objects)
-        return Announcement(ours.boot_id, ours.addresses, ours.uid) if ours is not None else Announcement()
+        if ours is None:
+            return Announcement()
+        return Announcement(ours.boot_id, ours.addresses, ours.uid, ours.replay_window or 0)
 
     def _take_keys(self, objects: ClusterObjects) -> None:
         if objects.secret is None or not holds_key(objects.secret):

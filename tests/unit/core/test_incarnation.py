@@ -49,7 +49,7 @@ NO_NEEDS, NO_MEMORY = Needs(), Memory()
 
 
 def decided(observed=KERNEL, needs=NO_NEEDS, shown=SHOWN, memory=NO_MEMORY, addresses=VIEW.node.addresses):
-    return decide(observed, needs, shown, addresses, VIEW.peers, memory, FRESH, NOW)
+    return decide(observed, needs, shown, addresses, VIEW.peers, memory, FRESH, NOW, mesh.WINDOW)
 
 
 ROWS = [
@@ -73,6 +73,11 @@ ROWS = [
     ({"memory": Memory(uid="before", unseen=X)}, Cause.KEPT),
     ({"addresses": VIEW.node.addresses[:1]}, Cause.ADDRESSES),
     ({"addresses": VIEW.node.addresses[:1], "memory": Memory(unseen=X)}, Cause.KEPT),
+    ({"shown": replace(SHOWN, replay_window=mesh.WINDOW)}, Cause.KEPT),
+    ({"shown": replace(SHOWN, replay_window=64)}, Cause.WINDOW),
+    ({"shown": replace(SHOWN, replay_window=0)}, Cause.WINDOW),
+    ({"shown": replace(SHOWN, replay_window=0), "observed": Observation(KernelState(), incarnation=X)}, Cause.WINDOW),
+    ({"shown": replace(SHOWN, replay_window=0, boot_id="before"), "memory": Memory(unseen=X)}, Cause.KEPT),
     ({"needs": Needs(returned=frozenset({"n3"}))}, Cause.RETURNED),
     ({"needs": Needs(returned=frozenset({"n3"})), "memory": Memory(renewed_at=NOW - RENEWAL_SECONDS)}, Cause.RETURNED),
     ({"needs": Needs(returned=frozenset({"n3"})), "memory": Memory(renewed_at=NOW - 599)}, Cause.KEPT),
@@ -106,7 +111,9 @@ def test_who_is_back_is_named():
 def test_our_announcement_is_made_anew_where_another_incarnation_must_reach_a_go_node(shown, change, recreate):
     peers = (VIEW.peers[0], replace(VIEW.peers[1], **change))
     memory = Memory(unseen=X)
-    assert decide(KERNEL, Needs(), shown, VIEW.node.addresses, peers, memory, FRESH, NOW).recreate is recreate
+    assert (
+        decide(KERNEL, Needs(), shown, VIEW.node.addresses, peers, memory, FRESH, NOW, mesh.WINDOW).recreate is recreate
+    )
 
 
 def test_what_is_remembered_from_one_decision_to_the_next():
