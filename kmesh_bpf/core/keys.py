@@ -17,10 +17,14 @@ class Retirement:
     """When an inbound SA of an older key version may go, in seconds.
 
     ``grace``: we must have announced the newer version for so long. ``idle``: nothing came over the old SA for so long.
+    ``silence``: the same, where nothing proves that the peer sends with a newer one. Longer than a daemon or an API
+    server is away on a bad day: until its daemon has heard of our announcement, a peer that has something to send again
+    does so with the old version. Not for ever: a key is replaced so that the one before is of no use any more.
     """
 
     grace: float = 10.0
     idle: float = 10.0
+    silence: float = 3 * 3600.0
 
 
 def derive(psk: Key, src: Address, dst: Address, src_boot_id: str, dst_boot_id: str) -> Key:
@@ -56,21 +60,28 @@ def inbound_versions(
     usage: Mapping[int, SaUsage],
     now: float,
     retirement: Retirement,
+    sends: int = 0,
 ) -> dict[int, float | None]:
     """Give the versions to accept from a peer: every one we hold, but for those that it provably left behind.
 
     A version goes when the peer announces a newer one (it sends with the highest it holds that is not above ours),
-    we have announced a newer one for the grace period, *and* its SA, if there is one, has been idle. With each comes
-    when it may go if nothing else happens, in the clock of ``now``; None: not by the passing of time. ``usage`` is by
-    version; ``announced_at`` is when we announced ours.
+    we have announced a newer one for the grace period, *and* its SA, if there is one, has been idle. That proves
+    nothing of a peer that has nothing to send, and whose daemon is late: so of one that tells what it ``sends`` with
+    (the lowest version, to whomever; 0: it does not tell) it takes that it tells of a newer one, or that a packet came
+    over a newer SA; else the SA must have been idle for much longer. With each version comes when it may go if nothing
+    else happens, in the clock of ``now``; None: not by the passing of time. ``usage`` is by version; ``announced_at``
+    is when we announced ours.
     """
+    received = max((version for version, use in usage.items() if use.packets), default=0)
     kept: dict[int, float | None] = {}
     for version in sorted(held):
         if announced_by_peer <= version or announced <= version:
             kept[version] = None
             continue
         use = usage.get(version)
-        quiet = max(use.last_used, use.added) + retirement.idle if use is not None else 0.0
+        proven = not sends or max(sends, received) > version
+        idle = retirement.idle if proven else retirement.silence
+        quiet = max(use.last_used, use.added, 0 if proven else announced_at) + idle if use is not None else 0.0
         goes = max(announced_at + retirement.grace, quiet)
         if now < goes:
             kept[version] = goes

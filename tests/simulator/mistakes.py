@@ -86,14 +86,28 @@ def _announce_first() -> Callable[..., Any]:
 
 
 def _on_a_clock(
-    held: Any, announced_by_peer: int, announced: int, announced_at: float, usage: Any, now: float, retirement: Any
+    held: Any,
+    announced_by_peer: int,
+    announced: int,
+    announced_at: float,
+    usage: Any,
+    now: float,
+    retirement: Any,
+    sends: int,
 ) -> dict[int, float | None]:
     goes = announced_at + retirement.grace
     return {one: goes if announced > one else None for one in sorted(held) if announced <= one or now < goes}
 
 
 def _before_idle(
-    held: Any, announced_by_peer: int, announced: int, announced_at: float, usage: Any, now: float, retirement: Any
+    held: Any,
+    announced_by_peer: int,
+    announced: int,
+    announced_at: float,
+    usage: Any,
+    now: float,
+    retirement: Any,
+    sends: int,
 ) -> dict[int, float | None]:
     return dict.fromkeys(one for one in sorted(held) if not min(announced_by_peer, announced) > one)
 

@@ -344,7 +344,8 @@ class Daemon:
             return
         ours = self._ours(objects)
         node = local_node(objects, self.config.node)
-        wanted = kmesh_node_info(node, spi, self.config.options.replay_window, boot_id=report.incarnation)
+        sends = min(report.sends or spi, spi)
+        wanted = kmesh_node_info(node, spi, self.config.options.replay_window, report.incarnation, sends)
         self.memory.generation = ours.generation if ours is not None and ours == parse(wanted) else 0
         if ours != parse(wanted):
             if report.decision.recreate:

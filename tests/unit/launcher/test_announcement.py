@@ -259,3 +259,26 @@ def test_an_announced_window_that_somebody_changes_is_another_incarnation_for_pe
     assert after not in (before, None)
     node.steps()
     assert announced(node) == after, "once"
+
+
+def told_to_send(node: Node) -> int:
+    return next(info.sends for info in node.source.read().node_infos if info.name == "n1")
+
+
+def test_what_is_sent_with_is_announced_when_no_peer_is_sent_an_older_version(node):
+    node.key(1)
+    node.steps()
+    assert (told_to_send(node), spi_of(node)) == (1, 1)
+    node.key(2)
+    node.steps()
+    assert (told_to_send(node), spi_of(node)) == (1, 2)
+    node.put(kube.node_info(2, 2))
+    node.steps()
+    assert (told_to_send(node), spi_of(node)) == (1, 2), "to the third one it is"
+    node.put(kube.node_info(3, 2))
+    node.steps()
+    assert (told_to_send(node), spi_of(node)) == (2, 2)
+
+
+def spi_of(node: Node) -> int:
+    return next(info.spi for info in node.source.read().node_infos if info.name == "n1")
