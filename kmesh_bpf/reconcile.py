@@ -33,7 +33,7 @@ class Report:
     ``applied`` was carried out, what is in ``failures`` was not. ``decision``: on the incarnation that the objects were
     made for. ``observed``: what the pass left in the kernel, until the next pass of the same reconciler. ``reachable``:
     names of the peers, of those that we should be able to send to, that we can send to by what was observed. ``memory``
-    is for the next pass.
+    is for the next pass. ``sends``: the lowest key version that is sent with to any peer; 0: nothing is sent.
     """
 
     plan: Plan
@@ -44,6 +44,7 @@ class Report:
     observed: Observation
     reachable: frozenset[str]
     memory: Memory
+    sends: int = 0
 
     @property
     def expected(self) -> frozenset[str]:
@@ -153,7 +154,9 @@ class Reconciler:
                 break  # not before what has waited, and was not refused, had its turn
         self.memory = replace(remember(self.memory, decision, shown, self._clock()), departed=plan.departing)
         self._note_reached(mirror)
-        return Report(plan, tuple(applied), failures, drift, decision, mirror.observation, self._reachable, self.memory)
+        sends = min((version for version in mirror.sent if version), default=0)
+        found, reached = mirror.observation, self._reachable
+        return Report(plan, tuple(applied), failures, drift, decision, found, reached, self.memory, sends)
 
     def _observed(self) -> Mirror:
         """Give the mirror, with what this pass must know anew."""
@@ -185,7 +188,8 @@ class Reconciler:
         view = _as(view, mirror.observation.incarnation or fresh)
         plan = self._plan(view, mirror, now)
         needs = Needs(plan.lost, plan.returned, len(plan.state.formers))
-        decision = decide(mirror.observation, needs, shown, view.node.addresses, view.peers, memory, fresh, now)
+        addresses, window = view.node.addresses, self._options.replay_window
+        decision = decide(mirror.observation, needs, shown, addresses, view.peers, memory, fresh, now, window)
         if decision.incarnation != view.node.boot_id:
             view = _as(view, decision.incarnation)
             plan = self._plan(view, mirror, now)

@@ -113,6 +113,8 @@ class Mirror:
         """SAs that policies of a former version point to by SPI."""
         self.leading: Counter[Ends] = Counter()
         """Tunnel ends that outbound policies lead to: with the newest SA between them, and from when it is there."""
+        self.sent: Counter[int] = Counter()
+        """The key versions that entries of the peer map tell of; 0 where nothing is sent."""
         self.fingerprints: dict[int, dict[Address, int]] = {}
         """Node ids in the peer map by address, by fingerprint of incarnations."""
         self._sas: dict[SaId, Sa] = {}
@@ -237,11 +239,13 @@ class Mirror:
     def _sort_peer(self, address: Address, before: PeerEntry | None, now: PeerEntry | None) -> None:
         self._changes.remotes.add(address)
         if before is not None:
+            _less(self.sent, before.spi)
             ids = self.fingerprints[before.incarnations]
             del ids[address]
             if not ids:
                 del self.fingerprints[before.incarnations]
         if now is not None:
+            self.sent[now.spi] += 1
             self.fingerprints.setdefault(now.incarnations, {})[address] = now.node_id
 
 

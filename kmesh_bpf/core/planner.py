@@ -13,7 +13,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from kmesh_bpf.core import cidrs, claims, devices, formers, interference, marks, sas
+from kmesh_bpf.core import cidrs, claims, devices, formers, interference, sas
 from kmesh_bpf.core.desired import Desired
 from kmesh_bpf.core.mirror import Changes, Keys, Mirror
 from kmesh_bpf.core.options import Options
@@ -178,13 +178,14 @@ class Planner:
         return names - {""}, of_all
 
     def _with_other_used(self, view: View, used: dict[int, int]) -> set[str]:
-        """Take in which key versions have been used by pairs that are gone; give the peers that this concerns."""
+        """Take in which key versions have been used by tunnels that are gone; give the peers that this concerns."""
         before, self._used = self._used, used
         if used == before:
             return set()
-        pairs = {name: marks.pair(view.node, peer.node) for name, peer in self._register.accepted.items()}
         return {
-            name for name, pair in pairs.items() if formers.used_with(pair, used) != formers.used_with(pair, before)
+            name
+            for name, peer in self._register.accepted.items()
+            if formers.used_with(view.node, peer.node, used) != formers.used_with(view.node, peer.node, before)
         }
 
     def _ranged(self, view: View, moves: Moves, *, many: bool) -> set[str]:

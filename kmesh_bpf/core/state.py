@@ -132,7 +132,8 @@ class PeerEntry:
     ``spi``: the highest key version of which an outbound SA was made, or is being made
     (:func:`kmesh_bpf.core.reach.in_order`). ``retired``: the highest key version of which the inbound SA was retired;
     neither it nor an older one comes back.
-    ``incarnations``, ``pair``: by the functions of these names in :mod:`kmesh_bpf.core.marks`.
+    ``incarnations``: by :func:`marks.incarnations`; ``pair``: by :func:`keys.pair`, or as an earlier contract version
+    has left it (:mod:`kmesh_bpf.core.formers`).
     """
 
     node_id: int
@@ -176,7 +177,7 @@ class KernelState:
     """All kernel objects of ours on one node, desired or observed.
 
     ``sources``: the device (ifindex) that a managed pod's packets come from, by the pod's address; ``pod_devices``:
-    those devices that must carry no other source. ``formers``: pairs of incarnations (PeerEntry.pair) whose keys
+    those devices that must carry no other source. ``formers``: tunnels (PeerEntry.pair) whose keys
     were in use and whose SAs are gone -> the highest key version used. ``nat_exemption``: the nft tables that keep
     address masquerading away from packets on their way to encryption. ``policy_hash``: policies of whole addresses are
     found by hash (hthresh 0/32, 0/128).

@@ -69,7 +69,8 @@ class Peer:
     sends so itself (Go nodes, and earlier versions of ours, do not); of these not the ``unconfirmed`` ones, which the
     cluster's own record of the node has not. ``alive``: neither it nor its announcement is gone or about to go.
     ``vouched``: that record does not contradict its addresses. The node's pod CIDRs are those of that record, none
-    where there is no record.
+    where there is no record. ``sends``: the lowest key version that it sends with, to whomever; 0: it does not tell (a
+    Go node, an earlier version of ours).
     """
 
     node: Node
@@ -79,6 +80,7 @@ class Peer:
     alive: bool = True
     vouched: bool = True
     unconfirmed: frozenset[Address] = frozenset()
+    sends: int = 0
 
 
 @dataclass(frozen=True, slots=True)

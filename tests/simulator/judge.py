@@ -69,7 +69,6 @@ class Seen:
     before: Knowledge = NOTHING
     report: Report | None = None
     tampered: str = ""
-    heard: dict[tuple[Address, int], float] = field(default_factory=dict)
     once: set[Trip] = field(default_factory=set)
 
     def knows(self, address: Address, pod: LivePod) -> bool:
@@ -87,11 +86,6 @@ class Excuse:
     since: float
 
 
-RETIREMENT = 9.0
-"""Seconds, a little less than :class:`kmesh_bpf.core.keys.Retirement` says: the kernel counts use in whole ones."""
-LIMIT = "an old version was retired before its sender, whose daemon was late, had moved (known limit)"
-"""An inbound SA goes when its peer has announced a newer version, we have for a while, and the SA was idle as long. A
-peer whose daemon is stopped, or told late, just then goes on with the old version when it has something to send."""
 Pair = frozenset[Machine]
 
 
@@ -105,9 +99,6 @@ class Judge:
         self.numbers: set[tuple[Key, int]] = set()
         self.accepted: set[int] = set()
         self.losing: dict[tuple[LivePod, LivePod], float] = {}
-        self.heard: dict[Machine, dict[tuple[Address, int], float]] = {}
-        self.retired: set[tuple[Machine, Address, int | None]] = set()
-        self.announced: dict[Machine, tuple[int, float]] = {}
         self.reasons: dict[str, int] = {}
         self._known: dict[int, tuple[object, Knowledge]] = {}
 
@@ -123,7 +114,7 @@ class Judge:
             if seen.once:
                 seen.once = {trip for trip in seen.once if self._both_managed(known, trip)}
         if objects.complete:
-            seen.begun, seen.began_at, seen.heard = known, self.world.now, dict(self.heard.get(machine, {}))
+            seen.begun, seen.began_at = known, self.world.now
 
     def done(self, machine: Machine, _view: View, report: Report) -> None:
         """Take in that a pass ended."""
@@ -131,9 +122,6 @@ class Judge:
         seen.report = report
         if report.failures:
             return
-        spi = self.announced.get(machine, (0, 0.0))[0]
-        if machine.daemon is not None and machine.daemon.memory.announced != spi:
-            self.announced[machine] = machine.daemon.memory.announced, self.world.now
         seen.before = seen.done or NOTHING
         seen.done, seen.done_at, seen.done_began_at = seen.begun, self.world.now, seen.began_at
         if report.converged:
@@ -195,14 +183,11 @@ class Judge:
         elif sender is not trip.source.machine and seen.knows(trip.src, trip.source):
             raise ViolationError(2, f"{machine.name} accepts from {sender.name} in another node's name: {trip}")
         self.accepted.add(trip.ident)
-        self.heard.setdefault(machine, {})[frame.src, frame.spi or 0] = self.world.now
         self.losing.pop((trip.source, trip.target), None)
 
     def lost(self, trip: Trip, why: str, frame: Frame | None = None) -> None:
         """Take in that a packet did not arrive; ``frame``: it was on the wire."""
         explanation = self.explain(trip)
-        if explanation is None and frame and (trip.target.machine, frame.src, frame.spi) in self.retired:
-            explanation = LIMIT
         if explanation is None:
             raise ViolationError(4, f"lost without a cause: {trip}: {why}")
         if (trip.source, trip.target) not in self.losing:
@@ -232,14 +217,6 @@ class Judge:
                 if doubtful or len(said) > 1 or said not in ({None}, {(pod.machine.name, pod.label)}):
                     return "a daemon's view of a pod is not the newest"
         return None
-
-    def retires(self, machine: Machine, sa: Sa) -> None:
-        """Take in that a daemon is about to delete an inbound SA; see LIMIT for when that excuses losses."""
-        seen = self.of(machine)
-        spi, since = self.announced.get(machine, (0, 0.0))
-        quiet = seen.began_at - max(since, seen.heard.get((sa.src, sa.spi), 0.0))
-        if spi > sa.spi and quiet >= RETIREMENT:
-            self.retired.add((machine, sa.src, sa.spi))
 
     def _in_clear(self, trip: Trip, machine: Machine, seen: Seen, *, masqueraded: bool) -> None:
         if seen.tampered or machine is not trip.source.machine:

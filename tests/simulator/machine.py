@@ -16,7 +16,6 @@ from kmesh.launcher.readiness import Bounds
 from kmesh.launcher.recorder import Recorder
 
 from kmesh_bpf import Address, KmeshBpfError, Operation, Report, remote_pods
-from kmesh_bpf.core.operations import DeleteSa
 from kmesh_bpf.core.state import Link
 from tests.simulator.kernel import NodeKernel
 from tests.simulator.server import Manifest
@@ -205,8 +204,6 @@ class Machine:
     def _between(self, operation: Operation) -> None:
         """Before each operation: the daemon may be killed here, and packets are on their way."""
         self._may_die()
-        if isinstance(operation, DeleteSa) and operation.sa.mark is not None:
-            self.world.judge.retires(self, operation.sa)
         self.world.between_operations(self, operation)
 
     def _halfway(self) -> None:

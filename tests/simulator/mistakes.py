@@ -21,6 +21,7 @@ from kmesh.launcher import daemon
 from kmesh_bpf.core import diff, formers, incarnation, keys, marks, parts, sas
 from kmesh_bpf.core import operations as ops
 from kmesh_bpf.core.state import PeerEntry, PodFlags
+from kmesh_bpf.core.tunnels import tunnels
 from tests.bpf import model
 from tests.simulator.history import live, make
 from tests.simulator.kernel import NodeKernel
@@ -85,14 +86,28 @@ def _announce_first() -> Callable[..., Any]:
 
 
 def _on_a_clock(
-    held: Any, announced_by_peer: int, announced: int, announced_at: float, usage: Any, now: float, retirement: Any
+    held: Any,
+    announced_by_peer: int,
+    announced: int,
+    announced_at: float,
+    usage: Any,
+    now: float,
+    retirement: Any,
+    sends: int,
 ) -> dict[int, float | None]:
     goes = announced_at + retirement.grace
     return {one: goes if announced > one else None for one in sorted(held) if announced <= one or now < goes}
 
 
 def _before_idle(
-    held: Any, announced_by_peer: int, announced: int, announced_at: float, usage: Any, now: float, retirement: Any
+    held: Any,
+    announced_by_peer: int,
+    announced: int,
+    announced_at: float,
+    usage: Any,
+    now: float,
+    retirement: Any,
+    sends: int,
 ) -> dict[int, float | None]:
     return dict.fromkeys(one for one in sorted(held) if not min(announced_by_peer, announced) > one)
 
@@ -171,6 +186,10 @@ def _no_taken() -> Callable[..., Any]:
     return lambda wanted, held, taken, mask: allocate(wanted, {}, (), mask)
 
 
+def _unused(local: Any, peer: Any, _versions: Any) -> dict[Any, int]:
+    return dict.fromkeys(tunnels(local, peer).values(), 0)
+
+
 mark_encrypt = model.mark_encrypt
 
 FIRST = {
@@ -216,7 +235,7 @@ _MADE = (
     Mistake("entries of new peers after their SAs", ((diff, "_set_peers", _sas_before_entries),)),
     Mistake("pods are marked before all is in place", _pods_first()),
     Mistake("the old goes before the new is there", _old_goes_first()),
-    Mistake("keys of peers that went are used again", ((formers, "used_with", lambda pair, versions: 0),)),
+    Mistake("keys of peers that went are used again", ((formers, "used_with", _unused),)),
     Mistake("peers that are away for a moment go at once", ((formers, "DEPARTED_LINGER", 0.0),)),
 )
 MISTAKES = tuple(replace(one, first=FIRST.get(one.name)) for one in _MADE)

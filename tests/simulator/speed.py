@@ -23,7 +23,13 @@ def hasten() -> None:
     for kind in (IPv4Network, IPv6Network):
         _network(kind)
     state.SaId.__hash__, state.PolicyId.__hash__ = _sa_hash, _policy_hash  # type: ignore[method-assign]
-    for module, name in ((keys, "derive"), (marks, "incarnations"), (marks, "pair"), (marks, "node_mark")):
+    for module, name in (
+        (keys, "derive"),
+        (keys, "pair"),
+        (marks, "incarnations"),
+        (marks, "second_pair"),
+        (marks, "node_mark"),
+    ):
         function: Any = getattr(module, name)
         if not hasattr(function, "cache_info"):
             setattr(module, name, lru_cache(SIZE)(function))

@@ -233,9 +233,9 @@ def tell_the_truth(world: World, machine: Machine) -> None:
         machine.start()
 
 
-@event("liars", 0)
+@event("liars", 3)
 def node_announces_anothers_incarnation(world: World, draw: Random) -> str | None:
-    """A known limit, so it is never drawn: where an SA of the other one must be made, that one is taken for returned."""
+    """Root there has stopped the daemon, and speaks as another node, with its own addresses."""
     machine = with_daemon(world, draw)
     held = world.server.get("KmeshNodeInfo", NAMESPACE, machine.name) if machine else None
     others = [one for one in world.server.of("KmeshNodeInfo") if machine and one["metadata"]["name"] != machine.name]

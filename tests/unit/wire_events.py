@@ -5,6 +5,7 @@ from dataclasses import replace
 from kmesh.cluster import secret
 
 from kmesh_bpf.core import marks
+from tests.unit.core import mesh
 from tests.unit.wire import OTHER, OURS, WINDOW, material
 
 EVENTS = {}
@@ -64,6 +65,16 @@ def entry_is_deleted(world, host):
 def entries_come_from_contract_version_1(world, host):
     for address, entry in host.kernel.peers.items():
         host.kernel.peers[address] = replace(entry, pair=marks.UNKNOWN_PAIR)
+    host.start()
+
+
+@ours
+def entries_come_from_contract_version_2(world, host):
+    here = mesh.node(host.index, boot=host.kernel.remembered or "")
+    boots = {one["spec"]["addresses"][0]: one["spec"]["bootID"] for one in world.infos.values()}
+    for address, entry in host.kernel.peers.items():
+        peer = replace(here, boot_id=boots.get(str(address), ""))
+        host.kernel.peers[address] = replace(entry, pair=marks.second_pair(here, peer))
     host.start()
 
 

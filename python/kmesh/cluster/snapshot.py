@@ -14,6 +14,7 @@ from kmesh.cluster.objects import (
     NODE_INFO_API,
     NODE_TRAFFIC_ANNOTATION,
     REPLAY_ANNOTATION,
+    SENDS_ANNOTATION,
     SIDECAR_ANNOTATION,
     ClusterObjects,
     Namespace,
@@ -176,11 +177,18 @@ def _placed(
     return place((pod for pod in objects.pods if enrolment(pod, namespaces.get(pod.namespace)).managed), ground)
 
 
-def kmesh_node_info(node: NodeObject, spi: int, replay_window: int, boot_id: str) -> dict[str, Any]:
-    """Give the KmeshNodeInfo that announces a node, and goes with it."""
+def kmesh_node_info(
+    node: NodeObject, spi: int, replay_window: int, boot_id: str, sends: int | None = None
+) -> dict[str, Any]:
+    """Give the KmeshNodeInfo that announces a node, and goes with it.
+
+    ``sends``: the lowest key version that it sends with; None: it does not tell.
+    """
     annotations = {NODE_TRAFFIC_ANNOTATION: "true"}
     if replay_window:
         annotations[REPLAY_ANNOTATION] = str(replay_window)
+    if sends:
+        annotations[SENDS_ANNOTATION] = str(sends)
     metadata: dict[str, Any] = {"name": node.name, "namespace": NAMESPACE, "annotations": annotations}
     if node.uid:
         owner = {"apiVersion": CORE_API, "kind": "Node", "name": node.name, "uid": node.uid}
@@ -230,6 +238,7 @@ def peer_of(info: NodeInfo, node: NodeObject | None) -> Peer:
         info.spi,
         (info.replay_window or 0) if ours else 0,
         info.node_traffic and ours,
+        sends=info.sends if ours else 0,
         alive=node is not None and not node.deleting and not info.deleting,
         vouched=node is None or not unconfirmed,
         unconfirmed=unconfirmed,

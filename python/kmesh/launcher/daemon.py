@@ -307,7 +307,9 @@ class Daemon:
 
     def _shown(self, objects: ClusterObjects) -> Announcement:
         ours = self._ours(objects)
-        return Announcement(ours.boot_id, ours.addresses, ours.uid) if ours is not None else Announcement()
+        if ours is None:
+            return Announcement()
+        return Announcement(ours.boot_id, ours.addresses, ours.uid, ours.replay_window or 0)
 
     def _take_keys(self, objects: ClusterObjects) -> None:
         if objects.secret is None or not holds_key(objects.secret):
@@ -345,7 +347,8 @@ class Daemon:
             return
         ours = self._ours(objects)
         node = local_node(objects, self.config.node)
-        wanted = kmesh_node_info(node, spi, self.config.options.replay_window, boot_id=report.incarnation)
+        sends = min(report.sends or spi, spi)
+        wanted = kmesh_node_info(node, spi, self.config.options.replay_window, report.incarnation, sends)
         there = ours is not None and ours == parse(wanted)
         self.memory.generation = ours.generation if ours is not None and there else 0
         if not there:

@@ -13,7 +13,7 @@ from kmesh_bpf.core.options import Options
 from kmesh_bpf.core.state import Direction, KernelState, Mark, Policy
 from kmesh_bpf.errors import KernelError
 from kmesh_bpf.kernel.fake import FakeKernel
-from kmesh_bpf.reconcile import reconcile
+from kmesh_bpf.reconcile import Reconciler, reconcile
 from tests.unit.amount import examples
 from tests.unit.core import mesh
 
@@ -27,6 +27,7 @@ class Node:
         self.now = 1000.0
         self.kernel = FakeKernel(mesh.LINKS, lambda: self.now)
         self.held, self.announced, self.peer, self.window = (1,), 1, 1, mesh.WINDOW
+        self.sends = 0
         self.options = Options()
 
     def run(self, seconds=0.0):
@@ -35,7 +36,7 @@ class Node:
         view = replace(
             base,
             keys={version: mesh.key(version) for version in self.held},
-            peers=(replace(base.peers[0], spi=self.peer, replay_window=self.window),),
+            peers=(replace(base.peers[0], spi=self.peer, replay_window=self.window, sends=self.sends),),
             announced=self.announced,
         )
         self.view = view
@@ -164,6 +165,44 @@ def test_a_retired_version_is_never_accepted_again_whatever_is_announced(node):
     node.announced = 1
     node.run(1)
     assert (node.inbound(), node.entry().retired) == ([2], 1)
+
+
+def test_what_a_peer_that_tells_may_still_send_with_is_accepted_until_it_tells_otherwise_or_is_heard(node):
+    node.sends = 1
+    replaced(node)
+    for seconds in (100, 5000):
+        report = node.run(seconds)
+        assert (node.inbound(), node.entry().retired) == ([1, 2], 0)
+    assert report.plan.due == 1100 + node.options.retirement.silence
+    node.sends = 2
+    node.run(1)
+    assert (node.inbound(), node.entry().retired) == ([2], 1)
+
+
+def test_a_packet_over_the_newer_sa_tells_as_well(node):
+    node.sends = 1
+    replaced(node).run(100)
+    node.use(inbound=(2,))
+    node.run(1)
+    assert (node.inbound(), node.entry().retired) == ([2], 1)
+
+
+def test_who_remembers_asks_how_an_old_sa_was_used_when_it_may_go_and_no_earlier(node):
+    node.sends = 1
+    replaced(node)
+    asked = []
+    find = node.kernel.find
+    node.kernel.find = lambda keys: asked.append([one.spi for one in keys.sas]) or find(keys)
+    passes = Reconciler(node.kernel, node.options, lambda: node.now, lambda: "x" * 36)
+    passes.run(node.view)
+    for _ in range(5):
+        node.now += 60
+        passes.run(node.view)
+    assert asked == []
+    node.now += node.options.retirement.silence
+    assert passes.run(node.view).plan.due is None
+    assert set(asked[0]) == {1}
+    assert node.inbound() == [2]
 
 
 def test_what_was_retired_counts_for_the_present_incarnations_only(node):
