@@ -47,13 +47,14 @@ class Rules:
         began = self._clock()
         if began < self._due:
             return self._found
+        self._due = began + RARELY
         with suppress(KmeshBpfError, OSError, subprocess.TimeoutExpired, *SHAPELESS):
             generation = nat.generation()
             if generation is None or generation != self._generation or any(map(_legacy_tables, LEGACY)):
                 self._found = tuple(dict.fromkeys(_read(lambda: self._clock() - began < nft.TIMEOUT)))
                 self._generation = generation
-        ended = self._clock()
-        self._due = ended + (SOON if self._found else min(max(SOON, TIMES * (ended - began)), RARELY))
+            ended = self._clock()
+            self._due = ended + (SOON if self._found else min(max(SOON, TIMES * (ended - began)), RARELY))
         return self._found
 
 
