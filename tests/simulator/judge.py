@@ -26,6 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from kmesh_bpf import Address, Key, Report, View
@@ -33,6 +34,7 @@ from kmesh_bpf.core.state import Sa
 from tests.simulator.knowledge import NOTHING, Knowledge, know
 from tests.simulator.machine import LivePod, Machine
 from tests.simulator.packets import Frame
+from tests.simulator.ways import Trip, Way
 
 
 class ViolationError(AssertionError):
@@ -41,20 +43,6 @@ class ViolationError(AssertionError):
     def __init__(self, check: int, sentence: str) -> None:
         super().__init__(f"check {check}: {sentence}")
         self.check, self.sentence = check, sentence
-
-
-@dataclass(frozen=True)
-class Trip:
-    """A packet of one pod to another one; those between the same ends are equal."""
-
-    ident: int = field(compare=False)
-    source: LivePod
-    target: LivePod
-    src: Address
-    dst: Address
-
-    def __str__(self) -> str:
-        return f"{self.src} ({self.source.label} on {self.source.machine.name}) -> {self.dst} ({self.target.label} on {self.target.machine.name})"
 
 
 @dataclass
@@ -191,21 +179,27 @@ class Judge:
             if number in self.numbers and frame.key not in self.unrecorded:
                 raise ViolationError(3, f"{machine.name} uses number {frame.sequence} of one key twice: {trip}")
             self.numbers.add(number)
-            if not forged and self._both_managed(seen.begun, trip):
+            if not forged and machine is trip.source.machine and self._both_managed(seen.begun, trip):
                 seen.once.add(trip)
         if frame.spi is None and not forged:
             self._in_clear(trip, machine, seen, masqueraded=frame.src != trip.src)
+
+    def passed_on(self, trip: Trip, machine: Machine, came: Frame, frame: Frame) -> None:
+        """Take in a frame that a machine passes on: what came encrypted does not leave in clear."""
+        if came.spi is not None and frame.spi is None and not self.of(machine).tampered:
+            raise ViolationError(1, f"{machine.name} passes on in clear what came encrypted: {trip}")
 
     def arrived(self, trip: Trip, machine: Machine, frame: Frame, sender: Machine) -> None:
         """Take in that a pod was given a packet that came by the wire; ``sender``: who put the frame there."""
         seen = self.of(machine)
         if frame.spi is None:
-            named = frame.src == trip.src  # masqueraded, it comes in the name of a node
-            if named and sender is not machine and not seen.tampered and self._knows_both(seen, trip):
+            # What comes in the name of a node may be anybody's: masqueraded, or of a node that cannot encrypt it yet.
+            named = frame.src == trip.src and trip.source is not sender.itself()
+            if named and sender is not machine and not seen.tampered and self._must_be_encrypted(machine, trip, sender):
                 raise ViolationError(2, f"{machine.name} accepts in clear: {trip}")
         elif trip.ident in self.accepted and frame.key not in self.unrecorded and self._counts(frame, machine):
             raise ViolationError(2, f"{machine.name} accepts a second time what was recorded: {trip}")
-        elif sender is not trip.source.machine and seen.knows(trip.src, trip.source):
+        elif sender is not trip.source.machine and frame.inner.src == trip.src and seen.knows(trip.src, trip.source):
             raise ViolationError(2, f"{machine.name} accepts from {sender.name} in another node's name: {trip}")
         self.accepted.add(trip.ident)
         self.heard.setdefault(machine, {})[frame.src, frame.spi or 0] = self.world.now
@@ -227,18 +221,19 @@ class Judge:
 
     def explain(self, trip: Trip) -> str | None:
         """Give what explains that a packet is lost; None: nothing does."""
-        one, other = trip.source.machine, trip.target.machine
-        for machine in (one, other):
+        machines = trip.machines
+        for machine in machines:
             if not (machine.powered and machine.connected):
                 return "a node is off the network"
-        excuse = self.excuses.get(frozenset((one, other)))
-        if excuse is not None:
-            return excuse.why.split(": ", 1)[1]
+        for pair in pairwise(machines):
+            excuse = self.excuses.get(frozenset(pair))
+            if excuse is not None:
+                return excuse.why.split(": ", 1)[1]
         for pod in (trip.source, trip.target):
             if self.of(pod.machine).done_began_at < pod.since:
                 return "a pod's device has just come"
         truth = self.world.knowledge()
-        for machine in (one, other):
+        for machine in machines:
             seen = self.of(machine)
             for address, pod in ((trip.src, trip.source), (trip.dst, trip.target)):
                 views = (seen.begun, seen.done or NOTHING, truth, *((seen.before,) if pod.heir else ()))
@@ -246,6 +241,8 @@ class Judge:
                 doubtful = any(address in known.doubtful for known in views)
                 if doubtful or len(said) > 1 or said not in ({None}, {(pod.machine.name, pod.label)}):
                     return "a daemon's view of a pod is not the newest"
+        if len(machines) > 2 and truth.says(trip.dst) is None:
+            return "by a NodePort to a pod of a third node that is not managed (README, Limits)"
         return None
 
     def retires(self, machine: Machine, sa: Sa) -> None:
@@ -259,12 +256,29 @@ class Judge:
     def _in_clear(self, trip: Trip, machine: Machine, seen: Seen, *, masqueraded: bool) -> None:
         if seen.tampered or machine is not trip.source.machine:
             return
-        if masqueraded and trip.source.since > seen.done_began_at:
-            return  # a known limit: on a device that has just come no program marks it, and the guard sees the node's address
-        if self._knows_both(seen, trip):
+        by_address = masqueraded or trip.way not in (Way.STRAIGHT, Way.SERVICE)
+        if by_address and trip.source.since > seen.done_began_at:
+            return  # a known limit: on a device that has just come no program marks, and the guard sees a node's address
+        if self._must_be_encrypted(machine, trip, trip.first):
             raise ViolationError(1, f"in clear, though {machine.name}'s daemon knows both: {trip}")
-        if trip in seen.once:
+        if trip in seen.once and trip.way in (Way.STRAIGHT, Way.SERVICE):
             raise ViolationError(1, f"in clear, after it was encrypted: {trip}")
+
+    def _must_be_encrypted(self, here: Machine, trip: Trip, there: Machine) -> bool:
+        """Tell whether a daemon knows enough to encrypt a packet, or to expect it encrypted.
+
+        What goes to a node's address, or comes from one, is encrypted if the two nodes can, and not because of who the
+        pod is (README, Limits): not while anything is wrong between them, and never with a Go node.
+        """
+        seen = self.of(here)
+        if trip.way in (Way.STRAIGHT, Way.SERVICE):
+            return self._knows_both(seen, trip)
+        if there.is_go or frozenset((here, there)) in self.excuses or seen.report is None or seen.done is None:
+            return False
+        told, shown = seen.done.infos.get(there.name), tuple(map(str, there.addresses))
+        current = told is not None and told == seen.begun.infos.get(there.name) and told[1] == shown
+        end = (trip.dst, trip.target) if trip.source is trip.source.machine.itself() else (trip.src, trip.source)
+        return current and there.name in seen.report.reachable and seen.knows(*end)
 
     def _knows_both(self, seen: Seen, trip: Trip) -> bool:
         return seen.knows(trip.src, trip.source) and seen.knows(trip.dst, trip.target)

@@ -83,6 +83,8 @@ class Machine:
     def __init__(self, world: Any, index: int, families: tuple[int, ...]) -> None:
         self.world, self.index, self.name, self.families = world, index, f"n{index}", families
         self.place = 0
+        self.is_go = False
+        self._itself: LivePod | None = None
         self.uid = f"uid-{self.name}"
         self.boots = 0
         self.next_ifindex = 10
@@ -108,6 +110,12 @@ class Machine:
     def addresses(self) -> tuple[Address, ...]:
         """Its addresses, those of the first family first."""
         return _addresses(self.index, self.place, self.families)
+
+    def itself(self) -> LivePod:
+        """Give the machine as an end of packets: what runs in no pod, or in one with hostNetwork."""
+        if self._itself is None or self._itself.addresses != self.addresses:
+            self._itself = LivePod("itself", "", self.addresses, self, UPLINK, 0.0)
+        return self._itself
 
     def links(self) -> tuple[Link, ...]:
         """Give its devices as they are."""

@@ -9,10 +9,10 @@ from kmesh.cluster import secret
 from kmesh.cluster.objects import NAMESPACE, SECRET_NAME
 
 from tests.simulator.events import any_machine, event, with_daemon
-from tests.simulator.judge import Trip
 from tests.simulator.machine import Machine
 from tests.simulator.packets import Frame, Inner
 from tests.simulator.server import Manifest
+from tests.simulator.ways import Trip
 from tests.simulator.world import World
 
 
@@ -124,7 +124,7 @@ def server_is_away(world: World, draw: Random) -> str | None:
 @event("server", 1)
 def server_goes_back(world: World, draw: Random) -> str | None:
     seconds = draw.choice((1.0, 5.0, 60.0))
-    revision = max(1, world.server.revision_at(world.now - seconds))
+    revision = max(world.founded, world.server.revision_at(world.now - seconds))
     held = world.server.get("Secret", NAMESPACE, SECRET_NAME)
     world.server.restore(revision)
     if held is not None:
