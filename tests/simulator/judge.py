@@ -144,7 +144,7 @@ class Judge:
 
     def renews(self, machine: Machine) -> None:
         """Take in that a daemon becomes another one, before it makes anything for that."""
-        if not any(machine in pair for pair in self.excuses):
+        if not (machine.is_go or any(machine in pair for pair in self.excuses)):
             raise ViolationError(4, f"{machine.name} changes its incarnation without a cause")
         self.world.story.tell(f"  {machine.name} is another one from now on")
         self.blame(machine, "a new incarnation")
@@ -176,7 +176,7 @@ class Judge:
         seen = self.of(machine)
         if frame.key is not None:
             number = (frame.key, frame.sequence)
-            if number in self.numbers and frame.key not in self.unrecorded:
+            if number in self.numbers and frame.key not in self.unrecorded and not machine.is_go:
                 raise ViolationError(3, f"{machine.name} uses number {frame.sequence} of one key twice: {trip}")
             self.numbers.add(number)
             if not forged and machine is trip.source.machine and self._both_managed(seen.begun, trip):
@@ -186,7 +186,7 @@ class Judge:
 
     def passed_on(self, trip: Trip, machine: Machine, came: Frame, frame: Frame) -> None:
         """Take in a frame that a machine passes on: what came encrypted does not leave in clear."""
-        if came.spi is not None and frame.spi is None and not self.of(machine).tampered:
+        if came.spi is not None and frame.spi is None and not (self.of(machine).tampered or machine.is_go):
             raise ViolationError(1, f"{machine.name} passes on in clear what came encrypted: {trip}")
 
     def arrived(self, trip: Trip, machine: Machine, frame: Frame, sender: Machine) -> None:
@@ -195,7 +195,8 @@ class Judge:
         if frame.spi is None:
             # What comes in the name of a node may be anybody's: masqueraded, or of a node that cannot encrypt it yet.
             named = frame.src == trip.src and trip.source is not sender.itself()
-            if named and sender is not machine and not seen.tampered and self._must_be_encrypted(machine, trip, sender):
+            strict = sender is not machine and not machine.is_go and not seen.tampered
+            if named and strict and self._must_be_encrypted(machine, trip, sender):
                 raise ViolationError(2, f"{machine.name} accepts in clear: {trip}")
         elif trip.ident in self.accepted and frame.key not in self.unrecorded and self._counts(frame, machine):
             raise ViolationError(2, f"{machine.name} accepts a second time what was recorded: {trip}")
@@ -241,6 +242,8 @@ class Judge:
                 doubtful = any(address in known.doubtful for known in views)
                 if doubtful or len(said) > 1 or said not in ({None}, {(pod.machine.name, pod.label)}):
                     return "a daemon's view of a pod is not the newest"
+        if trip.via is not None and any(machine.is_go for machine in machines):
+            return "by a NodePort, with a Go node on the way, which encrypts nothing to nodes and takes nothing from them"
         if len(machines) > 2 and truth.says(trip.dst) is None:
             return "by a NodePort to a pod of a third node that is not managed (README, Limits)"
         return None
@@ -254,7 +257,7 @@ class Judge:
             self.retired.add((machine, sa.src, sa.spi))
 
     def _in_clear(self, trip: Trip, machine: Machine, seen: Seen, *, masqueraded: bool) -> None:
-        if seen.tampered or machine is not trip.source.machine:
+        if seen.tampered or machine is not trip.source.machine or machine.is_go:
             return
         by_address = masqueraded or trip.way not in (Way.STRAIGHT, Way.SERVICE)
         if by_address and trip.source.since > seen.done_began_at:

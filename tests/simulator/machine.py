@@ -15,9 +15,10 @@ from kmesh.launcher.daemon import FIRST_RETRY, LAST_RETRY, Daemon
 from kmesh.launcher.readiness import Bounds
 from kmesh.launcher.recorder import Recorder
 
-from kmesh_bpf import Address, KmeshBpfError, Operation, Report, remote_pods
+from kmesh_bpf import Address, KmeshBpfError, Operation, Report, Settings, remote_pods
 from kmesh_bpf.core.operations import DeleteSa
 from kmesh_bpf.core.state import Link
+from tests.simulator.go_node import FLAGS, GoDaemon, NoReports
 from tests.simulator.kernel import NodeKernel
 from tests.simulator.server import Manifest
 from tests.simulator.source import Feed, Outbox, SimulatedCluster
@@ -78,12 +79,12 @@ def _addresses(index: int, place: int, families: tuple[int, ...]) -> tuple[Addre
 
 
 class Machine:
-    """A node. ``families``: the IP versions that it has addresses of."""
+    """A node. ``families``: the IP versions that it has addresses of; ``is_go``: of another make."""
 
-    def __init__(self, world: Any, index: int, families: tuple[int, ...]) -> None:
+    def __init__(self, world: Any, index: int, families: tuple[int, ...], *, is_go: bool = False) -> None:
         self.world, self.index, self.name, self.families = world, index, f"n{index}", families
         self.place = 0
-        self.is_go = False
+        self.is_go = is_go
         self._itself: LivePod | None = None
         self.uid = f"uid-{self.name}"
         self.boots = 0
@@ -96,13 +97,13 @@ class Machine:
         self.lies = False
         self.daemon: Daemon | None = None
         self.source: SimulatedCluster | None = None
-        self.outbox: Outbox | None = None
+        self.outbox: Outbox | NoReports | None = None
         self.wake_at = 0.0
         self.retry = FIRST_RETRY
         self.kill_in: int | None = None
         self.lag = 0.0
         self.old_view: int | None = None
-        self.kernel = NodeKernel(self.links(), world.clock)
+        self.kernel = NodeKernel(self.links(), world.clock, Settings(strict=not is_go))
         self.kernel.refuse = self._between
         self._remember, self.kernel.remember = self.kernel.remember, self._renew
 
@@ -135,7 +136,7 @@ class Machine:
     def node(self) -> Manifest:
         """Give its Node object."""
         addresses = [{"type": "InternalIP", "address": str(one)} for one in self.addresses]
-        info = {"bootID": f"boot-{self.index}-{self.boots}"}
+        info = {"bootID": self.boot_id}
         cidrs = [{4: f"10.244.{self.index}.0/24", 6: f"fd00:244:{self.index}::/64"}[one] for one in self.families]
         return {
             "apiVersion": "v1",
@@ -156,12 +157,11 @@ class Machine:
         feed = Feed(self.world.server, lambda _: self.lag * random.random())
         feed.first_view, feed.before_write = self.old_view, self._may_die
         self.source = SimulatedCluster(feed)
-        self.outbox = Outbox(self.source)
+        self.outbox = NoReports() if self.is_go else Outbox(self.source)
         recorder = Recorder(self.name, self.source.age, self.outbox, BOUNDS, self.world.clock, lambda: 0.0)
         recorder.passed = self._passing(recorder.passed)
-        self.daemon = Daemon(
-            config(self.arguments, self.name), self.source, self.kernel, recorder, self, fresh=self._fresh
-        )
+        make, arguments = (GoDaemon, FLAGS) if self.is_go else (Daemon, self.arguments)
+        self.daemon = make(config(arguments, self.name), self.source, self.kernel, recorder, self, fresh=self._fresh)
         self.wake_at, self.retry = self.world.now, FIRST_RETRY
         self.kernel.changed()
 
@@ -230,7 +230,14 @@ class Machine:
                 self.kill_in = None
                 raise KilledError
 
+    @property
+    def boot_id(self) -> str:
+        """The kernel's own name of this boot, which a node of ours never goes by."""
+        return f"boot-{self.index}-{self.boots}".ljust(36, "-")
+
     def _fresh(self) -> str:
+        if self.is_go:
+            return self.boot_id
         return str(uuid.UUID(int=self.world.random.getrandbits(128), version=4))
 
     # What guards its next boot (kmesh.launcher.boot.BootGuard), without files.

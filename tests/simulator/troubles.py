@@ -172,7 +172,7 @@ def writes_are_refused(world: World, draw: Random) -> str | None:
 
 @event("server", 2)
 def announcement_is_deleted(world: World, draw: Random) -> str | None:
-    machine = any_machine(world, draw)
+    machine = any_machine(world, draw, go=False)
     if machine is None or world.server.get("KmeshNodeInfo", NAMESPACE, machine.name) is None:
         return None
     world.judge.blame(machine, "somebody has deleted its KmeshNodeInfo")
@@ -182,7 +182,7 @@ def announcement_is_deleted(world: World, draw: Random) -> str | None:
 
 @event("server", 1)
 def announcement_is_forged(world: World, draw: Random) -> str | None:
-    machine = any_machine(world, draw)
+    machine = any_machine(world, draw, go=False)
     held = world.server.get("KmeshNodeInfo", NAMESPACE, machine.name) if machine else None
     if machine is None or held is None:
         return None
@@ -282,7 +282,7 @@ def node_speaks_for_anothers_pod(world: World, draw: Random) -> str | None:
 # Kernel objects, in others' hands.
 @event("kernel", 3)
 def states_are_flushed(world: World, draw: Random) -> str | None:
-    machine = any_machine(world, draw)
+    machine = any_machine(world, draw, go=False)
     if machine is None:
         return None
     world.judge.blame(machine, "its SAs were flushed")
@@ -293,7 +293,7 @@ def states_are_flushed(world: World, draw: Random) -> str | None:
 
 @event("kernel", 3)
 def policies_are_flushed(world: World, draw: Random) -> str | None:
-    machine = any_machine(world, draw)
+    machine = any_machine(world, draw, go=False)
     if machine is None:
         return None
     world.judge.blame(machine, "its policies were flushed")
@@ -303,7 +303,7 @@ def policies_are_flushed(world: World, draw: Random) -> str | None:
 
 @event("kernel", 4)
 def state_is_deleted(world: World, draw: Random) -> str | None:
-    machine = any_machine(world, draw)
+    machine = any_machine(world, draw, go=False)
     if machine is None or not machine.kernel.sas:
         return None
     identity = draw.choice(list(machine.kernel.sas))
@@ -316,7 +316,7 @@ def state_is_deleted(world: World, draw: Random) -> str | None:
 
 @event("kernel", 2)
 def policy_is_deleted(world: World, draw: Random) -> str | None:
-    machine = any_machine(world, draw)
+    machine = any_machine(world, draw, go=False)
     if machine is None or not machine.kernel.policies:
         return None
     identity = draw.choice(list(machine.kernel.policies))
@@ -327,7 +327,7 @@ def policy_is_deleted(world: World, draw: Random) -> str | None:
 
 @event("kernel", 2)
 def entry_is_deleted(world: World, draw: Random) -> str | None:
-    machine = any_machine(world, draw)
+    machine = any_machine(world, draw, go=False)
     if machine is None:
         return None
     kernel = machine.kernel
@@ -357,7 +357,7 @@ def pins_are_lost(world: World, draw: Random) -> str | None:
 
 @event("kernel", 2)
 def programs_are_detached(world: World, draw: Random) -> str | None:
-    machine = any_machine(world, draw)
+    machine = any_machine(world, draw, go=False)
     if machine is None or not machine.kernel.attachments:
         return None
     ifindex = draw.choice(sorted({one.ifindex for one in machine.kernel.attachments}))
@@ -368,7 +368,7 @@ def programs_are_detached(world: World, draw: Random) -> str | None:
 
 @event("kernel", 1)
 def nft_is_flushed(world: World, draw: Random) -> str | None:
-    machine = any_machine(world, draw)
+    machine = any_machine(world, draw, go=False)
     if machine is None:
         return None
     world.judge.blame(machine, "its nft tables were flushed")
@@ -378,7 +378,7 @@ def nft_is_flushed(world: World, draw: Random) -> str | None:
 
 @event("kernel", 2)
 def masquerade_rule_comes_or_goes(world: World, draw: Random) -> str | None:
-    machine = any_machine(world, draw)
+    machine = any_machine(world, draw, go=False)
     if machine is None:
         return None
     machine.kernel.masquerades = not machine.kernel.masquerades

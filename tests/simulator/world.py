@@ -45,10 +45,13 @@ class Recorded:
 
 
 class World:
-    """``size`` machines with ``pods`` pods each. ``seed`` decides all that chance decides."""
+    """``size`` machines with ``pods`` pods each. ``seed`` decides all that chance decides.
 
-    def __init__(self, seed: str, size: int, pods: int, families: tuple[int, ...], story: Story) -> None:
-        self.story, self.families = story, families
+    ``go``: some nodes are of another make, the first one and now and then one that joins.
+    """
+
+    def __init__(self, seed: str, size: int, pods: int, families: tuple[int, ...], story: Story, *, go: bool = False) -> None:
+        self.story, self.families, self.go = story, families, go
         self.now = START
         self.random = Random(seed)
         self.server = Server(self.clock, Random(f"{seed}/uids"))
@@ -131,7 +134,8 @@ class World:
     def join(self) -> Machine:
         """Let a new machine join, and its daemon start."""
         self.born += 1
-        machine = Machine(self, self.born, self.families)
+        is_go = self.go and (self.born == 1 or self.born % 5 == 0)
+        machine = Machine(self, self.born, self.families, is_go=is_go)
         machine.kernel.masquerades = self.random.random() < 0.5
         self.machines.append(machine)
         self.judge.boots(machine)
