@@ -40,7 +40,7 @@ def _mend(world: World) -> None:
     world.later.clear()
     world.server.away_until, world.server.refusals = 0.0, 0
     for machine in world.machines:
-        machine.lag, machine.arguments, machine.kill_in = 0.0, (), None
+        machine.lag, machine.arguments, machine.kill_in, machine.refusals = 0.0, (), None, 0
         connect(world, machine)
         tell_the_truth(world, machine)
     reconcile_objects(world)

@@ -18,19 +18,25 @@
    daemon does of its own accord, being killed, stopped, started or upgraded, and keys that are replaced, excuse nothing.
    A new incarnation without an excuse is a violation by itself, for it costs packets.
    An excuse is made good once both daemons have, in passes begun since that converged, seen each other's incarnation
-   as it is now, and say that they can send to each other.
+   as it is now, and say that they can send to each other; and the Secret holds no key (any more) that it held before,
+   with somebody having erased that it did: whoever starts under such a one finds SAs of keys that he takes for new.
+   Nor does a node announce a version before its programs are where they belong.
 5. *Losses are told*: see :mod:`tests.simulator.telling`; and the end, :mod:`tests.simulator.ending`.
+6. *What is somebody else's stays*: a policy of others by the selector of one of ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from kmesh_bpf import Address, Key, Report, View
-from kmesh_bpf.core.state import Sa
+from kmesh.cluster.objects import NAMESPACE
+
+from kmesh_bpf import Address, Key, Operation, Report, View
+from kmesh_bpf.core.operations import SetPolicy
+from kmesh_bpf.core.state import Program, Sa
 from tests.simulator.knowledge import NOTHING, Knowledge, know
 from tests.simulator.machine import LivePod, Machine
 from tests.simulator.packets import Frame
@@ -95,6 +101,8 @@ class Judge:
         self.losing: dict[tuple[LivePod, LivePod], float] = {}
         self.heard: dict[Machine, dict[tuple[Address, int], float]] = {}
         self.unrecorded: set[Key] = set()
+        self.erased: set[Key] = set()
+        """Keys that were stored a second time, and that they were used was erased from the Secret."""
         self.retired: set[tuple[Machine, Address, int | None]] = set()
         self.announced: dict[Machine, tuple[int, float]] = {}
         self.reasons: dict[str, int] = {}
@@ -148,6 +156,22 @@ class Judge:
             raise ViolationError(4, f"{machine.name} changes its incarnation without a cause")
         self.world.story.tell(f"  {machine.name} is another one from now on")
         self.blame(machine, "a new incarnation")
+
+    def announces(self, machine: Machine, manifest: Mapping[str, Any]) -> None:
+        """Take in that a daemon is about to announce itself: whoever announces a version takes it from then on."""
+        held = self.world.server.get("KmeshNodeInfo", NAMESPACE, machine.name)
+        told, said = manifest["spec"], held["spec"] if held else {}
+        new = (told["spi"], told["bootID"]) != (said.get("spi"), said.get("bootID"))
+        kernel = machine.kernel
+        on = {one.ifindex for one in kernel.attachments if one.program is Program.MARK_DECRYPT}
+        bare = [link.name for link in kernel.links if link.leads_out and link.ifindex not in on]
+        if new and bare and not machine.is_go:
+            raise ViolationError(4, f"{machine.name} announces SPI {told['spi']} without its programs on {bare[0]}")
+
+    def overwrites(self, machine: Machine, operation: Operation) -> None:
+        """Take in that a daemon is about to do something."""
+        if isinstance(operation, SetPolicy) and operation.replace and operation.policy.id in machine.kernel.strangers:
+            raise ViolationError(6, f"{machine.name} overwrites somebody else's policy: {operation.policy.id}")
 
     def of(self, machine: Machine) -> Seen:
         """Give what a machine's daemon has seen."""
@@ -297,6 +321,9 @@ class Judge:
         return all(sa.replay_window for sa in machine.kernel.sas.values() if sa.key == frame.key)
 
     def _settle(self, pair: Pair) -> None:
+        ring = self.world.keyring()
+        if ring is not None and not self.erased.isdisjoint(ring.keys.values()):
+            return  # a daemon that starts, whenever that is, cannot know
         one, other = pair
         since = self.excuses[pair].since
         if all(self._good(a, b, since) for a, b in ((one, other), (other, one))):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import uuid
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -15,7 +16,7 @@ from kmesh.launcher.daemon import FIRST_RETRY, LAST_RETRY, Daemon
 from kmesh.launcher.readiness import Bounds
 from kmesh.launcher.recorder import Recorder
 
-from kmesh_bpf import Address, KmeshBpfError, Operation, Report, Settings, remote_pods
+from kmesh_bpf import Address, KernelError, KmeshBpfError, Operation, Report, Settings, remote_pods
 from kmesh_bpf.core.operations import DeleteSa
 from kmesh_bpf.core.state import Link
 from tests.simulator.go_node import FLAGS, GoDaemon, NoReports
@@ -101,6 +102,7 @@ class Machine:
         self.wake_at = 0.0
         self.retry = FIRST_RETRY
         self.kill_in: int | None = None
+        self.refusals = 0
         self.lag = 0.0
         self.old_view: int | None = None
         self.kernel = NodeKernel(self.links(), world.clock, Settings(strict=not is_go))
@@ -156,6 +158,7 @@ class Machine:
         random: Random = self.world.random
         feed = Feed(self.world.server, lambda _: self.lag * random.random())
         feed.first_view, feed.before_write = self.old_view, self._may_die
+        feed.before_announcement = lambda manifest: self.world.judge.announces(self, manifest)
         self.source = SimulatedCluster(feed)
         self.outbox = NoReports() if self.is_go else Outbox(self.source)
         recorder = Recorder(self.name, self.source.age, self.outbox, BOUNDS, self.world.clock, lambda: 0.0)
@@ -210,12 +213,18 @@ class Machine:
 
         return watched
 
-    def _between(self, operation: Operation) -> None:
-        """Before each operation: the daemon may be killed here, and packets are on their way."""
+    def _between(self, operation: Operation) -> KernelError | None:
+        """Before each operation: the daemon may be killed here, the kernel may refuse, and packets are on their way."""
         self._may_die()
+        if self.refusals:
+            self.refusals -= 1
+            self.world.judge.tampered(self, "its kernel has refused an operation")
+            return KernelError("do", self.kernel.render(operation), errno.ENOMEM)
+        self.world.judge.overwrites(self, operation)
         if isinstance(operation, DeleteSa) and operation.sa.mark is not None:
             self.world.judge.retires(self, operation.sa)
         self.world.between_operations(self, operation)
+        return None
 
     def _renew(self, incarnation: str) -> None:
         self.world.judge.renews(self)

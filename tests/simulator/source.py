@@ -98,7 +98,8 @@ class Line:
 class Feed:
     """The connection of one daemon. ``delay`` gives how far a collection's watch is behind, in seconds.
 
-    ``first_view``: the revision that lists show instead of the newest one. ``before_write`` is called ahead of each write.
+    ``first_view``: the revision that lists show instead of the newest one. ``before_write`` is called ahead of each
+    write, ``before_announcement`` ahead of each that the server takes of a KmeshNodeInfo.
     """
 
     def __init__(self, server: Server, delay: Callable[[Collection], float]) -> None:
@@ -107,6 +108,7 @@ class Feed:
         self._at_rest: tuple[int, int] | None = None
         self.first_view: int | None = None
         self.before_write: Callable[[], None] = lambda: None
+        self.before_announcement: Callable[[Mapping[str, Any]], None] = lambda _: None
 
     def turn(self) -> None:
         """Let what has come be seen."""
@@ -135,6 +137,8 @@ class _Writes:
     def apply(self, collection: Collection, manifest: Mapping[str, Any], subresource: str = "") -> Manifest:
         self._feed.before_write()
         self._feed.server.answers(writing=True)
+        if collection.kind == "KmeshNodeInfo":
+            self._feed.before_announcement(manifest)
         return self._feed.server.put(manifest)
 
     def delete(self, collection: Collection, name: str) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import ip_address
 from random import Random
 
 from kmesh.cluster import secret
 from kmesh.cluster.objects import NAMESPACE, SECRET_NAME
 
+from kmesh_bpf.core import marks
 from tests.simulator.events import any_machine, event, with_daemon
 from tests.simulator.machine import Machine
 from tests.simulator.packets import Frame, Inner
@@ -47,6 +49,7 @@ def key_is_replaced_by_a_former_one(world: World, draw: Random) -> str | None:
     kept = {**held.keys, spi: old}
     if draw.random() < 0.5:
         kept = {spi: old}
+        world.judge.erased.add(old)
         for machine in world.machines:  # no daemon that starts now can know
             world.judge.blame(machine, "somebody has stored a key twice, and erased that it was used")
     world.server.put(secret.render(secret.Keyring(spi, kept)))
@@ -384,3 +387,47 @@ def masquerade_rule_comes_or_goes(world: World, draw: Random) -> str | None:
     machine.kernel.masquerades = not machine.kernel.masquerades
     what = "has" if machine.kernel.masquerades else "has no more"
     return f"{machine.name} {what} a rule that masquerades what leaves by the uplink"
+
+
+@event("kernel", 2)
+def kernel_refuses_operations(world: World, draw: Random) -> str | None:
+    machine = with_daemon(world, draw)
+    if machine is None:
+        return None
+    machine.refusals = draw.choice((1, 1, 3, 10, 40))
+    return f"the kernel of {machine.name} will refuse the next {machine.refusals} operations of its daemon"
+
+
+@event("kernel", 2)
+def policy_of_somebody_else_stands_in_the_way(world: World, draw: Random) -> str | None:
+    machine = any_machine(world, draw, go=False)
+    if machine is None or not machine.kernel.policies:
+        return None
+    kernel = machine.kernel
+    identity = draw.choice(list(kernel.policies))
+    world.judge.blame(machine, "somebody's policy stands in the place of one of its own")
+    theirs = [ip_address("192.0.2.1" if identity.src.version == 4 else "2001:db8::1")] * 2
+    kernel.strangers[identity] = replace(kernel.policies.pop(identity), tunnel_src=theirs[0], tunnel_dst=theirs[1])
+    world.at(draw.choice((1.0, 20.0, 200.0)), lambda: kernel.strangers.pop(identity, None))
+    return f"somebody puts a policy of theirs in the place of {machine.name}'s {identity.src} -> {identity.dst}"
+
+
+@event("kernel", 3)
+def somebody_elses_sa_decrypts(world: World, draw: Random) -> str | None:
+    """A tunnel of others, whose policies let pass what it brings: to our programs that is as good as in clear."""
+    found = [pod for pod in world.pods() if pod.machine.kernel.links and not pod.machine.is_go]
+    target = draw.choice(found) if found else None
+    others = [pod for pod in world.pods() if target and pod.machine is not target.machine]
+    if target is None or not others:
+        return None
+    source = draw.choice(others)
+    our_reqid = draw.random() < 0.5
+    mark = 0 if our_reqid else marks.decrypted_mark(target.machine.kernel.settings.mark_mask)
+    world.idents += 1
+    inner = Inner(source.addresses[0], target.addresses[0], world.idents)
+    fate = target.machine.kernel.take_from_stranger(inner, mark, our_reqid=our_reqid)
+    if fate.delivered is not None:
+        trip = Trip(world.idents, source, target, inner.src, inner.dst)
+        world.judge.arrived(trip, target.machine, Frame(inner.src, inner.dst, inner), source.machine)
+    how = "by our reqid" if our_reqid else "by our mark"
+    return f"an SA of somebody else, {how}, brings {target.label} on {target.machine.name} a packet of {source.label}"
