@@ -239,7 +239,8 @@ def _inbound(tunnel: _Tunnel, retired: int, now: float) -> tuple[tuple[Sa, ...],
 
 def _as_known(sa: Sa, held: Held, now: float) -> SaUsage:
     """Give how an SA was used; as far as that is not known, as if it had been right now."""
-    return held.use(sa) if held.is_fresh(sa) else replace(held.use(sa), last_used=int(now))
+    use = held.use(sa)
+    return use if held.is_fresh(sa) else SaUsage(use.added, int(now), use.packets, use.bytes)
 
 
 def _rests_at(sa: Sa, held: Held, now: float) -> float:

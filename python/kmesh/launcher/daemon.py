@@ -9,10 +9,11 @@ import selectors
 import socket
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from kmesh import unexpected
 from kmesh.cluster.objects import NAMESPACE, ClusterObjects, NodeInfo, parse
@@ -66,11 +67,12 @@ FIRST_RETRY, LAST_RETRY = 0.5, 30.0
 class Memory:
     """What the daemon knows beyond the cluster and the kernel: the keys it has seen and what it has announced.
 
-    ``used``: digests of keys that were in force before. ``evidence``: what the last pass left in the kernel that claims
+    ``secret``: what keys were last taken from. ``used``: digests of keys that were in force before. ``evidence``: what the last pass left in the kernel that claims
     are measured by. ``addresses``: this node's, of the last pass.
     ``standing``: what the last pass found wrong, by where.
     """
 
+    secret: Mapping[str, Any] | None = None
     keyring: Keyring | None = None
     keys: dict[int, Key] = field(default_factory=dict)
     used: tuple[str, ...] = ()
@@ -314,7 +316,9 @@ class Daemon:
     def _take_keys(self, objects: ClusterObjects) -> None:
         if objects.secret is None or not holds_key(objects.secret):
             return
-        before = self.memory.keyring
+        if objects.secret is self.memory.secret:
+            return  # the very same, taken or refused before
+        before, self.memory.secret = self.memory.keyring, objects.secret
         known = Keyring(before.current, self.memory.keys, self.memory.used) if before else None
         try:
             keyring = accept(known, parse_keys(objects.secret))
