@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 
 from kmesh_bpf.core.diff import diff
 from kmesh_bpf.core.incarnation import Announcement, Decision, Memory, Needs, decide, remember
-from kmesh_bpf.core.mirror import Keys, Mirror, restricted
+from kmesh_bpf.core.mirror import Held, Keys, Mirror, restricted
 from kmesh_bpf.core.operations import Operation
 from kmesh_bpf.core.options import Options
 from kmesh_bpf.core.planner import Plan, Planner
 from kmesh_bpf.core.reach import in_order
 from kmesh_bpf.core.state import Observation, SaId
-from kmesh_bpf.core.view import View
+from kmesh_bpf.core.view import Address, View
 from kmesh_bpf.kernel.interface import Failure, Kernel
 
 ROUNDS = 3
@@ -31,7 +31,9 @@ class Report:
     """What a pass did. ``drift``: what still differs from the plan after it; empty when the pass succeeded.
 
     ``applied`` was carried out, what is in ``failures`` was not. ``decision``: on the incarnation that the objects were
-    made for. ``observed``: what the pass left in the kernel, until the next pass of the same reconciler. ``reachable``:
+    made for. ``observed``: what the pass left in the kernel, until the next pass of the same reconciler. ``held`` gives
+    of that what there is for a peer's address; ``touched``: the addresses for which it gives something else than after
+    the pass before, or SAs of which their use was asked since, None: maybe all. ``reachable``:
     names of the peers, of those that we should be able to send to, that we can send to by what was observed. ``memory``
     is for the next pass.
     """
@@ -44,6 +46,8 @@ class Report:
     observed: Observation
     reachable: frozenset[str]
     memory: Memory
+    held: Callable[[Address], Held]
+    touched: frozenset[Address] | None
 
     @property
     def expected(self) -> frozenset[str]:
@@ -153,7 +157,18 @@ class Reconciler:
                 break  # not before what has waited, and was not refused, had its turn
         self.memory = replace(remember(self.memory, decision, shown, self._clock()), departed=plan.departing)
         self._note_reached(mirror)
-        return Report(plan, tuple(applied), failures, drift, decision, mirror.observation, self._reachable, self.memory)
+        return Report(
+            plan,
+            tuple(applied),
+            failures,
+            drift,
+            decision,
+            mirror.observation,
+            self._reachable,
+            self.memory,
+            mirror.held,
+            mirror.take_touched(),
+        )
 
     def _observed(self) -> Mirror:
         """Give the mirror, with what this pass must know anew."""

@@ -14,7 +14,7 @@ from typing import Any
 from kmesh_bpf.core import operations as ops
 from kmesh_bpf.core.operations import Operation
 from kmesh_bpf.core.policies import ANY
-from kmesh_bpf.core.state import KernelState, Observation, PeerEntry, Policy, PolicyId, Sa, SaId, SaUsage
+from kmesh_bpf.core.state import Direction, KernelState, Observation, PeerEntry, Policy, PolicyId, Sa, SaId, SaUsage
 from kmesh_bpf.core.view import Address, Key
 
 MAPPINGS = ("sas", "policies", "pods", "peers", "sources", "formers")
@@ -91,6 +91,14 @@ class Changes:
     remotes: set[Address] = field(default_factory=set)
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What there is for a peer's address: its SAs, and the addresses of ours that policies lead to it from."""
+
+    sas: Mapping[SaId, Sa]
+    led_from: Collection[Address]
+
+
 class Mirror:
     """The kernel's objects as far as they are known; ``observation`` shows them, and changes with them."""
 
@@ -108,6 +116,9 @@ class Mirror:
         """SAs that policies of a former version point to by SPI."""
         self.fingerprints: dict[int, dict[Address, int]] = {}
         """Node ids in the peer map by address, by fingerprint of incarnations."""
+        self._led: dict[Address, Counter[Address]] = {}
+        """How many outbound policies lead to a peer's address, by ours."""
+        self._touched: set[Address] | None = None
         self._sas: dict[SaId, Sa] = {}
         self._policies: dict[PolicyId, Policy] = {}
         self._usage: dict[SaId, SaUsage] = {}
@@ -129,8 +140,18 @@ class Mirror:
         found, self._changes = self._changes, Changes()
         return found
 
+    def held(self, address: Address) -> Held:
+        """Give what there is for a peer's address."""
+        return Held(self.by_remote.get(address, {}), self._led.get(address, ()))
+
+    def take_touched(self) -> frozenset[Address] | None:
+        """Give the addresses of which :meth:`held`, or the use of its SAs, changed since last asked; None: all."""
+        found, self._touched = self._touched, set()
+        return None if found is None else frozenset(found)
+
     def replace(self, observed: Observation) -> None:
         """Take in an observation of everything."""
+        self._touched = None
         for name in MAPPINGS:
             before, now = self._mapping(name), getattr(observed.state, name)
             changed = [key for key, value in now.items() if before.get(key) != value]
@@ -158,6 +179,7 @@ class Mirror:
         for name in MAPPINGS:
             self._take(name, getattr(keys, name), getattr(found.state, name))
         for identity in keys.sas:
+            self._touch(_remote(identity))
             if identity in found.usage:
                 self._usage[identity] = found.usage[identity]
             else:
@@ -184,7 +206,7 @@ class Mirror:
                 case "sas":
                     self._sort_sa(key, before, now)
                 case "policies":
-                    self._sort_policy(key, now)
+                    self._sort_policy(key, before, now)
                 case "peers":
                     self._sort_peer(key, before, now)
             if now is None:
@@ -196,6 +218,7 @@ class Mirror:
         if before is not None:
             remote = _remote(before)
             self._changes.remotes.add(remote)
+            self._touch(remote)
             held = self.by_remote[remote]
             held.pop(before.id, None)
             if not held:
@@ -207,13 +230,27 @@ class Mirror:
         if now is not None:
             remote = _remote(now)
             self._changes.remotes.add(remote)
+            self._touch(remote)
             self.by_remote.setdefault(remote, {})[identity] = now
             self.in_use[now.key] += 1
             self.with_window += now.replay_window > 0
             if now.mark is not None:
                 self.node_marks[now.mark.value] += 1
 
-    def _sort_policy(self, identity: PolicyId, now: Policy | None) -> None:
+    def _touch(self, address: Address) -> None:
+        if self._touched is not None:
+            self._touched.add(address)
+
+    def _sort_policy(self, identity: PolicyId, before: Policy | None, now: Policy | None) -> None:
+        if before is not None and _leads(before):
+            self._touch(before.tunnel_dst)
+            led = self._led[before.tunnel_dst]
+            _less(led, before.tunnel_src)
+            if not led:
+                del self._led[before.tunnel_dst]
+        if now is not None and _leads(now):
+            self._touch(now.tunnel_dst)
+            self._led.setdefault(now.tunnel_dst, Counter())[now.tunnel_src] += 1
         self.wide.discard(identity)
         self.pinned.pop(identity, None)
         if now is None:
@@ -234,9 +271,13 @@ class Mirror:
             self.fingerprints.setdefault(now.incarnations, {})[address] = now.node_id
 
 
-def _remote(sa: Sa) -> Address:
+def _remote(sa: Sa | SaId) -> Address:
     """Give the peer's end."""
     return sa.dst if sa.mark is None else sa.src
+
+
+def _leads(policy: Policy) -> bool:
+    return policy.direction is Direction.OUT and not policy.block
 
 
 def _less(counter: Counter[Any], key: Any) -> None:

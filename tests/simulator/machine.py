@@ -9,10 +9,11 @@ from ipaddress import ip_address
 from random import Random
 from typing import Any
 
+from kmesh.launcher.announcer import Announcer
 from kmesh.launcher.config import Config
 from kmesh.launcher.config import parse as flags
 from kmesh.launcher.daemon import FIRST_RETRY, LAST_RETRY, Daemon
-from kmesh.launcher.readiness import Bounds
+from kmesh.launcher.record import Bounds, Pass
 from kmesh.launcher.recorder import Recorder
 
 from kmesh_bpf import Address, KmeshBpfError, Operation, Report, remote_pods
@@ -152,7 +153,13 @@ class Machine:
         recorder = Recorder(self.name, self.source.age, self.outbox, BOUNDS, self.world.clock, lambda: 0.0)
         recorder.passed = self._passing(recorder.passed)
         self.daemon = Daemon(
-            config(self.arguments, self.name), self.source, self.kernel, recorder, self, fresh=self._fresh
+            config(self.arguments, self.name),
+            self.source,
+            self.kernel,
+            recorder,
+            Announcer(self.source, self.world.clock),
+            self,
+            fresh=self._fresh,
         )
         self.wake_at, self.retry = self.world.now, FIRST_RETRY
         self.kernel.changed()
@@ -172,12 +179,16 @@ class Machine:
         try:
             if self.outbox:
                 self.outbox.turn()
+            self.daemon.announcer.write()
+            news = self.source.changed() or self.daemon.announcer.news
             changed = self.kernel.changed()
             if changed:
                 self.daemon._guard()
-            if not (changed or self.source.changed() or self.world.now >= self.wake_at or self.kernel.look()):
+            if not (changed or news or self.world.now >= self.wake_at or self.kernel.look()):
+                self._tell(self.daemon)
                 return False
             self._step(self.daemon, self.source)
+            self._tell(self.daemon)
         except KilledError:
             self.world.story.tell(f"{self.name}'s daemon is killed between two operations, and started again")
             self.start()
@@ -195,10 +206,14 @@ class Machine:
         else:
             self.wake_at, self.retry = self.world.now + wait, FIRST_RETRY
 
+    def _tell(self, daemon: Daemon) -> None:
+        if daemon.recorder.due() <= 0:
+            daemon.recorder.tell()
+
     def _passing(self, passed: Any) -> Any:
-        def watched(view: Any, report: Report, *arguments: Any, **named: Any) -> None:
-            passed(view, report, *arguments, **named)
-            self.world.judge.done(self, view, report)
+        def watched(done: Pass) -> None:
+            passed(done)
+            self.world.judge.done(self, done.view, done.report)
 
         return watched
 

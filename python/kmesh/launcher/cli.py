@@ -20,12 +20,13 @@ from kmesh.cluster.key_file import KeyFile
 from kmesh.cluster.manifests import FolderCluster
 from kmesh.cluster.source import ClusterSource
 from kmesh.errors import OutputError
+from kmesh.launcher.announcer import Announcer, AnnouncerThread
 from kmesh.launcher.boot import BootGuard
 from kmesh.launcher.config import MOUNTED_KEY, Config, parse
 from kmesh.launcher.daemon import PERIOD, Daemon, uninstall
 from kmesh.launcher.health import HealthServer
 from kmesh.launcher.outbox import Outbox
-from kmesh.launcher.readiness import Bounds
+from kmesh.launcher.record import Bounds
 from kmesh.launcher.recorder import Recorder
 from kmesh_bpf import ConfigError, KmeshBpfError, boot_guard, claim, privileges
 
@@ -120,7 +121,7 @@ def _run(config: Config, environment: Mapping[str, str]) -> int:
         return _uninstall(config, environment)
     with closing(_source(config, environment)) as source, closing(Outbox(source)) as outbox:
         bounds = Bounds(silence=3 * PERIOD, view_age=config.max_view_age)
-        recorder = Recorder(config.node, source.age, outbox, bounds)
+        recorder = Recorder(config.node, source.age, outbox, bounds, strict=config.settings.strict)
         if config.dry_run:
             return _dry_run(config, source, recorder)
         health = HealthServer(config.health, recorder.answer) if config.health else nullcontext()
@@ -171,14 +172,16 @@ def _encrypt(config: Config, source: ClusterSource, recorder: Recorder) -> int:
     how = "compiled" if kernel.compiled else "found pinned, nothing compiled"
     log.info("programs %s (%.1f s)", how, time.monotonic() - started)
     boot = BootGuard(config.state_dir, strict=config.settings.strict, clock=time.monotonic)
-    daemon = Daemon(config, source, kernel, recorder, boot)
+    announcer = AnnouncerThread(source)
+    daemon = Daemon(config, source, kernel, recorder, announcer, boot)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: daemon.stop())
     # A signal must end a select() that is under way: the interpreter retries it otherwise (PEP 475).
     wake_read, wake_write = socket.socketpair()
     wake_write.setblocking(False)
     signal.set_wakeup_fd(wake_write.fileno())
-    daemon.run(wake_read)
+    with closing(announcer):
+        daemon.run(wake_read)
     kernel.close()
     log.info("stopped; encryption stays in place (remove it with: kmesh-daemon uninstall)")
     return 0
@@ -186,7 +189,7 @@ def _encrypt(config: Config, source: ClusterSource, recorder: Recorder) -> int:
 
 def _dry_run(config: Config, source: ClusterSource, recorder: Recorder) -> int:
     kernel = kmesh_bpf.LinuxKernel(config.pin_root, config.settings, load=False)
-    daemon = Daemon(config, source, kernel, recorder)
+    daemon = Daemon(config, source, kernel, recorder, Announcer(source, time.time))
     print("# KEY: each SA's own key, not shown. Programs and maps are pinned by the daemon's first start.")
     for operation in daemon.preview():
         print(kernel.render(operation))

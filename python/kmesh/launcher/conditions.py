@@ -60,7 +60,7 @@ def conditions(record: Record, before: Mapping[str, Condition]) -> dict[str, Con
 def _verdicts(record: Record, before: Mapping[str, Condition]) -> Iterator[tuple[str, Status, str, str]]:
     key = record.key
     if not record.unready:
-        message = f"{record.peers_ready} of {record.peers_expected} peers"
+        message = f"{record.sums.ready} of {len(record.peers)} peers"
         yield ENCRYPTION_READY, "True", "Ready", message
     elif patience_lost(record):
         yield ENCRYPTION_READY, "False", "NotReady", "; ".join(record.unready)

@@ -1,4 +1,8 @@
-"""The daemon's loop: newest view, one pass, publish, wait. Level-triggered: what woke it does not matter."""
+"""The daemon's loop: newest view, one pass, wait. Level-triggered: what woke it does not matter.
+
+What it announces, and what it tells of itself, is written by threads of their own (``announcer.py``, ``outbox.py``),
+and what is told is made between passes (``recorder.py``): an event waits for nothing but the pass under way.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +20,17 @@ from pathlib import Path
 
 from kmesh import unexpected
 from kmesh.cluster.objects import NAMESPACE, ClusterObjects, NodeInfo, parse
-from kmesh.cluster.reporting import make_status
 from kmesh.cluster.secret import Keyring, accept, holds_key, parse_keys
 from kmesh.cluster.shared import find
 from kmesh.cluster.snapshot import kmesh_node_info, local_node
 from kmesh.cluster.source import ClusterSource
-from kmesh.cluster.status import NodeStatus
 from kmesh.cluster.views import Views
 from kmesh.errors import ClusterError
+from kmesh.launcher.announcer import Announced, Announcer, Draft
 from kmesh.launcher.boot import BootGuard
 from kmesh.launcher.config import Config
 from kmesh.launcher.looks import Looks
-from kmesh.launcher.record import KeyRecord
+from kmesh.launcher.record import KeyRecord, Pass
 from kmesh.launcher.recorder import Recorder
 from kmesh.launcher.telling import news, told
 from kmesh_bpf import (
@@ -44,7 +47,6 @@ from kmesh_bpf import (
     Reconciler,
     Report,
     View,
-    __version__,
     evidence,
     managed_pods,
 )
@@ -82,15 +84,15 @@ class Memory:
     generation: int = 0
     evidence: Evidence | None = None
     addresses: tuple[Address, ...] = ()
-    status: NodeStatus | None = None
     ready: bool = False
 
 
 class Daemon:
     """One node's daemon over one cluster source and one kernel.
 
-    ``recorder`` takes in what each pass did; its clock, seconds since the epoch, is the daemon's. ``boot`` guards the
-    node's next boot. ``fresh`` gives incarnations never used (None: random ones).
+    ``recorder`` takes in what each pass did; its clock, seconds since the epoch, is the daemon's. ``announcer`` writes
+    what the node announces. ``boot`` guards the node's next boot. ``fresh`` gives incarnations never used (None:
+    random ones).
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class Daemon:
         source: ClusterSource,
         kernel: Kernel,
         recorder: Recorder,
+        announcer: Announcer,
         boot: BootGuard | None = None,
         *,
         fresh: Callable[[], str] | None = None,
@@ -107,6 +110,7 @@ class Daemon:
         self.source = source
         self.kernel = kernel
         self.recorder = recorder
+        self.announcer = announcer
         self.boot = boot
         self.clock = recorder.clock
         self.memory = Memory()
@@ -114,7 +118,8 @@ class Daemon:
         self.passes = Reconciler(kernel, config.options, self.clock, fresh or fresh_incarnation)
         self.whole_at = -math.inf
         self.stopping = False
-        self.took = self.ended = 0.0
+        self.took, self.ended = 0.0, -math.inf
+        recorder.count(kernel.counters, kernel.xfrm_errors)
 
     def stop(self) -> None:
         """Ask the loop to end after the pass under way; the kernel objects stay."""
@@ -127,8 +132,9 @@ class Daemon:
             for descriptor in self.kernel.subscribe():
                 selector.register(descriptor, selectors.EVENT_READ)
             selector.register(wake, selectors.EVENT_READ)
-            if self.source.wake is not None:
-                selector.register(self.source.wake, selectors.EVENT_READ)
+            for wakes in (self.source.wake, self.announcer.wake):
+                if wakes is not None:
+                    selector.register(wakes, selectors.EVENT_READ)
             while not self.stopping:
                 try:
                     self._sleep(selector, self.step())
@@ -158,28 +164,40 @@ class Daemon:
             waking.poll(seconds * 1000)
 
     def _sleep(self, selector: selectors.BaseSelector, wait: float, *, heed: bool = True) -> None:
-        """Return when something happened or ``wait`` seconds are over; a burst counts as one event.
+        """Return when something happened or ``wait`` seconds are over; what is to be told is told meanwhile.
 
-        ``heed``: what a look finds is something; not after a pass that was given up, for the next one would be too.
+        The first event after a time of quiet ends it at once; what comes soon after a pass is a burst, and counts as
+        one event. ``heed``: what a look finds is something; not after a pass that was given up, for the next one would
+        be too.
         """
         until = time.monotonic() + wait  # whoever sets the clock back must not stop the passes
         look = Looks(self.kernel, time.monotonic)
         while not self.stopping and (left := until - time.monotonic()) > 0:
-            selector.select(min(self.source.poll_interval, left, look.left()))
+            selector.select(min(self.source.poll_interval, left, look.left(), self.recorder.due()))
             if self.boot is not None:
                 self.boot.catch_up()
             if self.kernel.changed():
                 self._guard()
-            elif not self.source.changed():
-                if look.left() > 0 or not (look.finds_anything() and heed):
-                    continue
-                self._forget()
-                return
-            owed = self.took - (time.monotonic() - self.ended)
-            time.sleep(min(max(SETTLE, owed), LONGEST_SETTLE))
-            if self.kernel.changed():
-                self._guard()
+            elif not (self.source.changed() or self.announcer.news):
+                if look.left() <= 0 and look.finds_anything() and heed:
+                    self._forget()
+                    return
+                if self.recorder.due() <= 0:
+                    self.recorder.tell()
+                continue
+            self._settle()
             return
+
+    def _settle(self) -> None:
+        """Let a burst end, if this is one: something happened soon after a pass."""
+        until = self.ended + min(max(SETTLE, self.took), LONGEST_SETTLE)
+        if time.monotonic() >= until:
+            return
+        if self.recorder.due() <= 0:
+            self.recorder.tell()  # where something always happens there is no better time
+        time.sleep(max(0.0, until - time.monotonic()))
+        if self.kernel.changed():
+            self._guard()
 
     def _forget(self) -> None:
         """Have the next pass observe the whole kernel, and not only what it writes."""
@@ -202,7 +220,8 @@ class Daemon:
 
     def step(self) -> float:
         """Do one pass; give the seconds until the next one is due without any event."""
-        began, started = self.clock(), time.monotonic()
+        started = time.monotonic()
+        self._acknowledge()
         objects = self.source.read()
         if started - self.whole_at >= PERIOD or self.kernel.changed() or self.kernel.look():
             self._forget()
@@ -210,11 +229,11 @@ class Daemon:
         report = self.passes.run(view, shown=self._shown(objects))
         self.memory.addresses = view.node.addresses
         self._tell(report)
-        self._publish(report, objects)
-        self._record(view, report, objects, began)
+        self._announce(report, objects)
         claims_changed = self._look(report, view, objects)
         self.ended = time.monotonic()
         self.took = self.ended - started
+        self.recorder.passed(Pass(view, report, self._key(), objects.problems, self.clock(), self.took))
         if self.boot is not None:
             self.boot.passed(report)
         if report.converged:
@@ -227,7 +246,7 @@ class Daemon:
         if claims_changed:
             return SETTLE
         due = max(SETTLE, report.plan.due - self.clock()) if report.plan.due is not None else PERIOD
-        return min(PERIOD, due, self.recorder.unwritten)
+        return min(PERIOD, due)
 
     def _look(self, report: Report, view: View, objects: ClusterObjects) -> bool:
         """Take in what the kernel shows now; tell whether another claim holds by that than the pass went by."""
@@ -238,33 +257,10 @@ class Daemon:
         claims = self.views.claims(objects, evidence=seen.carried, known=seen.tunnel_ends)
         return claims != (view.pods, view.problems)
 
-    def _record(self, view: View, report: Report, objects: ClusterObjects, began: float) -> None:
-        memory, counters = self.memory, self.kernel.counters()
-        refused = (f"the key in the Secret is refused: {memory.refused}",) if memory.refused else ()
-        self.recorder.passed(
-            view,
-            report,
-            KeyRecord(
-                memory.keyring.current if memory.keyring else 0, memory.announced, memory.refused, memory.generation
-            ),
-            cluster_problems=objects.problems,
-            counters=counters,
-            xfrm_errors=self.kernel.xfrm_errors(),
-            seconds=self.clock() - began,
-        )
-        memory.status = make_status(
-            report,
-            counters,
-            memory.announced,
-            self.clock(),
-            view=view,
-            version=__version__,
-            strict=self.config.settings.strict,
-            unready=self.recorder.record.unready,
-            notes=refused,
-            previous=memory.status,
-        )
-        self.recorder.report(memory.status)
+    def _key(self) -> KeyRecord:
+        memory = self.memory
+        spi = memory.keyring.current if memory.keyring else 0
+        return KeyRecord(spi, memory.announced, memory.refused, memory.generation, self.announcer.hindrance)
 
     def preview(self) -> tuple[Operation, ...]:
         """Give what a first pass would do (``--dry-run``); see :meth:`view` for errors."""
@@ -327,8 +323,8 @@ class Daemon:
         self.memory.keys.update(keyring.keys)
         self.memory.used = tuple(dict.fromkeys((*keyring.used, *self.memory.used)))
 
-    def _publish(self, report: Report, objects: ClusterObjects) -> None:
-        """Announce the newest key once every inbound SA for it is in the kernel (DESIGN section 6, step 1)."""
+    def _announce(self, report: Report, objects: ClusterObjects) -> None:
+        """Have the newest key announced once every inbound SA for it is in the kernel (DESIGN section 6, step 1)."""
         keyring = self.memory.keyring
         if keyring is None:
             return
@@ -339,19 +335,33 @@ class Daemon:
         ]
         spi = self.memory.announced if missing else keyring.current
         if not spi:
+            self.announcer.put(None)
             return
         ours = self._ours(objects)
         node = local_node(objects, self.config.node)
         wanted = kmesh_node_info(node, spi, self.config.options.replay_window, boot_id=report.incarnation)
-        self.memory.generation = ours.generation if ours is not None and ours == parse(wanted) else 0
-        if ours != parse(wanted):
-            if report.decision.recreate:
-                self.source.withdraw(node.name, status=False)
-            self.source.publish(wanted)
-            self.passes.memory = self.passes.memory.announced(recreated=report.decision.recreate)
-            log.info("announced: SPI %d, incarnation %s", spi, report.incarnation)
-        if self.memory.announced != spi or not self.memory.published:
-            self.memory.announced, self.memory.announced_at, self.memory.published = spi, self.clock(), True
+        draft = Draft(wanted, report.decision.recreate)
+        if ours is None or ours != parse(wanted):
+            self.memory.generation = 0
+            self.announcer.put(draft)
+            return
+        self.memory.generation = ours.generation
+        self.announcer.put(None)
+        self._announced(Announced(Draft(wanted), self.clock()))
+
+    def _acknowledge(self) -> None:
+        """Take in what the cluster has taken of what was to be announced."""
+        done = self.announcer.take()
+        if done is not None:
+            self._announced(done)
+
+    def _announced(self, done: Announced) -> None:
+        """Take in that something stands in the cluster; it may have been overtaken by what is wanted now."""
+        draft, memory = done.draft, self.memory
+        if self.passes.memory.unseen == draft.incarnation:
+            self.passes.memory = self.passes.memory.announced(recreated=draft.recreate)
+        if memory.announced != draft.spi or not memory.published:
+            memory.announced, memory.announced_at, memory.published = draft.spi, done.at, True
 
     def _tell(self, report: Report) -> None:
         if report.decision.new:

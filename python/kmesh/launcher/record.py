@@ -1,22 +1,27 @@
-"""What there is to tell of a pass, as one frozen record: metrics, readiness and events are made from it. Pure."""
+"""What there is to tell of the daemon, as one frozen record: all that it says of itself is a view of it. Pure.
+
+The Lease, the metrics, readiness, Events and conditions are made from a record and from nothing else, so that they
+cannot contradict each other. What a pass leaves is taken in by :func:`after_pass`, which costs what the pass did; what
+costs more, the peers one by one, is taken in by :func:`surveyed` when it is told.
+"""
 
 from __future__ import annotations
 
+import math
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import get_args
 
-from kmesh.launcher.totals import Totals, Traffic, Way, advance
-from kmesh_bpf import Operation, Problem, Report, SaId, SaUsage, View
+from kmesh.cluster.status import DROPPING
+from kmesh.launcher.peers import PeerRecord, Sums
+from kmesh_bpf import Network, Operation, Pods, Problem, Report, View
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Upper bounds in seconds: three nodes take some ms, thousands of peers that change at once take seconds."""
-SEQUENCE_NUMBERS, EXTENDED_SEQUENCE_NUMBERS = 1 << 32, 1 << 64
-NO_TRAFFIC = Traffic()
 CONVERGED, UNFINISHED, FAILED = "converged", "unfinished", "failed"
 APPLIED = "applied"
 
@@ -49,43 +54,44 @@ class Statistics:
 
 
 @dataclass(frozen=True, slots=True)
-class Direction:
-    """The SAs of a peer in one direction.
-
-    ``newest`` and ``oldest`` are SPIs, 0 where there is no SA. ``sequence_use``: the largest part of its sequence
-    numbers that one of them has used. ``last_used``: seconds since the epoch, 0: never. ``traffic``: see ``totals``.
-    """
-
-    newest: int = 0
-    oldest: int = 0
-    sequence_use: float = 0.0
-    last_used: int = 0
-    traffic: Traffic = NO_TRAFFIC
-
-
-@dataclass(frozen=True, slots=True)
-class PeerRecord:
-    """A peer: whether we can send to it, by what is in the kernel; what it announces; its SAs."""
-
-    ready: bool
-    announced: int
-    ways: Mapping[Way, Direction]
-
-
-@dataclass(frozen=True, slots=True)
 class KeyRecord:
     """The key in force (SPI 0: none), the SPI in our KmeshNodeInfo, and why the Secret's content was refused.
 
     ``generation``: of our KmeshNodeInfo in the cluster; 0: it is not known to stand there as we announced it.
+    ``hindrance``: why what is to be announced cannot be written, empty where it can.
     """
 
     spi: int = 0
     announced: int = 0
     refused: str = ""
     generation: int = 0
+    hindrance: str = ""
 
 
 NO_KEY = KeyRecord()
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """A pass that was carried through: what it was made for, what it did, and what is known beside.
+
+    ``ended``: seconds since the epoch; ``seconds``: how long it took.
+    """
+
+    view: View
+    report: Report
+    key: KeyRecord
+    cluster_problems: tuple[str, ...]
+    ended: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Seconds without an attempt at a pass after which the daemon counts as dead; a view's age that is too old."""
+
+    silence: float = math.inf
+    view_age: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +101,17 @@ class Record:
     ``attempted``: end of the last attempt; ``succeeded``: of the last one that reached its plan, 0 before the first.
     ``error``: why the last attempt had to be given up, empty when it was not; everything below is then of the last
     one that was carried through. ``failures``: the kernel's words; ``drift``: how many objects differed
-    from the plan. ``settled``: the newest SPI that everything was on; ``unready``: why the node is not ready, since
-    ``unready_since``; empty when it is. ``been_ready``: whether it ever was, up to here.
+    from the plan. ``renewals``: how often another incarnation took the place of one. ``strict``: how the programs were
+    loaded.
+
+    ``now``: when it is told; ``view_age``: how long the cluster had not been seen then, in seconds; ``unready``: why
+    the node was not ready, empty when it was (:mod:`kmesh.launcher.readiness`). ``peers`` with their ``sums``,
+    ``counters`` and ``xfrm_errors`` are as old as the last telling, a second or so.
+
+    What only a series of records shows: ``unready_since``, ``been_ready``: whether it ever was, up to here;
+    ``key_since``: since when the key is in force here; ``settled``: the newest SPI that everything was on;
+    ``replacing_since``: since when not everything is on the newest key, None: everything is; ``last_drop``: the counter
+    that rose last of those of packets that our programs dropped, and when.
     """
 
     node: str
@@ -107,78 +122,104 @@ class Record:
     failures: tuple[str, ...] = ()
     drift: int = 0
     key: KeyRecord = NO_KEY
-    key_since: float = 0.0
-    settled: int = 0
-    peers: Mapping[str, PeerRecord] = field(default_factory=lambda: MappingProxyType({}))
-    peers_expected: int = 0
     pods_local: int = 0
     pods_remote: int = 0
     plan_problems: tuple[Problem, ...] = ()
     cluster_problems: tuple[str, ...] = ()
     incarnation: str = ""
-    renewed: bool = False
+    renewals: int = 0
     renewed_why: str = ""
+    services: tuple[Network, ...] = ()
+    nat_exemption: bool = False
+    by_cidr: frozenset[str] = frozenset()
+    strict: bool = True
+    bounds: Bounds = Bounds()
+
+    now: float = 0.0
+    view_age: float = 0.0
+    unready: tuple[str, ...] = ()
+    peers: Mapping[str, PeerRecord] = field(default_factory=lambda: MappingProxyType({}))
+    sums: Sums = field(default_factory=Sums)
     counters: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     xfrm_errors: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
-    totals: Totals = field(default_factory=Totals)
-    unready: tuple[str, ...] = ()
+
     unready_since: float = 0.0
     been_ready: bool = False
+    key_since: float = 0.0
+    settled: int = 0
+    replacing_since: float | None = None
+    last_drop: tuple[str, float] | None = None
 
     @property
-    def peers_ready(self) -> int:
-        """How many peers we can send to."""
-        return sum(peer.ready for peer in self.peers.values())
+    def newest_spi(self) -> int:
+        """The newest key version held, 0 without a key."""
+        return max(self.key.spi, self.key.announced)
+
+    @property
+    def old_inbound(self) -> int:
+        """How many SAs still accept what was sent with an older version than the newest."""
+        return sum(number for spi, number in self.sums.receiving.items() if spi < self.newest_spi)
+
+    @property
+    def on_newest(self) -> int:
+        """How many peers are sent to with the newest version."""
+        return self.sums.sending.get(self.newest_spi, 0) if self.newest_spi else 0
 
 
-def after_pass(
-    before: Record,
-    view: View,
-    report: Report,
-    key: KeyRecord,
-    *,
-    cluster_problems: tuple[str, ...],
-    counters: Mapping[str, int],
-    xfrm_errors: Mapping[str, int],
-    now: float,
-    seconds: float,
-) -> Record:
-    """Give the record after a pass that took so many seconds."""
-    addresses = {address: peer.node.name for peer in view.peers for address in peer.node.addresses}
-    usage = report.observed.usage
-    totals = advance(before.totals, usage, addresses)
-    local = sum(pod.node == view.node.name for pod in view.pods)
-    record = replace(
+def after_pass(before: Record, done: Pass) -> Record:
+    """Give the record after a pass. Of what there is for each peer it tells what it told before."""
+    report, view = done.report, done.view
+    local = len(Pods.of(view.pods).on(view.node.name))
+    return replace(
         before,
-        attempted=now,
-        succeeded=now if report.converged else before.succeeded,
+        attempted=done.ended,
+        succeeded=done.ended if report.converged else before.succeeded,
         error="",
-        statistics=_counted(before.statistics, report, seconds),
+        statistics=_counted(before.statistics, report, done.seconds),
         failures=tuple(str(failure.error) for failure in report.failures),
         drift=len(report.drift),
-        key=key,
-        key_since=_key_since(before, key.spi, usage, now),
-        peers=_peers(view, report, totals),
-        peers_expected=len(report.expected),
+        key=done.key,
         pods_local=local,
         pods_remote=len(view.pods) - local,
         plan_problems=report.plan.problems,
-        cluster_problems=cluster_problems,
+        cluster_problems=done.cluster_problems,
         incarnation=report.incarnation,
-        renewed=report.renewed,
-        renewed_why=report.decision.why,
-        counters=counters,
-        xfrm_errors=xfrm_errors,
-        totals=totals,
+        renewals=before.renewals + report.renewed,
+        renewed_why=report.decision.why if report.renewed else before.renewed_why,
+        services=view.services,
+        nat_exemption=report.observed.state.nat_exemption,
+        by_cidr=report.plan.by_cidr,
     )
-    return replace(record, settled=_settled(before.settled, record))
 
 
 def after_error(before: Record, error: str, now: float) -> Record:
     """Give the record after a pass that had to be given up."""
     passes = {**before.statistics.passes, FAILED: before.statistics.passes[FAILED] + 1}
+    return replace(before, attempted=now, error=error, statistics=replace(before.statistics, passes=passes))
+
+
+def surveyed(
+    record: Record,
+    peers: Mapping[str, PeerRecord],
+    sums: Sums,
+    counters: Mapping[str, int],
+    xfrm_errors: Mapping[str, int],
+) -> Record:
+    """Give the record with what there is for each peer, and the counters, as they are now."""
+    return replace(record, peers=peers, sums=sums, counters=counters, xfrm_errors=xfrm_errors)
+
+
+def in_series(before: Record, record: Record) -> Record:
+    """Give a record with what it takes the one told ``before`` to know."""
+    since = before.unready_since if before.unready else record.attempted
+    record = replace(record, unready_since=since, been_ready=before.been_ready or not record.unready)
+    replacing = (before.replacing_since or record.now) if _replacing(record) else None
     return replace(
-        before, attempted=now, error=error, renewed=False, statistics=replace(before.statistics, passes=passes)
+        record,
+        key_since=_key_since(before, record),
+        settled=_settled(before.settled, record),
+        replacing_since=replacing,
+        last_drop=_last_drop(before, record),
     )
 
 
@@ -195,45 +236,13 @@ def _counted(before: Statistics, report: Report, seconds: float) -> Statistics:
     return Statistics(passes, operations, durations, before.seconds + seconds)
 
 
-def _key_since(before: Record, spi: int, usage: Mapping[SaId, SaUsage], now: float) -> float:
+def _key_since(before: Record, record: Record) -> float:
     """Give since when the key is in use here, at the latest: SAs of it tell what was before a restart of the daemon."""
-    known = before.key_since if before.key.spi == spi else now
-    return min([known, *(float(use.added) for identity, use in usage.items() if identity.spi == spi)]) if spi else 0.0
-
-
-def _peers(view: View, report: Report, totals: Totals) -> dict[str, PeerRecord]:
-    sums = totals.sums()
-    windows = {identity: sa.replay_window for identity, sa in report.observed.state.sas.items()}
-    found: dict[tuple[str, Way], list[tuple[SaId, SaUsage]]] = {}
-    for identity, (flow, use) in totals.seen.items():
-        found.setdefault(flow, []).append((identity, use))
-    ways: tuple[Way, ...] = ("in", "out")
-    peers = {}
-    for peer in view.peers:
-        name = peer.node.name
-        directions = {
-            way: _direction(found.get((name, way), ()), windows, sums.get((name, way), NO_TRAFFIC)) for way in ways
-        }
-        peers[name] = PeerRecord(name in report.reachable, peer.spi, directions)
-    return peers
-
-
-def _direction(sas: Sequence[tuple[SaId, SaUsage]], windows: Mapping[SaId, int], traffic: Traffic) -> Direction:
-    spis = [identity.spi for identity, _ in sas]
-    if not spis:
-        return Direction(traffic=traffic)
-    return Direction(
-        max(spis),
-        min(spis),
-        max(_sequence_use(use, windows.get(identity, 0)) for identity, use in sas),
-        max(use.last_used for _, use in sas),
-        traffic,
-    )
-
-
-def _sequence_use(use: SaUsage, window: int) -> float:
-    """Give the used part of an SA's sequence numbers; without ESN the kernel tells packets only, one number each."""
-    return use.sequence / EXTENDED_SEQUENCE_NUMBERS if window else use.packets / SEQUENCE_NUMBERS
+    spi, sums = record.key.spi, record.sums
+    if not spi:
+        return 0.0
+    known = before.key_since if before.key.spi == spi and before.key_since else record.attempted
+    return min(known, float(sums.since)) if sums.newest == spi and sums.since else known
 
 
 def _settled(before: int, record: Record) -> int:
@@ -241,8 +250,22 @@ def _settled(before: int, record: Record) -> int:
 
     A daemon that starts in mid-replacement takes the oldest SPI in the kernel for it.
     """
-    ways = [way for peer in record.peers.values() for way in peer.ways.values() if way.newest]
-    wanted = record.key.spi
-    if wanted and record.key.announced == wanted and all(way.newest == way.oldest == wanted for way in ways):
+    wanted, sums = record.key.spi, record.sums
+    if wanted and record.key.announced == wanted and (not sums.newest or sums.newest == sums.oldest == wanted):
         return wanted
-    return before or min((way.oldest for way in ways if way.oldest < wanted), default=0)
+    return before or (sums.oldest if sums.oldest < wanted else 0)
+
+
+def _replacing(record: Record) -> bool:
+    newest = record.newest_spi
+    behind = any(0 < spi < newest for spi in record.sums.sending)
+    return record.key.announced < newest or record.old_inbound > 0 or behind
+
+
+def _last_drop(before: Record, record: Record) -> tuple[str, float] | None:
+    """Give the counter that rose most since the record before; where none did, what that knew."""
+    if not before.counters:
+        return None
+    risen = {name: record.counters.get(name, 0) - before.counters.get(name, 0) for name in DROPPING}
+    most = max(DROPPING, key=lambda name: risen[name])
+    return (most, record.now) if risen[most] > 0 else before.last_drop

@@ -1,17 +1,22 @@
-"""Traffic per peer over the life of the daemon: SAs come and go, their sums never go backwards. Pure."""
+"""Traffic of a peer over the life of the daemon: SAs come and go, their sums never go backwards. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
-from kmesh_bpf import Address, SaId, SaUsage
+from kmesh_bpf import SaId, SaUsage
 
 Way = Literal["in", "out"]
-Flow = tuple[str, Way]
-"""Name of a peer, and the direction as this node sees it."""
+"""A direction as this node sees it."""
+WAYS: tuple[Way, ...] = ("in", "out")
+
+
+def way_of(identity: SaId) -> Way:
+    """Give the direction of an SA: those that receive are told apart by a mark."""
+    return "out" if identity.mark is None else "in"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,54 +37,47 @@ class Traffic:
         )
 
 
+NO_TRAFFIC = Traffic()
+
+
 @dataclass(frozen=True, slots=True)
-class Totals:
-    """``kept``: what SAs counted that are gone; ``seen``: the present ones, with whose they are, as last observed."""
+class Account:
+    """A peer's. ``kept``: what SAs counted that are gone; ``seen``: the present ones, as last observed."""
 
-    kept: Mapping[Flow, Traffic] = field(default_factory=lambda: MappingProxyType({}))
-    seen: Mapping[SaId, tuple[Flow, SaUsage]] = field(default_factory=lambda: MappingProxyType({}))
+    kept: Mapping[Way, Traffic] = field(default_factory=lambda: MappingProxyType({}))
+    seen: Mapping[SaId, SaUsage] = field(default_factory=lambda: MappingProxyType({}))
 
-    def sums(self) -> dict[Flow, Traffic]:
-        """Give everything ever counted, by flow."""
-        found = dict(self.kept)
-        for flow, use in self.seen.values():
-            found[flow] = found.get(flow, Traffic()) + _traffic(use)
-        return found
+    def total(self, way: Way) -> Traffic:
+        """Give everything ever counted."""
+        return sum((_traffic(use) for one, use in self.seen.items() if way_of(one) == way), self._kept(way))
 
+    def after(self, usage: Mapping[SaId, SaUsage]) -> Account:
+        """Take in the use of the peer's SAs as it was observed now.
 
-def _by_flow(usage: Mapping[SaId, SaUsage], peers: Mapping[Address, str]) -> Iterator[tuple[SaId, Flow, SaUsage]]:
-    """Give the SAs from and to peers; ``peers`` names them by address. Others are left out."""
-    for identity, use in usage.items():
-        if identity.src in peers:
-            yield identity, (peers[identity.src], "in"), use
-        elif identity.dst in peers:
-            yield identity, (peers[identity.dst], "out"), use
+        What an SA counted between its last observation and its end is lost; the planner ends idle ones only.
+        """
+        gone = [(one, use) for one, use in self.seen.items() if not _continues(usage.get(one), use)]
+        if not gone:
+            return Account(self.kept, usage)
+        kept = dict(self.kept)
+        for identity, use in gone:
+            way = way_of(identity)
+            kept[way] = kept.get(way, NO_TRAFFIC) + _traffic(use)
+        return Account(kept, usage)
 
-
-def advance(before: Totals, usage: Mapping[SaId, SaUsage], peers: Mapping[Address, str]) -> Totals:
-    """Take in what was observed now. What is known of peers that are none any more is forgotten.
-
-    What an SA counted between its last observation and its end is lost; the planner ends idle ones only.
-    """
-    names = set(peers.values())
-    kept = {flow: traffic for flow, traffic in before.kept.items() if flow[0] in names}
-    seen = {identity: (flow, use) for identity, flow, use in _by_flow(usage, peers)}
-    for identity, (flow, use) in before.seen.items():
-        if flow[0] in names and not _continues(seen.get(identity), flow, use):
-            kept[flow] = kept.get(flow, Traffic()) + _traffic(use)
-    return Totals(kept, seen)
+    def _kept(self, way: Way) -> Traffic:
+        return self.kept.get(way, NO_TRAFFIC)
 
 
-def _continues(now: tuple[Flow, SaUsage] | None, flow: Flow, before: SaUsage) -> bool:
-    """Tell whether it is still the same SA, of the same peer, and not another one that was put in its place."""
-    if now is None or now[0] != flow or now[1].added != before.added:
-        return False
-    use = now[1]
+def _continues(now: SaUsage | None, before: SaUsage) -> bool:
+    """Tell whether it is still the same SA, and not another one that was put in its place."""
     return (
-        use.packets >= before.packets
-        and use.bytes >= before.bytes
-        and use.replays >= before.replays
-        and use.integrity_failures >= before.integrity_failures
+        now is not None
+        and now.added == before.added
+        and now.packets >= before.packets
+        and now.bytes >= before.bytes
+        and now.replays >= before.replays
+        and now.integrity_failures >= before.integrity_failures
     )
 
 

@@ -169,7 +169,7 @@ def test_without_nftables_all_else_is_in_place_and_the_node_is_not_ready_until_i
     node.memory.refuse = without_nftables
     node.key(1)
     node.steps(30)
-    assert (node.recorder.record.peers_ready, node.recorder.record.key.announced) == (2, 1)
+    assert (node.recorder.record.sums.ready, node.recorder.record.key.announced) == (2, 1)
     page = node.recorder.answer("/readyz")
     assert (page.status, "nft is not available: install nftables" in page.body) == (503, True)
     (ready,) = [one for one in node.written[-1]["status"]["conditions"] if one["type"] == "EncryptionReady"]

@@ -51,7 +51,7 @@ def test_a_problem_that_names_a_peer_is_told_and_others_are_not():
 
 
 def test_lost_sas_are_told_with_the_new_incarnation():
-    (note,) = notes(READY, replace(READY, renewed=True, incarnation="fresh"))
+    (note,) = notes(READY, replace(READY, renewals=1, incarnation="fresh"))
     assert note.reason == "SecurityAssociationsLost"
     assert "fresh" in note.message
 

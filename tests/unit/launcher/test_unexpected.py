@@ -70,6 +70,7 @@ class Loop:
         if not self.left:
             self.node.daemon.stop()
         self.node.clock.now += 1
+        self.node.announcer.write()
         return self.step()
 
     def run(self) -> None:
