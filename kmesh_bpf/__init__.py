@@ -17,7 +17,16 @@ from kmesh_bpf.core.operations import AddSa, Attach, Operation
 from kmesh_bpf.core.options import Options
 from kmesh_bpf.core.planner import Plan, make_plan
 from kmesh_bpf.core.problems import Problem, ProblemKind
-from kmesh_bpf.core.state import Direction, KernelState, Observation, SaId, SaUsage, managed_pods, remote_pods
+from kmesh_bpf.core.state import (
+    Direction,
+    KernelState,
+    Observation,
+    SaId,
+    SaUsage,
+    managed_pods,
+    own_addresses,
+    remote_pods,
+)
 from kmesh_bpf.core.view import Address, Key, Network, Node, Peer, Pod, Pods, View
 from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError
 from kmesh_bpf.kernel import boot_guard, privileges
@@ -88,6 +97,7 @@ __all__ = [
     "make_plan",
     "managed_pods",
     "open_maps",
+    "own_addresses",
     "preview",
     "privileges",
     "reconcile",

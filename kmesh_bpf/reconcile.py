@@ -6,8 +6,12 @@ the kernel, makes the next one cost what has changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from kmesh_bpf.core.diff import diff
 from kmesh_bpf.core.incarnation import Announcement, Decision, Memory, Needs, decide, remember
@@ -26,6 +30,9 @@ MANY = 1000
 """From so many objects written on all are read back: in a dump each costs less than half of what asking for it does."""
 
 
+Phase = Literal["observe", "plan", "apply", "read back"]
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """What a pass did. ``drift``: what still differs from the plan after it; empty when the pass succeeded.
@@ -35,7 +42,7 @@ class Report:
     of that what there is for a peer's address; ``touched``: the addresses for which it gives something else than after
     the pass before, or SAs of which their use was asked since, None: maybe all. ``reachable``:
     names of the peers, of those that we should be able to send to, that we can send to by what was observed. ``memory``
-    is for the next pass.
+    is for the next pass. ``spent``: seconds by phase, since the report before.
     """
 
     plan: Plan
@@ -48,6 +55,7 @@ class Report:
     memory: Memory
     held: Callable[[Address], Held]
     touched: frozenset[Address] | None
+    spent: Mapping[Phase, float]
 
     @property
     def expected(self) -> frozenset[str]:
@@ -90,6 +98,7 @@ class Reconciler:
         self._fresh_incarnation = fresh_incarnation
         self._planner = Planner(options)
         self._mirror: Mirror | None = None
+        self._spent: Counter[Phase] = Counter()
         self._fresh: frozenset[SaId] | None = None
         """SAs whose usage was asked for in this pass; None: of all."""
         self._open = Keys()
@@ -135,28 +144,32 @@ class Reconciler:
 
     def _run(self, view: View, shown: Announcement | None) -> Report:
         mirror = self._observed()
-        decision, view, plan = self._decided(view, mirror, shown)
+        with self._phase("plan"):
+            decision, view, plan = self._decided(view, mirror, shown)
+            drift = self._drift(plan, mirror)
         if decision.new:
             self._kernel.remember(decision.incarnation)
             mirror.remember(decision.incarnation)
         applied: list[Operation] = []
         failures: tuple[Failure, ...] = ()
-        drift = self._drift(plan, mirror)
         for done in range(ROUNDS):
             now = in_order(drift, mirror)
             if not now:
                 break
             waiting = len(now) < len(drift)
-            failures = self._kernel.apply(now)
+            with self._phase("apply"):
+                failures = self._kernel.apply(now)
             refused = {id(failure.operation) for failure in failures}
             applied.extend(operation for operation in now if id(operation) not in refused)
             self._read_back(now, mirror)
-            plan = self._plan(view, mirror, self._clock())
-            drift = self._drift(plan, mirror)
+            with self._phase("plan"):
+                plan = self._plan(view, mirror, self._clock())
+                drift = self._drift(plan, mirror)
             if failures and (done or not waiting):
                 break  # not before what has waited, and was not refused, had its turn
         self.memory = replace(remember(self.memory, decision, shown, self._clock()), departed=plan.departing)
         self._note_reached(mirror)
+        spent, self._spent = self._spent, Counter()
         return Report(
             plan,
             tuple(applied),
@@ -168,12 +181,14 @@ class Reconciler:
             self.memory,
             mirror.held,
             mirror.take_touched(),
+            spent,
         )
 
     def _observed(self) -> Mirror:
         """Give the mirror, with what this pass must know anew."""
         if self._mirror is None:
-            observed = self._kernel.observe()
+            with self._phase("observe"):
+                observed = self._kernel.observe()
             self._planner, self._mirror = Planner(self._options), Mirror(observed)
             self._open, self._reachable = Keys(), frozenset()
             self._fresh = None
@@ -216,10 +231,19 @@ class Reconciler:
 
     def _read_back(self, written: tuple[Operation, ...], mirror: Mirror) -> None:
         keys = Keys.of(written)
-        if len(keys) > MANY:
-            mirror.replace(self._kernel.observe())
-        else:
-            mirror.take(keys, self._kernel.find(keys))
+        with self._phase("read back"):
+            if len(keys) > MANY:
+                mirror.replace(self._kernel.observe())
+            else:
+                mirror.take(keys, self._kernel.find(keys))
+
+    @contextmanager
+    def _phase(self, phase: Phase) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._spent[phase] += time.perf_counter() - began  # type: ignore[assignment] # typeshed's counts are int
 
     def _note_reached(self, mirror: Mirror) -> None:
         names, self._replanned = self._replanned, frozenset()

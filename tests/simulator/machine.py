@@ -27,8 +27,8 @@ UPLINK = 2
 BOUNDS = Bounds(silence=90.0, view_age=60.0)
 
 
-class KilledError(Exception):
-    """The daemon is killed, here and now."""
+class KilledError(BaseException):
+    """The daemon is killed, here and now: nothing in it takes that for an error."""
 
 
 @dataclass(eq=False)

@@ -85,8 +85,10 @@ def _set_up_logging(config: Config, stderr: TextIO) -> None:
     root.propagate = False
 
 
-def _source(config: Config, environment: Mapping[str, str]) -> ClusterSource:
+def _source(config: Config, environment: Mapping[str, str], patience: float | None = None) -> ClusterSource:
     """Give the cluster that the flags or the surroundings name.
+
+    ``patience``: see :class:`kmesh.cluster.kubernetes.source.KubernetesCluster`.
 
     Raises:
         ConfigError: they name none that can be used.
@@ -104,7 +106,7 @@ def _source(config: Config, environment: Mapping[str, str]) -> ClusterSource:
         kinds = EVERYTHING - {"Secret"} if key_file else EVERYTHING
         connection = connect(config.kubeconfig, config.context, environment)
         log.info("cluster: %s", connection.server)
-        source = KubernetesCluster(connection, kinds=kinds)
+        source = KubernetesCluster(connection, kinds=kinds, patience=patience)
     if key_file is None:
         return source
     log.info("the key comes from %s", key_file)
@@ -119,7 +121,9 @@ def _run(config: Config, environment: Mapping[str, str]) -> int:
     privileges.need(*privileges.Capability)
     if config.command == "uninstall":
         return _uninstall(config, environment)
-    with closing(_source(config, environment)) as source, closing(Outbox(source)) as outbox:
+    # The loop itself waits, and looks after devices meanwhile.
+    patience = None if config.dry_run else 0.0
+    with closing(_source(config, environment, patience)) as source, closing(Outbox(source)) as outbox:
         bounds = Bounds(silence=3 * PERIOD, view_age=config.max_view_age)
         recorder = Recorder(config.node, source.age, outbox, bounds, strict=config.settings.strict)
         if config.dry_run:

@@ -13,14 +13,15 @@ import selectors
 import socket
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from kmesh import unexpected
 from kmesh.cluster.objects import NAMESPACE, ClusterObjects, NodeInfo, parse
-from kmesh.cluster.secret import Keyring, accept, holds_key, parse_keys
+from kmesh.cluster.secret import LONGEST_HISTORY, Keyring, accept, digest, holds_key, parse_keys
 from kmesh.cluster.shared import find
 from kmesh.cluster.snapshot import kmesh_node_info, local_node
 from kmesh.cluster.source import ClusterSource
@@ -32,7 +33,7 @@ from kmesh.launcher.config import Config
 from kmesh.launcher.looks import Looks
 from kmesh.launcher.record import KeyRecord, Pass
 from kmesh.launcher.recorder import Recorder
-from kmesh.launcher.telling import news, told
+from kmesh.launcher.telling import counted, milliseconds, news
 from kmesh_bpf import (
     Address,
     AddSa,
@@ -49,6 +50,7 @@ from kmesh_bpf import (
     View,
     evidence,
     managed_pods,
+    own_addresses,
 )
 
 log = logging.getLogger("kmesh")
@@ -62,14 +64,18 @@ SETTLE, LONGEST_SETTLE = 0.02, 2.0
 pass is over for as long as it took, so that a cluster where something always changes costs half of a processor, and not
 all of it; what happens after a time of quiet is acted on at once."""
 FIRST_RETRY, LAST_RETRY = 0.5, 30.0
+FIRST_SECONDS = 10.0
+"""How long the first pass waits for the cluster to be known as a whole, before it is told that it is not."""
 
 
 @dataclass(slots=True)
 class Memory:
     """What the daemon knows beyond the cluster and the kernel: the keys it has seen and what it has announced.
 
-    ``used``: digests of keys that were in force before. ``evidence``: what the last pass left in the kernel that claims
-    are measured by. ``addresses``: this node's, of the last pass.
+    ``keys``: those that the Secret holds, and those that an SA still uses. ``used``: digests of keys that were in force
+    before. ``secret``: what the keys were taken from, or were not. ``evidence``: what the last pass left in the kernel
+    that claims are measured by. ``addresses``: this node's, of the last pass, before the first as the kernel has them
+    of a daemon before.
     ``standing``: what the last pass found wrong, by where.
     """
 
@@ -82,8 +88,9 @@ class Memory:
     standing: dict[str, tuple[str, ...]] = field(default_factory=dict)
     published: bool = False
     generation: int = 0
+    secret: Mapping[str, Any] | None = field(default=None, repr=False)
     evidence: Evidence | None = None
-    addresses: tuple[Address, ...] = ()
+    addresses: Collection[Address] = ()
     ready: bool = False
 
 
@@ -135,6 +142,7 @@ class Daemon:
             for wakes in (self.source.wake, self.announcer.wake):
                 if wakes is not None:
                     selector.register(wakes, selectors.EVENT_READ)
+            self._begin(selector)
             while not self.stopping:
                 try:
                     self._sleep(selector, self.step())
@@ -143,6 +151,25 @@ class Daemon:
                     self._give_up(error, retry)
                     self._rest(selector, wake, retry)
                     retry = min(retry * 2, LAST_RETRY)
+
+    def _begin(self, selector: selectors.BaseSelector) -> None:
+        """Wait for the cluster to be known; devices get their programs meanwhile, by what a daemon before has left.
+
+        Pods come and go though the API server is away.
+        """
+        try:
+            self.memory.addresses = own_addresses(self.passes.observe().state)
+            self.whole_at = time.monotonic()
+            if self._attach():
+                self._forget()
+            until = time.monotonic() + FIRST_SECONDS
+            while not self.stopping and (left := until - time.monotonic()) > 0:
+                objects = self.source.read()
+                if objects.complete or objects.problems:
+                    return
+                self._sleep(selector, left)
+        except Exception as error:  # noqa: BLE001 # the first pass meets with it too, and tells
+            log.debug("%s", unexpected.origin(error))
 
     def _give_up(self, error: Exception, retry: float) -> None:
         """Tell, in a line, why there was no whole pass."""
@@ -207,16 +234,22 @@ class Daemon:
     def _guard(self) -> None:
         """Give a device that has just come its programs before anything else; a pass does the rest, and tells."""
         self._forget()
+        self._attach()
+
+    def _attach(self) -> bool:
+        """Attach what devices lack; tell whether anything was."""
         addresses = self.memory.addresses
         if not addresses:
-            return  # before the first pass there is nothing to go by, and it comes at once
+            return False  # no daemon before has left anything to go by
         try:
             done, _ = self.kernel.attach_missing(addresses, self.config.options.uplinks)
         except KmeshBpfError as error:
             log.debug("%s; a pass will tell", error)
-            return
-        for operation in done:
-            log.info("%s", self.kernel.render(operation))
+            return False
+        if done:
+            log.info("ahead of a pass: %s", counted(done))
+            self._log_operations(done)
+        return bool(done)
 
     def step(self) -> float:
         """Do one pass; give the seconds until the next one is due without any event."""
@@ -229,10 +262,12 @@ class Daemon:
         report = self.passes.run(view, shown=self._shown(objects))
         self.memory.addresses = view.node.addresses
         self._tell(report)
+        self._forget_keys(report)
         self._announce(report, objects)
         claims_changed = self._look(report, view, objects)
         self.ended = time.monotonic()
         self.took = self.ended - started
+        self._log_pass(report)
         self.recorder.passed(Pass(view, report, self._key(), objects.problems, self.clock(), self.took))
         if self.boot is not None:
             self.boot.passed(report)
@@ -306,6 +341,9 @@ class Daemon:
         return Announcement(ours.boot_id, ours.addresses, ours.uid) if ours is not None else Announcement()
 
     def _take_keys(self, objects: ClusterObjects) -> None:
+        if objects.secret is self.memory.secret:
+            return  # a source gives the same object until there is another one
+        self.memory.secret = objects.secret
         if objects.secret is None or not holds_key(objects.secret):
             return
         before = self.memory.keyring
@@ -321,7 +359,20 @@ class Daemon:
         self._problems("key", ())
         self.memory.keyring, self.memory.refused = keyring, ""
         self.memory.keys.update(keyring.keys)
-        self.memory.used = tuple(dict.fromkeys((*keyring.used, *self.memory.used)))
+        self._note_used(keyring.used)
+
+    def _note_used(self, digests: Iterable[str]) -> None:
+        self.memory.used = tuple(dict.fromkeys((*digests, *self.memory.used)))[:LONGEST_HISTORY]
+
+    def _forget_keys(self, report: Report) -> None:
+        """Keep of the keys that the Secret does not hold any more those that an SA still uses; of others, a digest."""
+        memory = self.memory
+        others = memory.keys.keys() - memory.keyring.keys.keys() if memory.keyring else ()
+        if not others or report.touched is not None:
+            return  # time enough when all SAs have been looked at anyway
+        in_use = {identity.spi for identity in report.observed.state.sas}
+        gone = [memory.keys.pop(spi) for spi in sorted(others, reverse=True) if spi not in in_use]
+        self._note_used(map(digest, gone))
 
     def _announce(self, report: Report, objects: ClusterObjects) -> None:
         """Have the newest key announced once every inbound SA for it is in the kernel (DESIGN section 6, step 1)."""
@@ -367,16 +418,25 @@ class Daemon:
         if report.decision.new:
             level = logging.WARNING if report.renewed else logging.INFO
             log.log(level, "%s: new incarnation %s, and new keys", report.decision.why, report.incarnation)
-        for level, operation, more in told(report.applied):
-            if log.isEnabledFor(level):
-                rest = f" # and {more} more of this kind, shown with --log-level=debug" if more else ""
-                log.log(level, "%s%s", self.kernel.render(operation), rest)
+        self._log_operations(report.applied)
         self._problems("kernel", tuple(str(failure.error) for failure in report.failures), logging.ERROR)
         self._problems("plan", tuple(map(str, report.plan.problems)))
         if report.converged and not self.memory.ready:
             self.memory.ready = True
             managed = managed_pods(report.plan.state)
             log.info("ready: %d peers, %d managed addresses", len(report.plan.ready_peers), len(managed))
+
+    def _log_pass(self, report: Report) -> None:
+        """Tell in a line what a pass has changed; for who debugs, how long it took, and in which phase."""
+        if report.applied:
+            log.info("%s (%s)", counted(report.applied), milliseconds(self.took))
+        phases = ", ".join(f"{phase} {milliseconds(seconds)}" for phase, seconds in report.spent.items())
+        log.debug("a pass of %s: %s", milliseconds(self.took), phases)
+
+    def _log_operations(self, applied: Iterable[Operation]) -> None:
+        if log.isEnabledFor(logging.DEBUG):
+            for operation in applied:
+                log.debug("%s", self.kernel.render(operation))
 
     def _problems(self, where: str, problems: tuple[str, ...], level: int = logging.WARNING) -> None:
         for sentence in news(self.memory.standing.get(where, ()), problems):
