@@ -13,7 +13,7 @@ from kmesh_bpf.core.explain import Fate, Stop, Trace, trace
 from kmesh_bpf.core.incarnation import Announcement, Cause, Decision, Memory
 from kmesh_bpf.core.marks import check_mark_mask
 from kmesh_bpf.core.marks import check_mask as check_node_mark_mask
-from kmesh_bpf.core.operations import AddSa, Attach, Operation
+from kmesh_bpf.core.operations import AddSa, Attach, DeletePod, Operation, SetPod
 from kmesh_bpf.core.options import Options
 from kmesh_bpf.core.planner import Plan, make_plan
 from kmesh_bpf.core.problems import Problem, ProblemKind
@@ -57,6 +57,7 @@ __all__ = [
     "Cause",
     "ConfigError",
     "Decision",
+    "DeletePod",
     "Direction",
     "Evidence",
     "FakeKernel",
@@ -85,6 +86,7 @@ __all__ = [
     "Report",
     "SaId",
     "SaUsage",
+    "SetPod",
     "Settings",
     "Stop",
     "Trace",

@@ -17,7 +17,6 @@ from typing import TextIO
 import kmesh_bpf
 from kmesh import streams, unexpected
 from kmesh.cluster.key_file import KeyFile
-from kmesh.cluster.manifests import FolderCluster
 from kmesh.cluster.source import ClusterSource
 from kmesh.errors import OutputError
 from kmesh.launcher.announcer import Announcer, AnnouncerThread
@@ -96,6 +95,8 @@ def _source(config: Config, environment: Mapping[str, str], patience: float | No
     """
     key_file = config.key_file
     if config.manifests is not None:
+        from kmesh.cluster.manifests import FolderCluster  # noqa: PLC0415 # brings PyYAML, which a pod's account needs not
+
         source: ClusterSource = FolderCluster(config.manifests)
     else:
         from kmesh.cluster.kubernetes.connection import connect  # noqa: PLC0415 # slow, and a folder needs none of it

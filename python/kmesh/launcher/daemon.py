@@ -201,16 +201,13 @@ class Daemon:
         look = Looks(self.kernel, time.monotonic)
         while not self.stopping and (left := until - time.monotonic()) > 0:
             selector.select(min(self.source.poll_interval, left, look.left(), self.recorder.due()))
-            if self.boot is not None:
-                self.boot.catch_up()
             if self.kernel.changed():
                 self._guard()
             elif not (self.source.changed() or self.announcer.news):
                 if look.left() <= 0 and look.finds_anything() and heed:
                     self._forget()
                     return
-                if self.recorder.due() <= 0:
-                    self.recorder.tell()
+                self._catch_up()
                 continue
             self._settle()
             return
@@ -220,11 +217,17 @@ class Daemon:
         until = self.ended + min(max(SETTLE, self.took), LONGEST_SETTLE)
         if time.monotonic() >= until:
             return
-        if self.recorder.due() <= 0:
-            self.recorder.tell()  # where something always happens there is no better time
+        self._catch_up()  # where something always happens there is no better time
         time.sleep(max(0.0, until - time.monotonic()))
         if self.kernel.changed():
             self._guard()
+
+    def _catch_up(self) -> None:
+        """Do what events need not wait for: tell what there is to tell, keep what the next boot needs."""
+        if self.recorder.due() <= 0:
+            self.recorder.tell()
+        if self.boot is not None:
+            self.boot.catch_up()
 
     def _forget(self) -> None:
         """Have the next pass observe the whole kernel, and not only what it writes."""

@@ -24,7 +24,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kmesh.cluster import documents
 from kmesh.cluster.kubernetes.kubeconfig import (
     AUTHORITY,
     CERTIFICATE,
@@ -166,6 +165,8 @@ class TokenFile:
 
 
 def _kubeconfig(path: str) -> File:
+    from kmesh.cluster import documents  # noqa: PLC0415 # brings PyYAML, which a pod's account needs not
+
     content = read_file(path, MOST_CONFIG, "the kubeconfig")
     try:
         found = documents.manifests(content, ".yaml")
