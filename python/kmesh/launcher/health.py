@@ -16,7 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from kmesh.errors import ServerError
-from kmesh.launcher.config import HostPort
+from kmesh.launcher.listening import HostPort
 from kmesh.launcher.readiness import TEXT, Page
 
 MAX_SECONDS = 5.0

@@ -4,7 +4,8 @@ import json
 import math
 
 import pytest
-from kmesh.launcher.config import HostPort, parse
+from kmesh.launcher.config import parse
+from kmesh.launcher.listening import HostPort
 
 from kmesh_bpf import ConfigError, KernelError
 from tests.unit.cluster import kube

@@ -12,8 +12,8 @@ from ipaddress import ip_address
 import pytest
 from kmesh.errors import ServerError
 from kmesh.launcher import cli, health
-from kmesh.launcher.config import HostPort
 from kmesh.launcher.health import HealthServer
+from kmesh.launcher.listening import HostPort
 from kmesh.launcher.readiness import Page, answer, judged
 from kmesh.launcher.record import KeyRecord, Record
 
