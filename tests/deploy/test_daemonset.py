@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 from kmesh.launcher import config
-from kmesh.launcher.readiness import answer, judged
-from kmesh.launcher.record import KeyRecord, Record
+from kmesh.telling.readiness import answer, judged
+from kmesh.telling.record import KeyRecord, Record
 
 from kmesh_bpf.kernel.boot_guard import FILE
 from kmesh_bpf.kernel.pin_root import DEFAULT_PIN_ROOT

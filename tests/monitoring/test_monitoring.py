@@ -4,8 +4,8 @@ import json
 import re
 
 import yaml
-from kmesh.launcher.metrics import FAMILIES, render
-from kmesh.launcher.readiness import judged
+from kmesh.telling.metrics import FAMILIES, render
+from kmesh.telling.readiness import judged
 
 from tests.monitoring.promtool import ALERTS, DASHBOARD, promtool
 from tests.unit.core import mesh

@@ -13,8 +13,8 @@ from kmesh.launcher.announcer import Announcer
 from kmesh.launcher.config import Config
 from kmesh.launcher.config import parse as flags
 from kmesh.launcher.daemon import FIRST_RETRY, LAST_RETRY, Daemon
-from kmesh.launcher.record import Bounds, Pass
-from kmesh.launcher.recorder import Recorder
+from kmesh.telling.record import Bounds, Pass
+from kmesh.telling.recorder import Recorder
 
 from kmesh_bpf import Address, KmeshBpfError, Operation, Report, remote_pods
 from kmesh_bpf.core.operations import DeleteSa

@@ -161,7 +161,7 @@ class SimulatedCluster(KubernetesCluster):
 
 
 class Outbox:
-    """Sends a daemon's reports, as :class:`kmesh.launcher.outbox.Outbox` does: the newest one, when it gets through."""
+    """Sends a daemon's reports, as :class:`kmesh.telling.outbox.Outbox` does: the newest one, when it gets through."""
 
     def __init__(self, source: SimulatedCluster) -> None:
         self._source = source

@@ -23,10 +23,10 @@ from kmesh.launcher.announcer import Announcer, AnnouncerThread
 from kmesh.launcher.boot import BootGuard
 from kmesh.launcher.config import MOUNTED_KEY, Config, parse
 from kmesh.launcher.daemon import PERIOD, Daemon, uninstall
-from kmesh.launcher.health import HealthServer
-from kmesh.launcher.outbox import Outbox
-from kmesh.launcher.record import Bounds
-from kmesh.launcher.recorder import Recorder
+from kmesh.telling.health import HealthServer
+from kmesh.telling.outbox import Outbox
+from kmesh.telling.record import Bounds
+from kmesh.telling.recorder import Recorder
 from kmesh_bpf import ConfigError, KmeshBpfError, boot_guard, claim, privileges
 
 EXIT_FAILED, EXIT_REFUSED = 1, 2

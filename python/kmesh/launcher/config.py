@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from kmesh.launcher import upstream
-from kmesh.launcher.listening import HostPort
+from kmesh.telling.listening import HostPort
 from kmesh.text import file_name, path, shown
 from kmesh_bpf import (
     DEFAULT_PIN_ROOT,

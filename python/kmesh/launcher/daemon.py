@@ -31,9 +31,9 @@ from kmesh.launcher.announcer import Announced, Announcer, Draft
 from kmesh.launcher.boot import BootGuard
 from kmesh.launcher.config import Config
 from kmesh.launcher.looks import Looks
-from kmesh.launcher.record import KeyRecord, Pass
-from kmesh.launcher.recorder import Recorder
-from kmesh.launcher.telling import counted, milliseconds, news
+from kmesh.telling.lines import counted, milliseconds, news
+from kmesh.telling.record import KeyRecord, Pass
+from kmesh.telling.recorder import Recorder
 from kmesh_bpf import (
     Address,
     AddSa,

@@ -12,10 +12,10 @@ from kmesh.cluster.status import STATUS_ANNOTATION
 from kmesh.launcher.announcer import Announcer
 from kmesh.launcher.config import parse
 from kmesh.launcher.daemon import Daemon
-from kmesh.launcher.peers import Peers, summed_up
-from kmesh.launcher.readiness import judged
-from kmesh.launcher.record import Bounds, KeyRecord, Pass, Record, after_pass, in_series, surveyed
-from kmesh.launcher.recorder import Recorder
+from kmesh.telling.peers import Peers, summed_up
+from kmesh.telling.readiness import judged
+from kmesh.telling.record import Bounds, KeyRecord, Pass, Record, after_pass, in_series, surveyed
+from kmesh.telling.recorder import Recorder
 
 from kmesh_bpf import FakeKernel, Key, Options, reconcile
 from tests.unit.cluster import kube

@@ -5,7 +5,7 @@ import math
 
 import pytest
 from kmesh.launcher.config import parse
-from kmesh.launcher.listening import HostPort
+from kmesh.telling.listening import HostPort
 
 from kmesh_bpf import ConfigError, KernelError
 from tests.unit.cluster import kube

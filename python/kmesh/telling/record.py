@@ -17,7 +17,7 @@ from types import MappingProxyType
 from typing import get_args
 
 from kmesh.cluster.status import DROPPING
-from kmesh.launcher.peers import PeerRecord, Sums
+from kmesh.telling.peers import PeerRecord, Sums
 from kmesh_bpf import Network, Operation, Pods, Problem, Report, View
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -105,7 +105,7 @@ class Record:
     loaded.
 
     ``now``: when it is told; ``view_age``: how long the cluster had not been seen then, in seconds; ``unready``: why
-    the node was not ready, empty when it was (:mod:`kmesh.launcher.readiness`). ``peers`` with their ``sums``,
+    the node was not ready, empty when it was (:mod:`kmesh.telling.readiness`). ``peers`` with their ``sums``,
     ``counters`` and ``xfrm_errors`` are as old as the last telling, a second or so.
 
     What only a series of records shows: ``unready_since``, ``been_ready``: whether it ever was, up to here;

@@ -7,15 +7,14 @@ import random
 import time
 from collections.abc import Callable, Mapping
 
-from kmesh.cluster import reporting
 from kmesh.cluster.status import NodeStatus, to_lease
-from kmesh.launcher import conditions
-from kmesh.launcher.conditions import Condition
-from kmesh.launcher.events import Allowance, admit, manifest, notes
-from kmesh.launcher.outbox import Outbox
-from kmesh.launcher.peers import Peers, summed_up
-from kmesh.launcher.readiness import Page, answer, judged
-from kmesh.launcher.record import Bounds, Pass, Record, after_error, after_pass, in_series, surveyed
+from kmesh.telling import conditions, reporting
+from kmesh.telling.conditions import Condition
+from kmesh.telling.events import Allowance, admit, manifest, notes
+from kmesh.telling.outbox import Outbox
+from kmesh.telling.peers import Peers, summed_up
+from kmesh.telling.readiness import Page, answer, judged
+from kmesh.telling.record import Bounds, Pass, Record, after_error, after_pass, in_series, surveyed
 
 SOONEST = 1.0
 """Seconds between two tellings at least: they cost more than a pass of one event, and nobody reads faster."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 
-from kmesh.launcher import metrics
-from kmesh.launcher.record import Record
+from kmesh.telling import metrics
+from kmesh.telling.record import Record
 
 SETTLING = 2.0
 """Seconds that passes may take to reach a plan: some steps can only be taken when others are seen to be done."""

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kmesh.launcher.conditions import (
+from kmesh.telling.conditions import (
     LONGEST_MESSAGE,
     REPLACEMENT_PATIENCE,
     SOONEST,
@@ -14,8 +14,8 @@ from kmesh.launcher.conditions import (
     delay,
     manifest,
 )
-from kmesh.launcher.events import PATIENCE
-from kmesh.launcher.record import KeyRecord, Record
+from kmesh.telling.events import PATIENCE
+from kmesh.telling.record import KeyRecord, Record
 
 from kmesh_bpf import KmeshBpfError, Operation, Problem, ProblemKind
 from kmesh_bpf.core.operations import InstallNatExemption

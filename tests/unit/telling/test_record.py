@@ -3,7 +3,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
-from kmesh.launcher.record import (
+from kmesh.telling.record import (
     APPLIED,
     BUCKETS,
     CONVERGED,

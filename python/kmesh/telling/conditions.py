@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from kmesh.cluster.objects import NAMESPACE, NODE_INFO_API
-from kmesh.launcher.events import PEER_REASONS, patience_lost
-from kmesh.launcher.record import Record
+from kmesh.telling.events import PEER_REASONS, patience_lost
+from kmesh.telling.record import Record
 
 ENCRYPTION_READY, KEY_ACCEPTED, PEERS_ACCEPTED, KEY_REPLACED = TYPES = (
     "EncryptionReady",

@@ -6,7 +6,7 @@ from ipaddress import ip_address
 from typing import get_args
 
 import pytest
-from kmesh.launcher.telling import KINDS, MOST, NOUNS, counted, milliseconds, news
+from kmesh.telling.lines import KINDS, MOST, NOUNS, counted, milliseconds, news
 
 from kmesh_bpf import Operation
 from kmesh_bpf.core import operations as ops

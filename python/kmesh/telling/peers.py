@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from kmesh.launcher.totals import NO_TRAFFIC, WAYS, Account, Traffic, Way, way_of
+from kmesh.telling.totals import NO_TRAFFIC, WAYS, Account, Traffic, Way, way_of
 from kmesh_bpf import Address, Peer, Report, SaId, SaUsage, View
 
 SEQUENCES, SEQUENCES_ESN = 1 << 32, 1 << 64
@@ -25,7 +25,7 @@ class Direction:
     ``spis``: their versions, ascending, one of each SA. ``used``: the version that packets take, the lower one if two
     tunnels differ; 0: there is none, or a policy leads to where no SA is. ``sequence_use``: the largest part of its
     sequence numbers that one of them has used, 0 to 1. ``last_used``, ``since`` (the oldest of the newest version was
-    made): seconds since the epoch, 0: never. ``traffic``: see :mod:`kmesh.launcher.totals`.
+    made): seconds since the epoch, 0: never. ``traffic``: see :mod:`kmesh.telling.totals`.
     """
 
     spis: tuple[int, ...] = ()

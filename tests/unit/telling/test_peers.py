@@ -6,8 +6,8 @@ from types import MappingProxyType
 
 from hypothesis import given
 from hypothesis import strategies as st
-from kmesh.launcher.peers import PeerRecord, Peers, summed_up
-from kmesh.launcher.totals import NO_TRAFFIC
+from kmesh.telling.peers import PeerRecord, Peers, summed_up
+from kmesh.telling.totals import NO_TRAFFIC
 
 from kmesh_bpf import FakeKernel, Options, Reconciler, View
 from tests.unit.core import mesh

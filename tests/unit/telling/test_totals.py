@@ -3,7 +3,7 @@ from ipaddress import ip_address
 
 from hypothesis import given
 from hypothesis import strategies as st
-from kmesh.launcher.totals import WAYS, Account, Traffic
+from kmesh.telling.totals import WAYS, Account, Traffic
 
 from kmesh_bpf import SaId, SaUsage
 from kmesh_bpf.core.state import Mark

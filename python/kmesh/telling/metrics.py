@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal
 
-from kmesh.launcher.peers import Direction, PeerRecord
-from kmesh.launcher.record import BUCKETS, Record
-from kmesh.launcher.totals import Traffic
+from kmesh.telling.peers import Direction, PeerRecord
+from kmesh.telling.record import BUCKETS, Record
+from kmesh.telling.totals import Traffic
 from kmesh_bpf import CONTRACT_VERSION, __version__
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 
 from kmesh.cluster.status import COUNTERS, Drop, NodeStatus, PeerStatus
-from kmesh.launcher.peers import PeerRecord
-from kmesh.launcher.record import Record
+from kmesh.telling.peers import PeerRecord
+from kmesh.telling.record import Record
 from kmesh_bpf import __version__
 
 PEER_ROWS = 32

@@ -11,11 +11,12 @@ from ipaddress import ip_address
 
 import pytest
 from kmesh.errors import ServerError
-from kmesh.launcher import cli, health
-from kmesh.launcher.health import HealthServer
-from kmesh.launcher.listening import HostPort
-from kmesh.launcher.readiness import Page, answer, judged
-from kmesh.launcher.record import KeyRecord, Record
+from kmesh.launcher import cli
+from kmesh.telling import health
+from kmesh.telling.health import HealthServer
+from kmesh.telling.listening import HostPort
+from kmesh.telling.readiness import Page, answer, judged
+from kmesh.telling.record import KeyRecord, Record
 
 from tests.unit.launcher.standin import BOUNDS
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from kmesh.launcher.record import Record
+from kmesh.telling.record import Record
 from kmesh_bpf import ProblemKind
 
 COMPONENT = "kmesh-daemon"

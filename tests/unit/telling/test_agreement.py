@@ -7,12 +7,12 @@ from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
-from kmesh.cluster.reporting import REASON_LENGTH, REASONS, make_status
-from kmesh.launcher.conditions import conditions
-from kmesh.launcher.events import PATIENCE, notes
-from kmesh.launcher.peers import Direction, PeerRecord, summed_up
-from kmesh.launcher.readiness import answer, judged
-from kmesh.launcher.record import KeyRecord, Record, after_error, in_series
+from kmesh.telling.conditions import conditions
+from kmesh.telling.events import PATIENCE, notes
+from kmesh.telling.peers import Direction, PeerRecord, summed_up
+from kmesh.telling.readiness import answer, judged
+from kmesh.telling.record import KeyRecord, Record, after_error, in_series
+from kmesh.telling.reporting import REASON_LENGTH, REASONS, make_status
 
 from kmesh_bpf import Problem, ProblemKind
 from tests.unit.cluster import kube
@@ -128,8 +128,8 @@ def test_a_pass_makes_nothing_of_what_there_is_to_tell(node, monkeypatch):
         raise AssertionError("in the way of an event")
 
     monkeypatch.setattr(node.recorder, "tell", never)
-    monkeypatch.setattr("kmesh.launcher.recorder.summed_up", never)
-    monkeypatch.setattr("kmesh.cluster.reporting.make_status", never)
+    monkeypatch.setattr("kmesh.telling.recorder.summed_up", never)
+    monkeypatch.setattr("kmesh.telling.reporting.make_status", never)
     monkeypatch.setattr(node.recorder._peers, "take", never)
     monkeypatch.setattr(node.memory, "counters", never)
     node.put(kube.pod("another", 2, 11))

@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kmesh.launcher.events import BURST, LONGEST_MESSAGE, PATIENCE, REFILL, Note, admit, manifest, notes
-from kmesh.launcher.record import KeyRecord, Record
+from kmesh.telling.events import BURST, LONGEST_MESSAGE, PATIENCE, REFILL, Note, admit, manifest, notes
+from kmesh.telling.record import KeyRecord, Record
 
 from kmesh_bpf import Problem, ProblemKind
 

@@ -3,9 +3,9 @@ from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
-from kmesh.launcher.metrics import FAMILIES, labels, render
-from kmesh.launcher.readiness import judged
-from kmesh.launcher.record import KINDS, KeyRecord, Record
+from kmesh.telling.metrics import FAMILIES, labels, render
+from kmesh.telling.readiness import judged
+from kmesh.telling.record import KINDS, KeyRecord, Record
 
 from tests.unit.core import mesh
 from tests.unit.launcher.standin import Passes

@@ -3,10 +3,10 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
-from kmesh.cluster.reporting import PEER_ROWS, delay, make_status
 from kmesh.cluster.status import Drop, PeerStatus, from_lease, to_lease
-from kmesh.launcher.readiness import judged
-from kmesh.launcher.record import KeyRecord
+from kmesh.telling.readiness import judged
+from kmesh.telling.record import KeyRecord
+from kmesh.telling.reporting import PEER_ROWS, delay, make_status
 
 from kmesh_bpf import KernelError, Key, Node, Options, Peer, Pod, Problem, ProblemKind, View, __version__
 from tests.unit.cluster.test_status import STATUS
