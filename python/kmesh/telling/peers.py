@@ -7,15 +7,18 @@ Everything that says something of a peer, or sums it up, goes by this.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 from kmesh.telling.totals import NO_TRAFFIC, WAYS, Account, Traffic, Way, way_of
 from kmesh_bpf import Address, Peer, Report, SaId, SaUsage, View
 
 SEQUENCES, SEQUENCES_ESN = 1 << 32, 1 << 64
 """Packets that an SA can carry: RFC 4303 sections 2.2 and 2.2.1."""
+NOTED_USE = 0.1
+"""The share of sequence numbers from which on a peer is told of in reports; the metrics tell of all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,40 +66,95 @@ class PeerRecord:
 class Sums:
     """All peers in a few numbers.
 
-    ``sending``: peers by the version that they are sent with, 0: cannot be told; ``receiving``: SAs that receive, by
-    version. ``oldest``, ``newest``: lowest and highest version of all SAs, 0: there is none. ``since``: when the first
-    SA of the newest version was made, 0: there is none.
+    ``ready``: how many we can send to. ``sending``: names of peers by the version that they are sent with, 0: none or
+    not all of it; ``receiving``: SAs that receive, by version. ``oldest``, ``newest``: lowest and highest version of
+    all SAs, 0: there is none. ``since``: when the first SA of the newest version was made, 0: there is none. ``noted``:
+    names of peers that are not ready, or of which an SA has used up ``NOTED_USE`` of its sequence numbers.
     """
 
     ready: int = 0
-    sending: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
+    sending: Mapping[int, frozenset[str]] = field(default_factory=lambda: MappingProxyType({}))
     receiving: Mapping[int, int] = field(default_factory=lambda: MappingProxyType({}))
     oldest: int = 0
     newest: int = 0
     since: int = 0
     sequence_use: float = 0.0
+    noted: frozenset[str] = frozenset()
 
 
-def summed_up(peers: Iterable[PeerRecord]) -> Sums:
-    """Sum up."""
-    ready, sequence_use = 0, 0.0
-    sending, receiving = Counter[int](), Counter[int]()
-    oldest: int | None = None
-    newest, since = 0, 0
-    for peer in peers:
-        ways = peer.ways
-        ready += peer.ready
-        sending[ways["out"].used] += 1
-        for spi in ways["in"].spis:
-            receiving[spi] += 1
-        for way in ways.values():
-            if not way.spis:
-                continue
-            oldest = way.oldest if oldest is None else min(oldest, way.oldest)
-            if way.newest > newest or (way.newest == newest and 0 < way.since < since):
-                newest, since = way.newest, way.since
-            sequence_use = max(sequence_use, way.sequence_use)
-    return Sums(ready, sending, receiving, oldest or 0, newest, since, sequence_use)
+class Tally:
+    """The sums of peers that come, change and go; each change costs the same, however many there are."""
+
+    def __init__(self) -> None:
+        self._ready = 0
+        self._sending: dict[int, set[str]] = {}
+        self._frozen: dict[int, frozenset[str]] = {}
+        self._receiving: Counter[int] = Counter()
+        self._oldest: Counter[int] = Counter()
+        self._newest: Counter[tuple[int, int]] = Counter()
+        self._uses: dict[str, float] = {}
+        self._noted: set[str] = set()
+
+    def change(self, name: str, before: PeerRecord | None, now: PeerRecord | None) -> None:
+        """Take in what a peer was, and is; None: there was or is none."""
+        for peer, number in ((before, -1), (now, 1)):
+            if peer is not None:
+                self._count(peer, number)
+        if before is not None:
+            self._frozen.pop(before.ways["out"].used, None)
+            self._sending[before.ways["out"].used].discard(name)
+        if now is not None:
+            self._frozen.pop(now.ways["out"].used, None)
+            self._sending.setdefault(now.ways["out"].used, set()).add(name)
+        use = max((way.sequence_use for way in now.ways.values()), default=0.0) if now is not None else 0.0
+        if use:
+            self._uses[name] = use
+        else:
+            self._uses.pop(name, None)
+        if now is not None and (not now.ready or use >= NOTED_USE):
+            self._noted.add(name)
+        else:
+            self._noted.discard(name)
+
+    def sums(self) -> Sums:
+        """Give the sums."""
+        for spi, names in self._sending.items():
+            if names and spi not in self._frozen:
+                self._frozen[spi] = frozenset(names)
+        newest = max((spi for spi, _ in self._newest), default=0)
+        return Sums(
+            self._ready,
+            MappingProxyType({spi: self._frozen[spi] for spi, names in self._sending.items() if names}),
+            MappingProxyType(dict(self._receiving)),
+            min(self._oldest, default=0),
+            newest,
+            min((since for spi, since in self._newest if spi == newest and since), default=0),
+            max(self._uses.values(), default=0.0),
+            frozenset(self._noted),
+        )
+
+    def _count(self, peer: PeerRecord, number: int) -> None:
+        self._ready += number * peer.ready
+        for spi in peer.ways["in"].spis:
+            _add(self._receiving, spi, number)
+        for way in peer.ways.values():
+            if way.spis:
+                _add(self._oldest, way.oldest, number)
+                _add(self._newest, (way.newest, way.since), number)
+
+
+def _add(counter: Counter[Any], key: Any, number: int) -> None:
+    counter[key] += number
+    if not counter[key]:
+        del counter[key]
+
+
+def summed_up(peers: Mapping[str, PeerRecord]) -> Sums:
+    """Sum up peers by name."""
+    tally = Tally()
+    for name, peer in peers.items():
+        tally.change(name, None, peer)
+    return tally.sums()
 
 
 class Peers:
@@ -104,6 +162,7 @@ class Peers:
 
     def __init__(self) -> None:
         self._records: dict[str, PeerRecord] = {}
+        self._tally = Tally()
         self._accounts: dict[str, Account] = {}
         self._peers: dict[str, Peer] = {}
         self._names: dict[Address, str] = {}
@@ -118,19 +177,21 @@ class Peers:
         else:
             self._touched |= report.touched
 
-    def take(self, view: View, report: Report) -> Mapping[str, PeerRecord]:
-        """Give the peers by name after the last pass noted: those that we should be able to send to."""
+    def take(self, view: View, report: Report) -> tuple[Mapping[str, PeerRecord], Sums]:
+        """Give the peers by name after the last pass noted, those that we should be able to send to, and their sums."""
         grown = False
         for name in self._changed(view, report):
-            if name in report.expected:
-                grown = grown or name not in self._records
-                self._records[name] = self._record(name, report)
-            else:
-                self._records.pop(name, None)
+            before = self._records.pop(name, None) if name not in report.expected else self._records.get(name)
+            now = self._record(name, report) if name in report.expected else None
+            if now is None:
                 self._accounts.pop(name, None)
+            else:
+                self._records[name] = now
+                grown = grown or before is None
+            self._tally.change(name, before, now)
         if grown:
             self._records = dict(sorted(self._records.items()))
-        return MappingProxyType(self._records.copy())
+        return MappingProxyType(self._records.copy()), self._tally.sums()
 
     def _changed(self, view: View, report: Report) -> set[str]:
         """Give the names of the peers that something may have changed about."""

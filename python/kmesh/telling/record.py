@@ -163,7 +163,7 @@ class Record:
     @property
     def on_newest(self) -> int:
         """How many peers are sent to with the newest version."""
-        return self.sums.sending.get(self.newest_spi, 0) if self.newest_spi else 0
+        return len(self.sums.sending.get(self.newest_spi, ())) if self.newest_spi else 0
 
 
 def after_pass(before: Record, done: Pass) -> Record:

@@ -12,7 +12,7 @@ from kmesh.telling import conditions, reporting
 from kmesh.telling.conditions import Condition
 from kmesh.telling.events import Allowance, admit, manifest, notes
 from kmesh.telling.outbox import Outbox
-from kmesh.telling.peers import Peers, summed_up
+from kmesh.telling.peers import Peers
 from kmesh.telling.readiness import Page, answer, judged
 from kmesh.telling.record import Bounds, Pass, Record, after_error, after_pass, in_series, surveyed
 
@@ -89,8 +89,7 @@ class Recorder:
         """Make the record of now, and send of it what is worth it; what comes too soon is due later."""
         before, self._news = self._told, False
         if self._last is not None:
-            peers = self._peers.take(self._last.view, self._last.report)
-            sums = summed_up(peers.values())
+            peers, sums = self._peers.take(self._last.view, self._last.report)
             self.record = surveyed(self.record, peers, sums, self._counters(), self._xfrm_errors())
         self.record = self._told = in_series(before, self._judged())
         self._tell_events(before)

@@ -6,6 +6,8 @@ Small on purpose: with thousands of nodes every report is stored, and sent to wh
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from heapq import nsmallest
 
 from kmesh.cluster.status import COUNTERS, Drop, NodeStatus, PeerStatus
 from kmesh.telling.peers import PeerRecord
@@ -14,8 +16,6 @@ from kmesh_bpf import __version__
 
 PEER_ROWS = 32
 """Peers at most that a report tells of one by one: those that are not ready, or behind, or have used up much."""
-NOTED_USE = 0.1
-"""The share of sequence numbers from which on a peer is told of; the metrics tell of all of them."""
 REASONS, REASON_LENGTH = 8, 240
 """Sentences in a report, and characters in each."""
 
@@ -38,8 +38,7 @@ def make_status(record: Record) -> NodeStatus:
             peer.ways["out"].used,
             max(way.sequence_use for way in peer.ways.values()),
         )
-        for name, peer in record.peers.items()
-        if _is_told(peer, newest)
+        for name, peer in _told(record)
     )
     sending = [spi for spi in record.sums.sending if spi]
     refused = (f"the key in the Secret is refused: {record.key.refused}",) if record.key.refused else ()
@@ -63,18 +62,18 @@ def make_status(record: Record) -> NodeStatus:
         strict=record.strict,
         services=tuple(sorted(map(str, record.services))),
         nat_exemption=record.nat_exemption,
-        peers=tuple(sorted(peers, key=lambda peer: (peer.ready, peer.spi_out, peer.name))[:PEER_ROWS]),
+        peers=tuple(nsmallest(PEER_ROWS, peers, key=lambda peer: (peer.ready, peer.spi_out, peer.name))),
         by_cidr=tuple(sorted(record.by_cidr)[:PEER_ROWS]),
         by_cidr_count=len(record.by_cidr),
         problems=tuple(sorted({problem.kind.name for problem in record.plan_problems})),
     )
 
 
-def _is_told(peer: PeerRecord, newest: int) -> bool:
-    """Tell whether a peer is not as it should be."""
-    if not peer.ready or peer.ways["out"].used != newest:
-        return True
-    return any(way.sequence_use >= NOTED_USE for way in peer.ways.values())
+def _told(record: Record) -> Iterator[tuple[str, PeerRecord]]:
+    """Give the peers that are not as they should be, with their names."""
+    behind = (names for spi, names in record.sums.sending.items() if spi != record.newest_spi)
+    for name in record.sums.noted.union(*behind):
+        yield name, record.peers[name]
 
 
 def delay(previous: NodeStatus | None, new: NodeStatus, now: float, jitter: float) -> float:

@@ -12,7 +12,7 @@ from kmesh.cluster.status import STATUS_ANNOTATION
 from kmesh.launcher.announcer import Announcer
 from kmesh.launcher.config import parse
 from kmesh.launcher.daemon import Daemon
-from kmesh.telling.peers import Peers, summed_up
+from kmesh.telling.peers import Peers
 from kmesh.telling.readiness import judged
 from kmesh.telling.record import Bounds, KeyRecord, Pass, Record, after_pass, in_series, surveyed
 from kmesh.telling.recorder import Recorder
@@ -130,7 +130,7 @@ class Passes:
         before, now = self.record, self.clock.now
         record = after_pass(before, Pass(view, report, key, (), now, seconds))
         self.peers.note(report)
-        peers = self.peers.take(view, report)
-        record = judged(surveyed(record, peers, summed_up(peers.values()), counters, xfrm_errors), now, 0.0)
+        peers, sums = self.peers.take(view, report)
+        record = judged(surveyed(record, peers, sums, counters, xfrm_errors), now, 0.0)
         self.record = in_series(before, record)
         return self.record

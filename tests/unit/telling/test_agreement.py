@@ -54,7 +54,7 @@ def metrics(record: Record) -> dict[str, float]:
 
 @given(records, st.sampled_from([0.0, 61.0]))
 def test_lease_metrics_readiness_events_and_conditions_agree(record, view_age):
-    record = replace(record, sums=summed_up(record.peers.values()))
+    record = replace(record, sums=summed_up(record.peers))
     told = in_series(Record("n1", 0.0), judged(record, 1000.0, view_age))
     page, lease, samples = json.loads(answer("/readyz", told).body), make_status(told), metrics(told)
     later = replace(told, attempted=told.attempted + PATIENCE)
@@ -128,7 +128,6 @@ def test_a_pass_makes_nothing_of_what_there_is_to_tell(node, monkeypatch):
         raise AssertionError("in the way of an event")
 
     monkeypatch.setattr(node.recorder, "tell", never)
-    monkeypatch.setattr("kmesh.telling.recorder.summed_up", never)
     monkeypatch.setattr("kmesh.telling.reporting.make_status", never)
     monkeypatch.setattr(node.recorder._peers, "take", never)
     monkeypatch.setattr(node.memory, "counters", never)

@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from hypothesis import given
 from hypothesis import strategies as st
-from kmesh.telling.peers import PeerRecord, Peers, summed_up
+from kmesh.telling.peers import NOTED_USE, Direction, PeerRecord, Peers, Sums, summed_up
 from kmesh.telling.totals import NO_TRAFFIC
 
 from kmesh_bpf import FakeKernel, Options, Reconciler, View
@@ -31,12 +31,13 @@ class World:
         self.peers.note(self.report)
 
     def told(self) -> dict[str, PeerRecord]:
-        return dict(self.peers.take(self.view, self.report))
+        found, self.sums = self.peers.take(self.view, self.report)
+        return dict(found)
 
     def anew(self) -> dict[str, PeerRecord]:
         fresh = Peers()
         fresh.note(replace(self.report, touched=None))
-        return dict(fresh.take(self.view, self.report))
+        return dict(fresh.take(self.view, self.report)[0])
 
     def with_peers(self, peers) -> None:
         pods = [pod for pod in self.all_pods if pod.node == "n1" or pod.node in {peer.node.name for peer in peers}]
@@ -133,11 +134,14 @@ def test_what_is_remembered_is_what_one_finds_who_looks_for_the_first_time(histo
     for event, number, tell in history:
         event(world, number)
         if tell:
-            assert without_traffic(world.told()) == without_traffic(world.anew()), event.__name__
+            told = world.told()
+            assert without_traffic(told) == without_traffic(world.anew()), event.__name__
+            assert world.sums == summed_up(told)
     told = world.told()
     assert without_traffic(told) == without_traffic(world.anew())
     assert told.keys() == world.report.expected
-    assert summed_up(told.values()).ready == len(world.report.reachable)
+    assert world.sums == summed_up(told)
+    assert world.sums.ready == len(world.report.reachable)
 
 
 def test_after_an_event_of_one_pod_only_its_node_is_looked_at(monkeypatch):
@@ -174,8 +178,24 @@ def test_traffic_of_a_peer_goes_on_with_it_and_is_forgotten_with_it():
 def test_what_was_told_stays_what_it_was():
     world = World()
     world.run()
-    told = world.peers.take(world.view, world.report)
-    kept = dict(told)
+    told, sums = world.peers.take(world.view, world.report)
+    kept = dict(told), summed_up(told)
     world.with_peers(())
     world.told()
-    assert (dict(told), type(told)) == (kept, MappingProxyType)
+    assert (dict(told), sums, type(told)) == (*kept, MappingProxyType)
+
+
+def test_sums_are_of_all_peers_and_of_the_worst_of_them():
+    def way(*spis: int, used: int = 0, use: float = 0.0, since: int = 0) -> Direction:
+        return Direction(spis, used, use, 0, since)
+
+    peers = {
+        "n2": PeerRecord(True, 2, {"in": way(1, 2, since=50), "out": way(1, 2, used=2, use=0.05, since=40)}),
+        "n3": PeerRecord(True, 1, {"in": way(1, 2, since=60), "out": way(1, used=1, use=NOTED_USE, since=10)}),
+        "n4": PeerRecord(False, 0),
+    }
+    found = summed_up(peers)
+    assert (found.ready, found.oldest, found.newest, found.since, found.sequence_use) == (2, 1, 2, 40, NOTED_USE)
+    assert found.sending == {2: {"n2"}, 1: {"n3"}, 0: {"n4"}}
+    assert (found.receiving, found.noted) == ({1: 2, 2: 2}, {"n3", "n4"})
+    assert summed_up({}) == Sums()
