@@ -202,6 +202,11 @@ def managed_pods(state: KernelState) -> frozenset[Address]:
     return frozenset(address for address, flags in state.pods.items() if flags & managed)
 
 
+def own_addresses(state: KernelState) -> frozenset[Address]:
+    """Give this node's own addresses."""
+    return frozenset(address for address, flags in state.pods.items() if flags & PodFlags.OWN)
+
+
 def remote_pods(state: KernelState) -> frozenset[Address]:
     """Give the addresses of the managed pods of other nodes."""
     return frozenset(address for address, flags in state.pods.items() if flags & PodFlags.REMOTE)

@@ -28,7 +28,7 @@ class GoDaemon(Daemon):
         view = super().view(objects)
         return replace(view, peers=tuple(replace(peer, node_traffic=False, replay_window=0) for peer in view.peers))
 
-    def _publish(self, report: Report, objects: ClusterObjects) -> None:
+    def _announce(self, report: Report, objects: ClusterObjects) -> None:
         ours, ring = self._ours(objects), self.memory.keyring
         began = ours is not None and ours.boot_id == report.incarnation
         missing = any(isinstance(one, AddSa) and one.sa.mark is not None for one in report.drift)

@@ -10,11 +10,12 @@ from ipaddress import ip_address
 from random import Random
 from typing import Any
 
+from kmesh.launcher.announcer import Announcer
 from kmesh.launcher.config import Config
 from kmesh.launcher.config import parse as flags
 from kmesh.launcher.daemon import FIRST_RETRY, LAST_RETRY, Daemon
-from kmesh.launcher.readiness import Bounds
-from kmesh.launcher.recorder import Recorder
+from kmesh.telling.record import Bounds, Pass
+from kmesh.telling.recorder import Recorder
 
 from kmesh_bpf import Address, KernelError, KmeshBpfError, Operation, Report, Settings, remote_pods
 from kmesh_bpf.core.state import Link
@@ -27,8 +28,8 @@ UPLINK = 2
 BOUNDS = Bounds(silence=90.0, view_age=60.0)
 
 
-class KilledError(Exception):
-    """The daemon is killed, here and now."""
+class KilledError(BaseException):
+    """The daemon is killed, here and now: nothing in it takes that for an error."""
 
 
 @dataclass(eq=False)
@@ -163,7 +164,15 @@ class Machine:
         recorder = Recorder(self.name, self.source.age, self.outbox, BOUNDS, self.world.clock, lambda: 0.0)
         recorder.passed = self._passing(recorder.passed)
         make, arguments = (GoDaemon, FLAGS) if self.is_go else (Daemon, self.arguments)
-        self.daemon = make(config(arguments, self.name), self.source, self.kernel, recorder, self, fresh=self._fresh)
+        self.daemon = make(
+            config(arguments, self.name),
+            self.source,
+            self.kernel,
+            recorder,
+            Announcer(self.source, self.world.clock),
+            self,
+            fresh=self._fresh,
+        )
         self.wake_at, self.retry = self.world.now, FIRST_RETRY
         self.kernel.changed()
 
@@ -182,12 +191,16 @@ class Machine:
         try:
             if self.outbox:
                 self.outbox.turn()
+            self.daemon.announcer.write()
+            news = self.source.changed() or self.daemon.announcer.news
             changed = self.kernel.changed()
             if changed:
                 self.daemon._guard()
-            if not (changed or self.source.changed() or self.world.now >= self.wake_at or self.kernel.look()):
+            if not (changed or news or self.world.now >= self.wake_at or self.kernel.look()):
+                self._tell(self.daemon)
                 return False
             self._step(self.daemon, self.source)
+            self._tell(self.daemon)
         except KilledError:
             self.world.story.tell(f"{self.name}'s daemon is killed between two operations, and started again")
             self.start()
@@ -205,10 +218,14 @@ class Machine:
         else:
             self.wake_at, self.retry = self.world.now + wait, FIRST_RETRY
 
+    def _tell(self, daemon: Daemon) -> None:
+        if daemon.recorder.due() <= 0:
+            daemon.recorder.tell()
+
     def _passing(self, passed: Any) -> Any:
-        def watched(view: Any, report: Report, *arguments: Any, **named: Any) -> None:
-            passed(view, report, *arguments, **named)
-            self.world.judge.done(self, view, report)
+        def watched(done: Pass) -> None:
+            passed(done)
+            self.world.judge.done(self, done.view, done.report)
 
         return watched
 

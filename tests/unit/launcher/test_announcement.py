@@ -55,9 +55,9 @@ def test_one_whose_announcement_cannot_be_written_becomes_another_once(node, mon
         patch.setattr(node.source, "publish", refusing)
         incarnations = set()
         for _ in range(3):
-            with pytest.raises(ClusterError):
-                node.steps(1)
+            node.steps(1)
             incarnations.add(node.memory.remembered)
+        assert node.ready() == (503, ["what this node has to announce cannot be written: no"])
     assert len(incarnations) == 1
     node.steps()
     assert {announced(node)} == incarnations
@@ -146,11 +146,10 @@ def test_a_deletion_after_which_nothing_can_be_created_ends_well(node, monkeypat
 
     with monkeypatch.context() as patch:
         patch.setattr(node.source, "publish", refusing)
-        with pytest.raises(ClusterError):
-            node.steps(1)
+        node.steps(1)
     assert announced(node) is None
     if restarted:
-        node.daemon = Daemon(node.daemon.config, node.source, node.memory, node.recorder)
+        node.restart()
     node.steps()
     assert announced(node) == node.memory.remembered
     before = announced(node)
@@ -175,7 +174,7 @@ def test_lost_pins_and_an_uninstall_make_another_incarnation_whatever_is_announc
         node.memory.remembered = None
         for lost in (node.memory.peers, node.memory.pods, *([node.memory.sas, node.memory.usage] if flushed else [])):
             lost.clear()
-        node.daemon = Daemon(node.daemon.config, node.source, node.memory, node.recorder)
+        node.restart()
         node.steps()
         seen.append(announced(node))
         made = {sa.key for sa in node.memory.sas.values()}
