@@ -303,6 +303,8 @@ class Planner:
         )
         special = sorted(self._special.items())
         returned = frozenset(name for name, part in special if part.returned)
+        while self._due and self._due[0][0] != self._parts.get(self._due[0][1], NO_PART).due:
+            heapq.heappop(self._due)  # of a part that was made anew since
         due = self._due[0][0] if self._due else None
         gone = (since + formers.DEPARTED_LINGER for since in leaving.departing.values())
         return Plan(
