@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from kmesh_bpf.core.diff import diff
 from kmesh_bpf.core.operations import DeletePolicy, DeleteSa, ReplaceSa, SetPolicy
 from kmesh_bpf.core.options import Options
-from kmesh_bpf.core.state import Direction, KernelState, Mark, Policy
+from kmesh_bpf.core.state import Direction, KernelState, Mark, Policy, SaUsage
 from kmesh_bpf.errors import KernelError
 from kmesh_bpf.kernel.fake import FakeKernel
 from kmesh_bpf.reconcile import Reconciler, reconcile
@@ -212,6 +212,27 @@ def test_what_was_retired_counts_for_the_present_incarnations_only(node):
     }
     node.run(1)
     assert node.entry().retired == 1
+
+
+@pytest.mark.parametrize("busy", [0, 1], ids=["IPv4", "IPv6"])
+def test_of_a_peer_s_two_tunnels_the_one_in_use_keeps_its_old_sa_and_the_idle_one_does_not(node, busy):
+    replaced(node)
+    ends = mesh.node(2).addresses
+    for _ in range(4):
+        node.now += 5
+        node.kernel.use(next(one for one in node.kernel.sas if one.src == ends[busy] and one.spi == 1), node.now)
+        node.run()
+    left = [sorted(one.spi for one in node.kernel.sas if one.src == end) for end in ends]
+    assert (left[busy], left[1 - busy]) == ([1, 2], [2])
+
+
+def test_an_inbound_sa_under_another_mark_is_of_a_former_incarnation_and_does_not_stay(node):
+    """Between the same addresses: what tells whose it is, and how it was used, is address and mark together."""
+    (mine,) = (one for one in node.kernel.sas.values() if one.src == R)
+    other = replace(mine, spi=7, key=mesh.key(9), mark=replace(mine.mark, value=mine.mark.value ^ 0x300000))
+    node.kernel.sas[other.id], node.kernel.usage[other.id] = other, SaUsage(int(node.now), int(node.now), 1, 1)
+    node.run()
+    assert node.inbound() == [1]
 
 
 def test_a_peer_that_toggles_its_window_changes_nothing_until_the_next_key(node):
