@@ -214,6 +214,24 @@ def test_what_was_retired_counts_for_the_present_incarnations_only(node):
     assert node.entry().retired == 1
 
 
+def test_a_version_is_not_told_to_be_in_use_while_another_sa_stands_in_the_place_of_one_of_its_own(node):
+    """The kernel refuses to replace it, so what it holds under this identity is not what was planned."""
+    node.held = (1, 2)
+    node.run(100)
+    (mine,) = (one for one in node.kernel.sas.values() if one.src == R and one.spi == 2)
+    node.kernel.sas[mine.id] = replace(mine, key=mesh.key(9))
+    node.kernel.refuse = lambda op: KernelError("add SA", "x", 12) if isinstance(op, ReplaceSa) else None
+    node.peer = 2
+    for _ in range(3):
+        node.run(2)
+    assert 2 in node.outbound()
+    assert node.entry().spi == 1
+    node.kernel.refuse = lambda _: None
+    node.run(2)
+    node.run(2)
+    assert node.entry().spi == 2
+
+
 @pytest.mark.parametrize("busy", [0, 1], ids=["IPv4", "IPv6"])
 def test_of_a_peer_s_two_tunnels_the_one_in_use_keeps_its_old_sa_and_the_idle_one_does_not(node, busy):
     replaced(node)
