@@ -1,10 +1,11 @@
 """What may happen to the world of :mod:`tests.unit.wire`, by name: to its nodes, its cluster and its key."""
 
 from dataclasses import replace
+from ipaddress import ip_address
 
 from kmesh.cluster import secret
 
-from kmesh_bpf.core import marks
+from kmesh_bpf.core import keys, marks
 from tests.unit.core import mesh
 from tests.unit.wire import OTHER, OURS, WINDOW, material
 
@@ -70,11 +71,14 @@ def entries_come_from_contract_version_1(world, host):
 
 @ours
 def entries_come_from_contract_version_2(world, host):
-    here = mesh.node(host.index, boot=host.kernel.remembered or "")
-    boots = {one["spec"]["addresses"][0]: one["spec"]["bootID"] for one in world.infos.values()}
+    """Of entries for who is announced now; what was made for somebody before stays as it is."""
+    here = replace(mesh.node(host.index), boot_id=host.kernel.remembered or "")
+    local = ip_address(world.address(host.index))
     for address, entry in host.kernel.peers.items():
-        peer = replace(here, boot_id=boots.get(str(address), ""))
-        host.kernel.peers[address] = replace(entry, pair=marks.second_pair(here, peer))
+        for boot in (one["spec"]["bootID"] for one in world.infos.values()):
+            if entry.pair == keys.pair(local, address, here.boot_id, boot):
+                pair = marks.second_pair(here, replace(here, boot_id=boot))
+                host.kernel.peers[address] = replace(entry, pair=pair)
     host.start()
 
 
