@@ -139,7 +139,10 @@ ROWS = (
         6,
         "rules on n1 save the low byte of marks to connections, and restore it",
         rules("n1", CONNMARK),
-        Excuse("a packet has one mark, and here somebody else writes it: the node says so", ("n1",)),
+        Excuse(
+            "a packet has one mark, and here somebody else writes it: the node names the rule when it reads the rules again, within five minutes",
+            ("n1",),
+        ),
     ),
     Row(
         "mark-users-low",
@@ -152,7 +155,10 @@ ROWS = (
         6,
         "the same rules, and the daemon was not told to leave these bits alone",
         rules("n2", TAKEN),
-        Excuse("a packet has one mark, and here somebody else takes our bits off it: the node says so", ("n2",)),
+        Excuse(
+            "a packet has one mark, and here somebody else takes our bits off it: the node names the rule when it reads the rules again, within five minutes",
+            ("n2",),
+        ),
     ),
     Row("conntrack-zones", 6, "connections of n1 are tracked in zones, and masqueraded (nft)", rules("n1", ZONES)),
     Row("filters-of-others", 6, "clsact filters of others ahead of ours and behind them, on n2", filters),
