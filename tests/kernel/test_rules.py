@@ -54,7 +54,7 @@ def test_what_is_new_is_read_the_sooner_the_less_reading_costs(
 ) -> None:
     now, read = [0.0], []
 
-    def reading() -> object:
+    def reading(in_time: Callable[[], bool]) -> object:
         read.append(now[0])
         now[0] += took
         return iter(())
