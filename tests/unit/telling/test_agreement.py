@@ -96,6 +96,17 @@ def test_a_pass_that_fails_is_told_by_all_of_them_and_so_is_that_the_next_one_do
     assert (node.ready(), node.report()["ready"], node.condition("EncryptionReady")) == ((200, []), True, "True")
 
 
+def test_what_sas_count_is_told_after_the_pass_that_observed_it(node):
+    node.key(1)
+    node.steps(5)
+    for identity in node.memory.sas:
+        node.memory.use(identity, 1001, packets=5)
+    node.daemon.passes.forget()
+    node.steps(1)
+    page = node.recorder.answer("/metrics").body
+    assert 'kmesh_ipsec_peer_packets_total{peer="n2",direction="in"} 10\n' in page
+
+
 def test_a_daemon_that_never_made_a_whole_pass_reports_why(node):
     node.recorder.failed("the cluster is not known yet")
     node.recorder.tell()

@@ -1,15 +1,19 @@
 """What there is to tell of each peer: remembered from pass to pass, it is what one finds who looks for the first time."""
 
+import sys
 from dataclasses import replace
 from ipaddress import ip_address
 from types import MappingProxyType
+from unittest.mock import patch
 
-from hypothesis import given
+import pytest
+from hypothesis import example, given
 from hypothesis import strategies as st
 from kmesh.telling.peers import NOTED_USE, Direction, PeerRecord, Peers, Sums, summed_up
 from kmesh.telling.totals import NO_TRAFFIC
 
-from kmesh_bpf import FakeKernel, Options, Reconciler, View
+from kmesh_bpf import FakeKernel, KernelError, Options, Reconciler, View
+from kmesh_bpf.core import operations as ops
 from tests.unit.core import mesh
 from tests.unit.launcher.standin import Clock
 
@@ -18,11 +22,17 @@ class World:
     """One node's passes over a cluster that changes, and what it tells of its peers."""
 
     def __init__(self, nodes: int = 4) -> None:
+        self.refusing = False
         self.clock = Clock()
         self.kernel = FakeKernel(mesh.LINKS, self.clock)
+        self.kernel.refuse = self._refuse
         self.view = mesh.view(nodes=nodes)
         self.passes = Reconciler(self.kernel, Options(), self.clock, lambda: "fresh".ljust(36, "0"))
         self.peers = Peers()
+
+    def _refuse(self, operation) -> KernelError | None:
+        kinds = (ops.SetPolicy, ops.AddSa)
+        return KernelError("write", "it", 12) if self.refusing and isinstance(operation, kinds) else None
 
     def run(self, view: View | None = None):
         self.view = view or self.view
@@ -62,6 +72,13 @@ def pod_moves(world: World, number: int) -> None:
     world.run(replace(world.view, pods=tuple(moved if pod.name == moved.name else pod for pod in pods)))
 
 
+def pod_comes(world: World, number: int) -> None:
+    there = world.view.pods
+    made = mesh.pod(2 + number % 3, 20 + number)
+    if made not in there:
+        world.run(replace(world.view, pods=(*there, made)))
+
+
 def node_leaves_or_comes(world: World, number: int) -> None:
     every = mesh.view(nodes=4).peers
     gone = every[number % len(every)]
@@ -79,6 +96,15 @@ def address_is_another_s(world: World, number: int) -> None:
         one, other = peers[0], peers[1]
         peers[0] = replace(one, node=replace(one.node, addresses=(ip_address(f"10.10.9.{number + 1}"),)))
         peers[1] = replace(other, node=replace(other.node, addresses=one.node.addresses))
+        world.with_peers(peers)
+
+
+def node_claims_another_s_address(world: World, number: int) -> None:
+    peers = list(world.view.peers)
+    if len(peers) > 1:
+        thief, other = (0, 1) if number % 2 else (1, 0)
+        node = peers[thief].node
+        peers[thief] = replace(peers[thief], node=replace(node, addresses=peers[other].node.addresses))
         world.with_peers(peers)
 
 
@@ -102,11 +128,34 @@ def sa_is_used(world: World, number: int) -> None:
         world.run()
 
 
+def sa_is_used_and_nobody_looks(world: World, number: int) -> None:
+    for identity in sorted(world.kernel.sas, key=str)[number:]:
+        world.kernel.use(identity, int(world.clock.now), packets=1 + number)
+
+
+def kernel_begins_or_ends_to_refuse(world: World, number: int) -> None:
+    world.refusing = not world.refusing
+    pod_comes(world, number)
+
+
+def sa_is_deleted(world: World, number: int) -> None:
+    sas = sorted(world.kernel.sas, key=str)
+    if sas:
+        del world.kernel.sas[sas[number % len(sas)]]
+        world.passes.forget()
+        world.run()
+
+
 def somebody_flushes(world: World, number: int) -> None:
     if number % 2:
         world.kernel.sas.clear()
     world.kernel.policies.clear()
     world.passes.forget()
+    world.run()
+
+
+def a_little_later(world: World, number: int) -> None:
+    world.clock.now += number
     world.run()
 
 
@@ -117,18 +166,42 @@ def much_later(world: World, number: int) -> None:
 
 EVENTS = (
     pod_moves,
+    pod_comes,
     node_leaves_or_comes,
     address_is_another_s,
+    node_claims_another_s_address,
     node_announces,
     key_is_replaced,
     sa_is_used,
+    sa_is_used_and_nobody_looks,
+    sa_is_deleted,
+    kernel_begins_or_ends_to_refuse,
     somebody_flushes,
+    a_little_later,
     much_later,
 )
 
 
-@given(st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 7), st.booleans()), max_size=12))
-def test_what_is_remembered_is_what_one_finds_who_looks_for_the_first_time(history):
+@pytest.mark.parametrize("many", [0, 1000], ids=["read back as a whole", "read back one by one"])
+@given(history=st.lists(st.tuples(st.sampled_from(EVENTS), st.integers(0, 7), st.booleans()), max_size=12))
+@example(history=[(key_is_replaced, 1, True), (sa_is_used_and_nobody_looks, 0, False), (much_later, 1, True)])
+@example(
+    history=[
+        (key_is_replaced, 1, True),
+        (node_announces, 2, True),
+        (a_little_later, 4, True),
+        (sa_is_used_and_nobody_looks, 0, False),
+        (a_little_later, 4, True),  # the planner asks whether it is idle, and it is not
+    ]
+)
+@example(history=[(node_claims_another_s_address, 0, True), (node_claims_another_s_address, 1, True)])
+@example(history=[(kernel_begins_or_ends_to_refuse, 1, True), (kernel_begins_or_ends_to_refuse, 2, True)])
+def test_what_is_remembered_is_what_one_finds_who_looks_for_the_first_time(many, history):
+    with patch.object(sys.modules["kmesh_bpf.reconcile"], "MANY", many):
+        live(history)
+
+
+def live(history) -> None:
     world = World()
     world.run()
     for event, number, tell in history:
@@ -157,6 +230,23 @@ def test_after_an_event_of_one_pod_only_its_node_is_looked_at(monkeypatch):
     world.run()
     world.told()
     assert looked == []
+
+
+def test_where_a_policy_leads_to_no_sa_it_cannot_be_told_what_is_sent_with():
+    world = World(nodes=2)
+    world.run()
+    assert world.told()["n2"].ways["out"].used == 1
+    (gone,) = [one for one in world.kernel.sas if one.mark is None and one.src.version == 6]
+    world.refusing = True
+    del world.kernel.sas[gone]
+    policies = dict(world.kernel.policies)
+    world.passes.forget()
+    world.run()
+    world.kernel.policies.update(policies)
+    world.passes.forget()
+    world.run()
+    found = world.told()["n2"]
+    assert (found.ready, found.ways["out"].used) == (False, 0)
 
 
 def test_traffic_of_a_peer_goes_on_with_it_and_is_forgotten_with_it():
