@@ -54,9 +54,9 @@ class Node:
         self.recorder = Recorder("n1", self.source.age, outbox, BOUNDS, self.clock)
         self.restart()
 
-    def restart(self) -> None:
+    def restart(self, *flags: str) -> None:
         self.announcer = Announcer(self.source, self.clock)
-        self.daemon = Daemon(parse([], "n1", "host"), self.source, self.memory, self.recorder, self.announcer)
+        self.daemon = Daemon(parse(flags, "n1", "host"), self.source, self.memory, self.recorder, self.announcer)
 
     def put(self, manifest) -> None:
         name = f"{manifest['kind']}-{manifest['metadata']['name']}".lower()

@@ -4,8 +4,6 @@ import pytest
 import yaml
 from kmesh.cluster import secret
 from kmesh.errors import ClusterError
-from kmesh.launcher.config import parse
-from kmesh.launcher.daemon import Daemon
 
 from kmesh_bpf import KernelError, Key
 from kmesh_bpf.core import operations as ops
@@ -237,7 +235,7 @@ def test_another_window_is_another_incarnation_though_no_key_of_the_sas_in_place
     before = announced(node)
     used = {sa.key for sa in node.memory.sas.values()}
     node.put(secret.render(secret.Keyring(7, {7: Key(kube.material(7))})))
-    node.daemon = Daemon(parse([f"--replay-window={window}"], "n1", "host"), node.source, node.memory, node.recorder)
+    node.restart(f"--replay-window={window}")
     node.steps()
     after = announced(node)
     assert after not in (before, None)
