@@ -123,7 +123,6 @@ def pod_moves(world: World, draw: Random) -> str | None:
     world.now += 1.0  # so that which is the newer one can be told
     name = f"{draw.choice('az')}{world.born}{world.idents}"
     new = world.add_pod(machine, name=name, namespace=pod.namespace, labels=pod.labels, addresses=pod.addresses)
-    new.heir = True
     return (
         f"pod {pod.label} of {before} ends, {fate}; {new.label} on {machine.name} gets its address {new.addresses[0]}"
     )

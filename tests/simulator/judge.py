@@ -4,9 +4,7 @@
    could have known.* That moment is the end of its first pass that began while its cluster source held, for both
    addresses, one living pod that is managed (:mod:`tests.simulator.knowledge`); or the first packet of the two that was
    encrypted, whichever comes first. It lasts until a pass begins while the source says otherwise. A daemon that
-   is stopped or killed knows on; so does one whose source shows nothing new. Of an address that was another pod's before
-   a daemon knows from the end of the *second* such pass (a known limit: by whose device carries an address it goes as of
-   the pass before). A node that boots knows what its boot guard
+   is stopped or killed knows on; so does one whose source shows nothing new. A node that boots knows what its boot guard
    drops, and nothing more. It does not hold while the node's programs or maps are as *somebody else* has left them, up
    to the daemon's next pass that converges.
 2. *Nothing wrong is accepted*: in clear from a pod that the receiver's daemon knows, in the same sense, as managed
@@ -61,7 +59,6 @@ class Seen:
     done: Knowledge | None = None
     done_at: float = -1.0
     done_began_at: float = -1.0
-    before: Knowledge = NOTHING
     report: Report | None = None
     tampered: str = ""
     once: set[Trip] = field(default_factory=set)
@@ -69,8 +66,7 @@ class Seen:
     def knows(self, address: Address, pod: LivePod) -> bool:
         """Tell whether the daemon could have known that a pod with that address is managed."""
         told = (pod.machine.name, pod.label)
-        views = (self.done or NOTHING, self.begun, *((self.before,) if pod.heir else ()))
-        return all(known.says(address) == told for known in views)
+        return all(known.says(address) == told for known in (self.done or NOTHING, self.begun))
 
 
 @dataclass(frozen=True)
@@ -119,7 +115,6 @@ class Judge:
         seen.report = report
         if report.failures:
             return
-        seen.before = seen.done or NOTHING
         seen.done, seen.done_at, seen.done_began_at = seen.begun, self.world.now, seen.began_at
         if report.converged:
             seen.tampered = ""
@@ -232,7 +227,7 @@ class Judge:
         for machine in machines:
             seen = self.of(machine)
             for address, pod in ((trip.src, trip.source), (trip.dst, trip.target)):
-                views = (seen.begun, seen.done or NOTHING, truth, *((seen.before,) if pod.heir else ()))
+                views = (seen.begun, seen.done or NOTHING, truth)
                 said = {known.says(address) for known in views}
                 doubtful = any(address in known.doubtful for known in views)
                 if doubtful or len(said) > 1 or said not in ({None}, {(pod.machine.name, pod.label)}):
@@ -296,7 +291,7 @@ class Judge:
 
     def _good(self, here: Machine, there: Machine, since: float) -> bool:
         seen = self.of(here)
-        if here.lies or seen.done is None or seen.report is None or seen.done_began_at < since:
+        if here.lies or here.kernel.strangers or seen.done is None or seen.report is None or seen.done_began_at < since:
             return False
         shown = (there.kernel.incarnation(), tuple(map(str, there.addresses)))
         return (

@@ -34,10 +34,7 @@ class KilledError(BaseException):
 
 @dataclass(eq=False)
 class LivePod:
-    """A pod that runs: what the node knows, whatever the API server says of it. ``since``: its device is there since.
-
-    ``heir``: its address was another pod's before. How nodes tell the two apart takes them a second pass.
-    """
+    """A pod that runs: what the node knows, whatever the API server says of it. ``since``: its device is there since."""
 
     name: str
     namespace: str
@@ -47,7 +44,6 @@ class LivePod:
     since: float
     labels: dict[str, str] = field(default_factory=dict)
     created: str = ""
-    heir: bool = False
 
     @property
     def label(self) -> str:
