@@ -114,6 +114,25 @@ def test_tcx_programs_of_others_ahead_and_behind_run_and_traffic_stays_encrypted
         run("nsenter --net=/run/netns/n1 nft delete table inet look")
 
 
+@pytest.mark.skipif(KERNEL < TCX, reason="this kernel has no TCX")
+def test_tcx_programs_of_others_that_come_ahead_and_end_the_chain_get_round_ours_for_a_moment_only(enrolled):
+    lab = enrolled
+    links = []
+    with inside("n1"), program(AHEAD, tiny_bpf.TC_ACT_OK) as ahead:
+        for device in ("eth0", lab.pod("p1a").device):
+            for direction in (tiny_bpf.TCX_INGRESS, tiny_bpf.TCX_EGRESS):
+                links.append(tiny_bpf.attach(ahead, socket.if_nametoindex(device), direction, first=True))
+    try:
+        there, back = (lab.pod("p1a"), lab.pod("p2a").address(4)), (lab.pod("p2a"), lab.pod("p1a").address(4))
+        wait_for("ours are ahead again", lambda: exchange(*there, 3).lost == 0)
+        with Capture(lab.network) as seen:
+            counts = [exchange(*pair, SENT) for pair in (there, back)]
+        assert ([count.lost for count in counts], seen.pods_in_clear()) == ([0, 0], 0)
+    finally:
+        for link in links:
+            os.close(link)
+
+
 def test_clsact_filters_of_others_ahead_and_behind_run_and_traffic_stays_encrypted(enrolled):
     lab = enrolled
     pins = lab.daemons["n2"].pin_root
