@@ -158,6 +158,8 @@ class Mirror:
             observed.incarnation,
             observed.suspects,
             can_hash=observed.can_hash,
+            rivals=observed.rivals,
+            refusing=observed.refusing,
         )
 
     def take(self, keys: Keys, found: Observation) -> None:

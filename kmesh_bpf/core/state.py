@@ -251,12 +251,24 @@ class Suspect:
 
 
 @dataclass(frozen=True, slots=True)
+class Rival:
+    """An XFRM policy of somebody else that comes before ours, or may: the smaller priority does."""
+
+    direction: Direction
+    src: Network
+    dst: Network
+    mark: Mark
+    priority: int
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """What was found in the kernel: our objects, how our SAs are used, the links, and what must be remembered.
 
     ``incarnation`` is the text kept in the pinned identity map, None where there is none yet. ``can_hash``: the kernel
     has policy hash thresholds (NEWSPDINFO, Linux 3.18), so that KernelState.policy_hash can be asked for.
-    ``suspects``: rules of others that may be in our way.
+    ``suspects``: rules of others that may be in our way; ``rivals``: policies of others that come before ours;
+    ``refusing``: directions in which XFRM drops what no policy selects.
     """
 
     state: KernelState
@@ -265,3 +277,5 @@ class Observation:
     incarnation: str | None = None
     suspects: tuple[Suspect, ...] = ()
     can_hash: bool = True
+    rivals: tuple[Rival, ...] = ()
+    refusing: frozenset[Direction] = frozenset()
