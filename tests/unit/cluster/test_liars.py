@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from kmesh.cluster.objects import ClusterObjects, collect, parse
 from kmesh.cluster.snapshot import MODE_LABEL, build_view
 
-from kmesh_bpf import Key, Options, Plan, evidence, make_plan
+from kmesh_bpf import Direction, Key, Options, Plan, evidence, make_plan
+from kmesh_bpf.core.state import PodFlags
 from kmesh_bpf.kernel.fake import FakeKernel
 from kmesh_bpf.reconcile import reconcile
 from tests.unit.cluster import kube
@@ -87,6 +88,11 @@ def towards_n2(found: Plan) -> tuple:
     return *selected(found), sas, peers, "n2" in found.ready_peers
 
 
+def told(found: Plan) -> list[str]:
+    return [str(problem) for problem in found.problems]
+
+
+OF_N2 = {ip_address(one["ip"]) for one in PODS[1]["status"]["podIPs"]}
 HONEST = kernel(*NODES, *PODS)
 EXPECTED = towards_n2(plan(HONEST, *NODES, *PODS))
 
@@ -125,6 +131,56 @@ def test_nor_what_a_node_names_besides_its_tunnel_ends_in_both_its_objects_befor
     assert towards_n2(found)[1] == EXPECTED[1]
     assert found.state.pods[ip_address(target)] == EXPECTED[1][ip_address(target)]
     assert any(f"peer n3 claims {target}, which is of pod default/api" in str(problem) for problem in found.problems)
+
+
+def out_policies(found: Plan, target: str) -> list:
+    wanted = ip_address(target)
+    policies = (one for one in found.state.policies.values() if one.direction is Direction.OUT and one.mark.mask)
+    return [one for one in policies if one.dst.num_addresses == 1 and one.dst.network_address == wanted]
+
+
+@pytest.mark.parametrize("traffic", [False, True], ids=["as a Go node", "as a node of ours"])
+@pytest.mark.parametrize("target", ["10.244.2.11", "fd00:244:2::b"])
+def test_what_is_sent_to_a_pod_at_an_address_that_a_node_had_before_it_is_not_sent_in_clear(target, traffic):
+    """The node has it first, for nobody else claims it; and tunnels lead there when the pod comes."""
+    info, node = kube.node_info(3), kube.node(3)
+    info["metadata"]["annotations"] = {"kmesh.net/ipsec-node-traffic": "true"} if traffic else {}
+    info["spec"]["addresses"] = [target]
+    node["status"]["addresses"] = [{"type": "InternalIP", "address": target}]
+    before = kernel(*NODES, info, node)
+    found = plan(before, *NODES, *PODS, info, node)
+    (policy,) = out_policies(found, target)
+    assert policy.block is not traffic, "blocked, or encrypted to the node that has it"
+    assert ip_address(target) in before.peers
+    assert found.state.pods[ip_address(target)] & PodFlags.CANDIDATE, "and it is marked"
+    assert any(f"pod default/api of node n2 claims {target}, which is an address of node n3" in p for p in told(found))
+    (other,) = OF_N2 - {ip_address(target)}
+    assert found.state.pods[other] == EXPECTED[1][other], "its other address is the pod's"
+
+
+@pytest.mark.parametrize("announced", [True, False])
+@pytest.mark.parametrize("node", [2, 3])
+def test_a_pod_at_another_node_s_address_takes_nothing_from_it_on_a_node_that_knows_nobody_yet(node, announced):
+    liar = kube.pod("liar", node, labels=KMESH, addresses=["10.10.0.2", "fd00:10::2"])
+    objects_ = [*NODES[:3], *(NODES[3:] if announced else ()), kube.node(3), *PODS, liar]
+    fresh = FakeKernel(mesh.LINKS, lambda: 1000.0)
+    for _ in range(2):
+        seen = view(objects(*objects_), evidence(fresh.observe()).tunnel_ends, fresh.remembered or "")
+        report = reconcile(fresh, seen, Options(), lambda: 1000.0, lambda: "fresh".ljust(36, "0"))
+    assert any(
+        f"pod default/liar of node n{node} claims 10.10.0.2, which is an address" in p for p in told(report.plan)
+    )
+    if announced:
+        assert towards_n2(report.plan)[1:] == (*EXPECTED[1:2], *towards_n2(report.plan)[2:4], True)
+    (policy,) = out_policies(report.plan, "10.10.0.2")
+    assert policy.block, "of a node that takes nothing for itself encrypted: nothing is sent there in clear"
+
+
+def test_what_a_pod_was_known_to_have_stays_its_own_whoever_claims_it_as_a_node_s_first_address():
+    node, info = kube.node(3), kube.node_info(3)
+    info["spec"]["addresses"] = ["10.244.2.11"]
+    node["status"]["addresses"] = [{"type": "InternalIP", "address": "10.244.2.11"}]
+    assert towards_n2(plan(HONEST, *NODES, *PODS, info, node)) == EXPECTED
 
 
 @given(announcements(), nodes(TARGETS))
