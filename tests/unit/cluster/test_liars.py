@@ -63,17 +63,19 @@ def view(found: ClusterObjects, known=frozenset(), incarnation=""):
     )
 
 
-def kernel(*manifests) -> FakeKernel:
+EXACT, BY_CIDR = Options(), Options(max_exact=0)
+
+
+def kernel(*manifests, options=EXACT) -> FakeKernel:
     made = FakeKernel(mesh.LINKS, lambda: 1000.0)
-    assert reconcile(
-        made, view(objects(*manifests)), Options(), lambda: 1000.0, lambda: "fresh".ljust(36, "0")
-    ).converged
+    seen = view(objects(*manifests))
+    assert reconcile(made, seen, options, lambda: 1000.0, lambda: "fresh".ljust(36, "0")).converged
     return made
 
 
-def plan(made: FakeKernel, *manifests) -> Plan:
+def plan(made: FakeKernel, *manifests, options=EXACT) -> Plan:
     seen = view(objects(*manifests), evidence(made.observe()).tunnel_ends, made.remembered or "")
-    return make_plan(seen, made.observe(), Options(), 1000.0)
+    return make_plan(seen, made.observe(), options, 1000.0)
 
 
 def selected(found: Plan) -> tuple:
@@ -106,6 +108,29 @@ def test_the_comparison_sees_something():
 @given(announcements(), nodes(TARGETS))
 def test_a_node_that_comes_and_lies_in_both_its_objects_changes_nothing_between_those_that_were_there(info, node):
     assert towards_n2(plan(HONEST, *NODES, *PODS, *info, node)) == EXPECTED
+
+
+def between(found: Plan) -> set:
+    """Give which ways the kernel may choose for what goes to, or comes from, n2's pods; block: (None, None)."""
+    ways = set()
+    for one in found.state.policies.values():
+        pods = one.dst if one.direction is Direction.OUT else one.src
+        if one.mark.mask and any(address in pods for address in OF_N2):
+            ends = (None, None) if one.block else (one.tunnel_src, one.tunnel_dst)
+            ways.add((one.direction, pods.version, ends))
+    return ways
+
+
+HONEST_BY_CIDR = kernel(*NODES, *PODS, options=BY_CIDR)
+EXPECTED_BY_CIDR = plan(HONEST_BY_CIDR, *NODES, *PODS, options=BY_CIDR)
+
+
+@given(announcements(), nodes(TARGETS))
+def test_nor_where_pods_are_selected_by_cidr_which_a_liar_may_have_them_lose_but_not_their_encryption(info, node):
+    assert EXPECTED_BY_CIDR.by_cidr == {"n2"}
+    found = plan(HONEST_BY_CIDR, *NODES, *PODS, *info, node, options=BY_CIDR)
+    assert between(found) == between(EXPECTED_BY_CIDR)
+    assert len(between(found)) == len(Direction) * 2, "each direction and family one way"
 
 
 @given(announcements())
