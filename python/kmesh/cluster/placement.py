@@ -2,7 +2,7 @@
 
 A node that loses an address gets nothing from anybody, a pod that loses one is not managed there. So whatever a node
 says of itself takes no address from a pod, unless the pod's own claim is the odd one. And what a pod that lives loses
-to another node is *contested*: it may be the pod's all the same, and nothing is sent there in clear.
+to a node is *contested*: it may be the pod's all the same, and nothing is sent there in clear.
 """
 
 from __future__ import annotations
@@ -126,9 +126,11 @@ def judge(claimants: Sequence[PodObject], address: Address, ground: Ground) -> t
 
 
 def is_contested(claimants: Iterable[PodObject], address: Address, ground: Ground) -> bool:
-    """Tell whether an address that none of these pods has may be one's all the same."""
-    ours = address in ground.own or impossible(address) is not None
-    return not ours and any(not _is_stale(pod, ground) for pod in claimants)
+    """Tell whether an address that none of these pods has may be one's all the same.
+
+    Of this node's own, too: where no device has it, what is sent there leaves the node.
+    """
+    return impossible(address) is None and any(not _is_stale(pod, ground) for pod in claimants)
 
 
 def _is_stale(pod: PodObject, ground: Ground) -> bool:

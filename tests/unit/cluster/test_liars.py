@@ -201,6 +201,20 @@ def test_a_pod_at_another_node_s_address_takes_nothing_from_it_on_a_node_that_kn
     assert policy.block, "of a node that takes nothing for itself encrypted: nothing is sent there in clear"
 
 
+@pytest.mark.parametrize("target", ["10.244.2.11", "fd00:244:2::b"])
+def test_a_pod_s_address_among_this_node_s_own_is_not_sent_to_in_clear_should_no_device_here_have_it(target):
+    here = kube.node(1)
+    here["status"]["addresses"].append({"type": "InternalIP", "address": target})
+    for before in (HONEST, FakeKernel(mesh.LINKS, lambda: 1000.0)):
+        found = plan(before, here, *NODES[1:], *PODS)
+        (policy,) = out_policies(found, target)
+        assert policy.block
+        assert found.state.pods[ip_address(target)] & PodFlags.CANDIDATE, "and it is marked"
+        assert any(
+            f"pod default/api of node n2 claims {target}, which is an address of this node" in p for p in told(found)
+        )
+
+
 def test_what_a_pod_was_known_to_have_stays_its_own_whoever_claims_it_as_a_node_s_first_address():
     node, info = kube.node(3), kube.node_info(3)
     info["spec"]["addresses"] = ["10.244.2.11"]
