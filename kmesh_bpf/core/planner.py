@@ -19,10 +19,11 @@ from kmesh_bpf.core.mirror import Changes, Keys, Mirror
 from kmesh_bpf.core.options import Options
 from kmesh_bpf.core.parts import NO_STATE, Ground, Part, plan_part
 from kmesh_bpf.core.pods import Moves, Owners
+from kmesh_bpf.core.policies import blocks
 from kmesh_bpf.core.problems import Problem, ProblemKind
 from kmesh_bpf.core.reach import is_reached
 from kmesh_bpf.core.register import Register
-from kmesh_bpf.core.state import Direction, KernelState, Observation, PeerEntry, PodFlags, SaId
+from kmesh_bpf.core.state import Direction, KernelState, Observation, PeerEntry, PodFlags, Policy, PolicyId, SaId
 from kmesh_bpf.core.view import Address, Key, Node, Pods, View
 
 NOBODY: Mapping[int, float] = MappingProxyType({})
@@ -273,12 +274,28 @@ class Planner:
         planned = {address: entry for address in astray if (entry := self._entry(address)) is not None}
         kept, kept_sas = claims.keep_quarantined((one.node for one in others), mirror, planned)
         leaving = formers.partings(view.node, mirror, astray, planned | kept, departed, now)
-        state = KernelState(sas=kept_sas | dict(leaving.sas), peers=kept | dict(leaving.peers), formers=leaving.formers)
+        state = KernelState(
+            sas=kept_sas | dict(leaving.sas),
+            peers=kept | dict(leaving.peers),
+            formers=leaving.formers,
+            policies=self._blocks(view),
+        )
         before, self._rest = self._rest, state
         below = (view.candidates, tuple(address for one in others for address in one.node.addresses))
         if not self._is_known("below", below):
             self._desired.lay(dict.fromkeys((*below[0], *below[1]), PodFlags.CANDIDATE))
         return (before, state), leaving
+
+    def _blocks(self, view: View) -> dict[PolicyId, Policy]:
+        """Give the policies that drop what would go to a contested address in clear: no part encrypts it."""
+        if not view.contested or not self.options.strict:
+            return {}
+        found = {}
+        for one in blocks(view, sorted(view.contested, key=str), self.options):
+            name = self._register.name_at(one.dst.network_address)
+            if name is None or one.id not in self._parts.get(name, NO_PART).state.policies:
+                found[one.id] = one
+        return found
 
     def _entry(self, address: Address) -> PeerEntry | None:
         """Give the entry of the peer map that a part calls for."""

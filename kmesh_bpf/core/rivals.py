@@ -14,6 +14,9 @@ from kmesh_bpf.core.problems import Problem, ProblemKind
 from kmesh_bpf.core.state import Direction, Rival
 from kmesh_bpf.core.view import Address
 
+NAMES = 3
+"""Policies named in one sentence: other software makes hundreds."""
+
 
 def judge(
     rivals: Iterable[Rival], refusing: Collection[Direction], managed: Collection[Address], mark_mask: int
@@ -22,16 +25,15 @@ def judge(
 
     ``refusing``: directions in which what no policy selects is dropped.
     """
-    for rival in rivals:
-        out = rival.direction is Direction.OUT
-        ours = to_encrypt(mark_mask) if out else was_decrypted(mark_mask)
-        theirs = rival.dst if out else rival.src
-        meets = (ours.value ^ rival.mark.value) & ours.mask & rival.mark.mask == 0
-        if meets and any(address in theirs for address in managed):
-            fate = "is not encrypted, and dropped" if out else "is taken from whoever sent it, or dropped"
+    found = [rival for rival in rivals if _meets(rival, managed, mark_mask)]
+    for out, fate in ((True, "is not encrypted, and dropped"), (False, "is taken from whoever sent it, or dropped")):
+        ahead = [one for one in found if (one.direction is Direction.OUT) is out]
+        if ahead:
+            named = ", ".join(f"{one.direction.value} {one.src} -> {one.dst}" for one in ahead[:NAMES])
+            more = f" and {len(ahead) - NAMES} more" if len(ahead) > NAMES else ""
             sentence = (
-                f"XFRM policy {rival.direction.value} {rival.src} -> {rival.dst} of priority {rival.priority} is not "
-                f"ours and comes before ours: what it selects {fate}; delete it, or give it a priority above "
+                f"XFRM policy {named}{more} of priority {min(one.priority for one in ahead)} is not ours and comes "
+                f"before ours: what it selects {fate}; delete it, or give it a priority above "
                 f"{contract.POLICY_PRIORITY} (ip xfrm policy)"
             )
             yield Problem(ProblemKind.INTERFERENCE, sentence)
@@ -43,3 +45,12 @@ def judge(
             f"ip xfrm policy setdefault {remedy}"
         )
         yield Problem(ProblemKind.INTERFERENCE, sentence)
+
+
+def _meets(rival: Rival, managed: Collection[Address], mark_mask: int) -> bool:
+    """Tell whether a policy selects packets that one of ours is for."""
+    out = rival.direction is Direction.OUT
+    ours = to_encrypt(mark_mask) if out else was_decrypted(mark_mask)
+    theirs = rival.dst if out else rival.src
+    both = (ours.value ^ rival.mark.value) & ours.mask & rival.mark.mask == 0
+    return both and any(address in theirs for address in managed)

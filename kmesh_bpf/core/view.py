@@ -165,8 +165,9 @@ class View:
     to the cluster's pre-shared key, the previous ones included. ``announced`` is the version in our own KmeshNodeInfo,
     0 before the first; ``announced_at`` when it was written, in the same seconds as the ``now`` given to the planner.
     ``services`` are the cluster's Service CIDRs; ``candidates`` other addresses that DNAT may turn into a pod's: of
-    Services outside these CIDRs, and of all nodes. ``problems`` are sentences on claims
-    that do not hold (of pods, nodes, announcements).
+    Services outside these CIDRs, and of all nodes. ``contested``: addresses that a pod claims and a node has got: what
+    cannot be sent there encrypted is not sent. ``problems`` are sentences on claims that do not hold (of pods, nodes,
+    announcements).
     """
 
     node: Node
@@ -175,6 +176,7 @@ class View:
     keys: Mapping[int, Key] = field(default_factory=lambda: MappingProxyType({}))
     services: tuple[Network, ...] = ()
     candidates: frozenset[Address] = frozenset()
+    contested: frozenset[Address] = frozenset()
     problems: tuple[str, ...] = ()
     announced: int = 0
     announced_at: float = 0.0

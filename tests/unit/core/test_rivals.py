@@ -38,6 +38,13 @@ def test_what_selects_no_managed_pod_elsewhere_is_nobody_s_business():
     assert told(Direction.FWD, ELSEWHERE, POD) == []
 
 
+def test_of_many_a_few_are_named_and_the_others_counted():
+    many = [Rival(direction, ANY, ANY, ALL, number) for direction in Direction for number in range(9, 100)]
+    out, taken = map(str, rivals.judge(many, (), MANAGED, MASK))
+    assert "0.0.0.0/0 and 88 more of priority 9 is" in out
+    assert "0.0.0.0/0 and 179 more of priority 9 is" in taken
+
+
 @pytest.mark.parametrize(
     ("mark", "out", "decrypted"),
     [
