@@ -30,7 +30,7 @@ from tests.faults.meter import (
 from tests.faults.moment import Beginning, Moment
 from tests.faults.registry import BY_NAME, ROWS
 from tests.faults.rows import Machine, Outcome, Row, Shows, misses
-from tests.lab.cluster import LABEL
+from tests.lab.cluster import LABEL, PATIENCE
 from tests.lab.kernels import KERNEL
 from tests.lab.lab import SERVICES, Lab
 
@@ -40,6 +40,8 @@ SOAK = "soak:"
 """Instead of names: rows at random for so many minutes."""
 BEFORE, CALM, LATE = 1.0, 2.0, 0.7
 """Seconds of traffic before something is done; without a loss after which it is over; that a packet may be under way."""
+START = 30.0
+"""Seconds that starting three daemons at once, which compile their programs, may take where nothing is emulated."""
 REST = 45.0
 """Seconds at most that are waited for a calm time: nothing here takes that long, so what does is a finding."""
 
@@ -129,6 +131,8 @@ def laboratory(where: Machine) -> Iterator[Lab]:
     lab = Lab(Path(tempfile.mkdtemp(prefix="kmesh-faults-")), *SERVICES)
     try:
         lab.cluster.namespace({LABEL: "Kmesh"})
+        for daemon in lab.daemons.values():
+            daemon.patience = max(PATIENCE, START * where.slowness)
         lab.begin()
         lab.label("Kmesh")
         yield lab

@@ -27,6 +27,7 @@ iptables, are Debian's packages: `scripts/faults` fetches them with apt, says so
 * **TCP**: the longest time without a byte; connections that broke. A goal for each row: none.
 * Goals: nothing lost but what the row says must be, and then only of the nodes that it names; nothing in clear; nothing accepted twice; healed in time.
 """
+NO_SOAK = "A soak, rows at random for half an hour (`scripts/faults --soak 30 --seed N`), was not run yet.\n"
 
 
 def read(text: str) -> tuple[Outcome, ...]:
@@ -61,9 +62,9 @@ def _version(series: str) -> tuple[int, ...]:
     return tuple(-int(part) for part in series.split("."))  # the newest first
 
 
-def render(outcomes: Sequence[Outcome], rows: Sequence[Row], soaked: Iterable[Soak] = ()) -> str:
+def render(outcomes: Sequence[Outcome], rows: Sequence[Row], soaked: Sequence[Soak] = ()) -> str:
     """Give the page."""
-    parts = [HEAD.format(healed=HEALED), *(_soak(one) for one in soaked)]
+    parts = [HEAD.format(healed=HEALED), *([_soak(one) for one in soaked] or [NO_SOAK])]
     for series in dict.fromkeys(one.series for one in outcomes):
         parts.append(_kernel(series, {one.row: one for one in outcomes if one.series == series}, rows))
     return "\n".join(parts)

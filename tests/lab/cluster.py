@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 PINS = Path("/sys/fs/bpf")
 LABEL = "istio.io/dataplane-mode"
+PATIENCE = 400.0
+"""Seconds that a daemon may take until it is ready, under emulation; whoever knows how slow the machine is gives more."""
 
 
 def wait_for(what: str, true: Callable[[], bool], seconds: float = 90.0) -> float:
@@ -151,6 +153,7 @@ class Daemon:
         self._cluster, self._flags = cluster, flags
         self.ahead: tuple[str, ...] = ()
         """A command that runs the command which follows it, in another surrounding."""
+        self.patience = PATIENCE
         self.process: subprocess.Popen[bytes] | None = None
 
     def _command(self, *arguments: str) -> list[str]:
@@ -175,14 +178,14 @@ class Daemon:
     def text(self) -> str:
         return self.log.read_text() if self.log.exists() else ""
 
-    def wait_ready(self, seconds: float = 400.0) -> float:
+    def wait_ready(self, seconds: float | None = None) -> float:
         def ready() -> bool:
             if self.process is not None and self.process.poll() is not None:
                 raise RuntimeError(f"the daemon of {self.node} ended with {self.process.returncode}:\n{self.text()}")
             return " ready: " in self.text()
 
         try:
-            return wait_for(f"the daemon of {self.node} is not ready", ready, seconds)
+            return wait_for(f"the daemon of {self.node} is not ready", ready, seconds or self.patience)
         except TimeoutError as error:
             raise TimeoutError(f"{error}:\n{self.text()[-3000:]}") from error
 

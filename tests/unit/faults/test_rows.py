@@ -134,6 +134,7 @@ def test_the_page_tells_each_figure_and_what_was_said():
     ):
         assert part in text
     assert "**missed**: 2 packets lost" in text
+    assert page.NO_SOAK in text
     (left,) = (line for line in text.splitlines() if line.startswith("Not run on it yet: "))
     assert set(re.findall("`([^`]+)`", left)) == {row.name for row in ROWS if row.is_of((6, 12))} - {"quiet"}
 
@@ -165,6 +166,7 @@ def test_a_soak_sums_up_its_rows_and_tells_what_no_excuse_covers(tmp_path):
     assert page.soaks(file.read_text()) == (replace(found, seed=8),)
     text = file.with_suffix(".md").read_text()
     assert "scripts/faults --soak 0.5 --seed 8" in text
+    assert page.NO_SOAK not in text
     assert "* missed: row: 3 packets lost" in text
     assert "`quiet`" in text
 
