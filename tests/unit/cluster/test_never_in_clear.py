@@ -66,6 +66,16 @@ def in_clear(found: Plan, objects: ClusterObjects) -> list:
     return leaks
 
 
+def taken(found: Plan, objects: ClusterObjects) -> list:
+    """Give the addresses of such pods from which something is taken in clear: but for peers' own, and this node's."""
+    remote = {address for address, flags in found.state.pods.items() if flags & (PodFlags.REMOTE | PodFlags.LOCAL)}
+    nodes = found.state.peers.keys() | {
+        address for one in objects.nodes if one.name == HERE for address in one.addresses
+    }
+    claims = {address for one in live_elsewhere(objects) for address in one.addresses if impossible(address) is None}
+    return sorted(claims - remote - nodes)
+
+
 def plans(objects: ClusterObjects, options: Options, carried) -> list[Plan]:
     """Give the plan of a node that knows nobody yet, and the one that it comes to."""
     kernel, found = FakeKernel(mesh.LINKS, lambda: 1000.0), []
@@ -91,3 +101,4 @@ def plans(objects: ClusterObjects, options: Options, carried) -> list[Plan]:
 def test_what_is_sent_to_a_live_pod_elsewhere_is_encrypted_or_dropped(objects, options, carried):
     found = plans(objects, options, carried)
     assert [in_clear(one, objects) for one in found] == [[]] * len(found)
+    assert [taken(one, objects) for one in found] == [[]] * len(found)
