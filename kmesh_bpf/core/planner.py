@@ -279,6 +279,7 @@ class Planner:
             peers=kept | dict(leaving.peers),
             formers=leaving.formers,
             policies=self._blocks(view),
+            pods=self._of_nobody(view),
         )
         before, self._rest = self._rest, state
         below = (view.candidates, tuple(address for one in others for address in one.node.addresses))
@@ -296,6 +297,11 @@ class Planner:
             if name is None or one.id not in self._parts.get(name, NO_PART).state.policies:
                 found[one.id] = one
         return found
+
+    def _of_nobody(self, view: View) -> dict[Address, PodFlags]:
+        """Give the contested addresses that no peer has: in clear nothing is taken from there either, as from a pod."""
+        free = (one for one in view.contested if self._register.name_at(one) is None)
+        return dict.fromkeys((one for one in free if one not in view.node.addresses), PodFlags.REMOTE)
 
     def _entry(self, address: Address) -> PeerEntry | None:
         """Give the entry of the peer map that a part calls for."""

@@ -18,7 +18,7 @@ from kmesh_bpf.core.policies import UNMARKED
 from kmesh_bpf.core.state import ICV_BITS, Direction, Mark, Policy, PolicyId, Rival, Sa, SaId, SaUsage
 from kmesh_bpf.core.view import KEY_BYTES, Address, Key, Network
 from kmesh_bpf.errors import ConfigError, DecodeError
-from kmesh_bpf.kernel import xfrm_checks, xfrm_marks
+from kmesh_bpf.kernel import xfrm_checks, xfrm_marks, xfrm_rivals
 from kmesh_bpf.kernel.netlink import attribute, attributes, message
 
 AEAD_NAME = b"rfc4106(gcm(aes))"
@@ -242,9 +242,7 @@ def _decode_policy(body: bytes) -> DecodedPolicy:
     one = len(templates) == ffi.sizeof("struct xfrm_user_tmpl")
     template = _take("struct xfrm_user_tmpl", templates)[0] if one else None
     if template is None or template.reqid != contract.REQID or not xfrm_marks.of_policy(direction, mark):
-        if info.priority > contract.POLICY_PRIORITY or any(found.get(lib.XFRMA_IF_ID, b"")):
-            return DecodedPolicy(None)
-        return DecodedPolicy(None, _rival(info, direction, mark))
+        return DecodedPolicy(None, _rival(info, direction, mark) if xfrm_rivals.comes_before(info, found) else None)
     policy = Policy(
         direction=direction,
         src=_network(info.sel.saddr, info.sel.prefixlen_s, info.sel.family),

@@ -82,6 +82,31 @@ def test_a_program_that_is_detached_by_force_is_back_within_a_second_or_so(daemo
     assert seconds_until("the program is not back", lambda: link.exists() and runs()) < 2.5
 
 
+@pytest.mark.parametrize(
+    ("command", "undo", "words"),
+    [
+        (
+            "add dst 10.244.2.10 dir out priority 1",
+            "delete dst 10.244.2.10 dir out",
+            "out 0.0.0.0/0 -> 10.244.2.10/32 of priority 1 is not ours and comes before ours",
+        ),
+        ("setdefault fwd block", "setdefault fwd accept", "ip xfrm policy setdefault fwd accept"),
+    ],
+    ids=["a policy", "a default"],
+)
+def test_what_others_have_xfrm_do_ahead_of_ours_is_told(
+    daemon: Daemon, tmp_path: Path, command: str, undo: str, words: str
+) -> None:
+    other = pod_manifest(Pod("p2", "n2", (ip_address("10.244.2.10"),), "eth0"))
+    for name, manifest in (("node2", node_manifest(Node(2))), ("pod2", other)):
+        (tmp_path / "cluster" / f"{name}.yaml").write_text(yaml.safe_dump(manifest))
+    seconds_until("the pod elsewhere is not known", lambda: "10.244.2.10" in daemon.managed())
+    assert words not in daemon.text()
+    run(f"ip xfrm policy {command}")
+    seconds_until("it is not told", lambda: words in daemon.text())
+    run(f"ip xfrm policy {undo}")
+
+
 def test_how_soon_a_device_that_comes_has_its_programs(
     daemon: Daemon, new_netns: Callable[[], str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -36,10 +36,24 @@ ANY = ip_network("0.0.0.0/0")
             "src fd00::/64 dst fd00:1::/64 dir out tmpl src fd00::1 dst fd00::2 proto esp reqid 1 mode tunnel",
             Rival(Direction.OUT, ip_network("fd00::/64"), ip_network("fd00:1::/64"), Mark(0, 0), 0),
         ),
+        (
+            "dst 10.244.2.10 dir out ptype sub priority 5000 action block",
+            Rival(Direction.OUT, ANY, ip_network("10.244.2.10"), Mark(0, 0), 5000),
+        ),
+        ("dst 10.244.2.10 dir out ptype sub priority 1 action allow", None),
         ("src 0.0.0.0/0 dir out priority 101", None),
         ("src 0.0.0.0/0 dir out priority 1 if_id 7", None),
     ],
-    ids=["a pod's", "of our priority", "host bits, a mark", "with a template", "behind ours", "of an xfrm interface"],
+    ids=[
+        "a pod's",
+        "of our priority",
+        "host bits, a mark",
+        "with a template",
+        "of type sub, that blocks",
+        "of type sub, that does nothing",
+        "behind ours",
+        "of an xfrm interface",
+    ],
 )
 def test_policies_of_others_are_found_if_they_come_before_ours(netlink, line, found):
     run(f"ip xfrm policy add {line}")

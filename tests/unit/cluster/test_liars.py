@@ -199,6 +199,8 @@ def test_a_pod_at_another_node_s_address_takes_nothing_from_it_on_a_node_that_kn
         assert towards_n2(report.plan)[1:] == (*EXPECTED[1:2], *towards_n2(report.plan)[2:4], True)
     (policy,) = out_policies(report.plan, "10.10.0.2")
     assert policy.block, "of a node that takes nothing for itself encrypted: nothing is sent there in clear"
+    flag = PodFlags.CANDIDATE if announced else PodFlags.REMOTE
+    assert report.plan.state.pods[ip_address("10.10.0.2")] & 0xF == flag, "nor taken, if it is no tunnel's end"
 
 
 @pytest.mark.parametrize("target", ["10.244.2.11", "fd00:244:2::b"])
