@@ -25,6 +25,7 @@ from kmesh.cluster.objects import (
 )
 from kmesh.cluster.placement import Dispute, Ground, place
 from kmesh.cluster.shared import find
+from kmesh.text import shown
 from kmesh_bpf import Address, ConfigError, Key, Network, Node, Peer, Pod, Pods, View
 
 MODE_LABEL, KMESH, NONE = "istio.io/dataplane-mode", "kmesh", "none"
@@ -92,7 +93,7 @@ def local_node(objects: ClusterObjects, name: str) -> NodeObject:
     """
     node = find(objects.nodes, name)
     if node is None:
-        raise ConfigError(f"the cluster has no Node {name!r}; is NODE_NAME right?")
+        raise ConfigError(f"the cluster has no Node {shown(name)}; is NODE_NAME right?")
     if not node.addresses or not node.boot_id:
         refused = f": {'; '.join(oddities(node))}" if node.refused else ""
         raise ConfigError(f"Node {name} has no InternalIP or no status.nodeInfo.bootID{refused}")

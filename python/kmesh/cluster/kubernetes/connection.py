@@ -5,6 +5,7 @@ The typed models of the ``kubernetes`` package are not used: 100,000 pods take m
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import ssl
@@ -372,4 +373,8 @@ def _reason(error: BaseException) -> str:
         )
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if isinstance(error, http.client.IncompleteRead):
+        return "its answer breaks off"
+    if isinstance(error, http.client.HTTPException) and not isinstance(error, ConnectionError):
+        return f"what it answers is no HTTP ({type(error).__name__})"  # what it has sent could be our own token
     return str(error).partition("> ")[2] or str(error) or type(error).__name__
