@@ -178,7 +178,10 @@ def _encrypt(config: Config, source: ClusterSource, recorder: Recorder) -> int:
     wake_read, wake_write = socket.socketpair()
     wake_write.setblocking(False)
     signal.set_wakeup_fd(wake_write.fileno())
-    daemon.run(wake_read)
+    try:
+        daemon.run(wake_read)
+    finally:
+        signal.set_wakeup_fd(-1)  # whoever asks a second time, while we end, must find no closed socket
     kernel.close()
     log.info("stopped; encryption stays in place (remove it with: kmesh-daemon uninstall)")
     return 0
