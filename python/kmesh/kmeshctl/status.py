@@ -78,7 +78,10 @@ def run(
 
     """
     while True:
-        health = examine(read_whole(source), source.statuses(), clock())
+        objects, leases, now = read_whole(source), source.statuses(), clock()
+        health = examine(objects, leases, now)
+        if health.silent:
+            health = examine(objects, leases, now, source.daemons())
         if flags.watch is not None and stdout.isatty():
             stdout.write(CLEAR_SCREEN)
         stdout.write(render(health, flags.output))
