@@ -220,7 +220,7 @@ def _daemons(nodes: Iterable[NodeHealth], deployment: Deployment | None) -> Iter
         return
     if not deployment.sets:
         where = f"no DaemonSet of this project is in namespace {NAMESPACE}"
-        yield f"{where}, and nothing is heard of {_names(silent)}: kubectl apply -k deploy/base"
+        yield f"{where}, and nothing is heard of {named(silent)}: kubectl apply -k deploy/base"
     for one in deployment.sets:
         there = len(deployment.pods)
         if not one.desired:
@@ -272,11 +272,11 @@ def _reported(status: NodeStatus, now: float) -> Iterator[str]:
     if not status.ready and not status.reasons:
         yield "not ready"
     if status.peers_ready < status.peers_expected:
-        names = _names(peer.name for peer in status.peers if not peer.ready)
+        names = named(peer.name for peer in status.peers if not peer.ready)
         yield f"it can send to {status.peers_ready} of {status.peers_expected} peers only; not to {names}"
     if status.replacing_since is not None and now - status.replacing_since > REPLACEMENT_LIMIT:
         late = [peer.name for peer in status.peers if 0 < peer.spi_out < status.newest_spi]
-        waiting = f"; behind are {_names(late)}" if late else ""
+        waiting = f"; behind are {named(late)}" if late else ""
         yield f"the replacement takes {span(now - status.replacing_since)} already: {replacement(status)}{waiting}"
     if status.sequence_use > SEQUENCE_LIMIT:
         yield f"{share(status.sequence_use)} of an SA's sequence numbers are used up; new key: kmeshctl secret create"
@@ -293,7 +293,8 @@ def replacement(status: NodeStatus) -> str:
     return f"{status.old_inbound} old SAs left"
 
 
-def _names(names: Iterable[str]) -> str:
+def named(names: Iterable[str]) -> str:
+    """Name the first few."""
     found = list(names)
     more = f" and {len(found) - NAMES} more" if len(found) > NAMES else ""
     return f"{', '.join(found[:NAMES])}{more}" if found else "some"
