@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from kmesh.cluster.objects import NAMESPACE
 from kmesh.cluster.secret import KEY_DIGITS
 from kmesh.kmeshctl import completion, explain, status, upstream
-from kmesh.kmeshctl.output import duration
+from kmesh.kmeshctl.output import duration, span
 from kmesh.text import file_name, path, short
 from kmesh_bpf import ConfigError
 
@@ -43,6 +43,7 @@ CREATE_EPILOG = """\
 examples:
   kmeshctl secret create                   # a random key: it never enters a command line
   kmeshctl secret create --key-file=-      # 72 digits on standard input
+  kmeshctl secret create --wait            # until every node uses it, 5 minutes at most
   kmeshctl secret create --if-older-than 30d   # for whoever runs it each day
 
 The first key gets SPI 1, every other one an SPI above all that are in use; nodes move to it without losing a packet.
@@ -67,6 +68,8 @@ examples:
   kmeshctl help
   kmeshctl help secret create
 """
+WAIT_SECONDS = 300.0
+"""How long --wait waits: ten times what a replacement takes on an idle cluster."""
 KEY_LIKE = re.compile(r"[0-9A-Fa-f]{8,}")
 
 
@@ -179,6 +182,14 @@ def parser() -> Parser:
         type=_age,
         metavar="TIME",
         help="replace the key only if it was stored longer ago than that: 30d, 12h, 45m",
+    )
+    create.add_argument(
+        "--wait",
+        type=_age,
+        nargs="?",
+        const=WAIT_SECONDS,
+        metavar="TIME",
+        help=f"wait until all nodes use it, at most so long (default: {span(WAIT_SECONDS)})",
     )
     get = actions.add_parser("get", help="show the key's version and algorithm", parents=[shared], **look(GET_EPILOG))
     get.add_argument("--show-key", action="store_true", help="show the key itself, too")

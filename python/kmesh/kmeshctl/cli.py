@@ -21,7 +21,7 @@ from kmesh.cluster.manifests import FolderCluster
 from kmesh.cluster.objects import NAMESPACE, SECRET_NAME, ClusterObjects
 from kmesh.cluster.source import ClusterSource, read_whole
 from kmesh.errors import ClusterError, OutputError
-from kmesh.kmeshctl import completion, explain, health, status
+from kmesh.kmeshctl import completion, explain, health, status, waiting
 from kmesh.kmeshctl.arguments import HIDDEN, parse, parser
 from kmesh.kmeshctl.output import span
 from kmesh.text import one_line, short
@@ -40,6 +40,8 @@ WRITER_SECONDS = 30.0
 """How long whoever writes a key into a pipe may take to begin."""
 SILENT_SECONDS = 2.0
 """After so long it is said who is asked."""
+LOOK_SECONDS = 1.0
+"""How often whoever waits looks."""
 DELETE_IT = "delete it first: kmeshctl secret delete"
 
 
@@ -85,7 +87,7 @@ def _command(argv: Sequence[str], stdin: TextIO, stdout: TextIO, stderr: TextIO,
 def _telling_whom(flags: argparse.Namespace, source: ClusterSource, stderr: TextIO) -> Iterator[None]:
     """Say who is asked, where that takes a while; what is shown again and again needs nobody to say so."""
     server = getattr(source, "server", "")
-    if not server or getattr(flags, "watch", None) is not None:
+    if not server or any(vars(flags).get(one) is not None for one in ("watch", "wait")):
         yield
         return
 
@@ -143,7 +145,7 @@ def _secret(flags: argparse.Namespace, source: ClusterSource, stdin: TextIO, std
         case "delete":
             return _delete(source, stdout)
         case _:
-            return _replace(source, _new_key(flags, stdin), stdout, stderr, vars(flags).get("if_older_than"))
+            return _replace(flags, source, _new_key(flags, stdin), stdout, stderr)
 
 
 def _new_key(flags: argparse.Namespace, stdin: TextIO) -> Key:
@@ -193,8 +195,8 @@ class _YoungError(ClusterError):
     """The key need not be replaced yet; says how old it is."""
 
 
-def _replace(source: ClusterSource, key: Key, stdout: TextIO, stderr: TextIO, least_age: float | None) -> int:
-    """Store a key; ``least_age``: in seconds, of the one before, None: whatever its age."""
+def _replace(flags: argparse.Namespace, source: ClusterSource, key: Key, stdout: TextIO, stderr: TextIO) -> int:
+    least_age, patience = (vars(flags).get(name) for name in ("if_older_than", "wait"))
     version, left_out = 0, {}
 
     def change(before: Mapping[str, Any] | None, objects: ClusterObjects) -> Mapping[str, Any]:
@@ -221,7 +223,25 @@ def _replace(source: ClusterSource, key: Key, stdout: TextIO, stderr: TextIO, le
         way_out = f"delete its KmeshNodeInfo: kubectl delete kmeshnodeinfo -n {NAMESPACE} {name}"
         print(f"kmeshctl: {name} announces SPI {spi}, far above all others; not counted: {way_out}", file=stderr)
     _tell_done(f"key stored: SPI {version}, {secret.ALGORITHM}", stdout)
-    return 0
+    return 0 if patience is None else _wait(source, version, patience, stdout, stderr)
+
+
+def _wait(source: ClusterSource, version: int, patience: float, stdout: TextIO, stderr: TextIO) -> int:
+    """Wait until all nodes use a version, telling how far they are; give the exit status."""
+    until, told = time.monotonic() + patience, ""
+    while True:
+        reports, _ = health.read_reports(source.statuses())
+        now = waiting.progress(read_whole(source).node_infos, reports, version, time.time())
+        if now.over:
+            print(now, file=stdout)
+            return 0
+        left = until - time.monotonic()
+        if left <= 0:
+            raise ClusterError(f"after {span(patience)} {now}; kmeshctl status tells more")
+        if str(now) != told:
+            told = str(now)
+            print(f"kmeshctl: {told}", file=stderr, flush=True)
+        time.sleep(min(LOOK_SECONDS, left))
 
 
 def _check_age(before: Mapping[str, Any] | None, least: float) -> None:
