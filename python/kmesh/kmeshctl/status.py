@@ -88,25 +88,40 @@ def run(
             health = examine(objects, leases, now, source.daemons())
         if flags.watch is not None and stdout.isatty():
             stdout.write(CLEAR_SCREEN)
-        stdout.write(render(health, flags.output, problems_only=flags.problems))
+        at = f", {time.strftime('%H:%M:%S', time.localtime(now))}" if flags.watch is not None else ""
+        stdout.write(render(health, flags.output, problems_only=flags.problems, at=at))
         stdout.flush()
         if flags.watch is None:
             return EXIT_UNHEALTHY if health.findings else 0
         sleep(flags.watch)
 
 
-def render(health: Health, form: str, *, problems_only: bool = False) -> str:
-    """Give the text for a value of ``-o``; ``problems_only``: of tables nothing but what is not as it should be."""
+def render(health: Health, form: str, *, problems_only: bool = False, at: str = "") -> str:
+    """Give the text for a value of ``-o``; ``problems_only``: of tables nothing but what is not as it should be.
+
+    ``at`` stands behind the first line.
+    """
     if form in STRUCTURED:
         return structured(plain(health), form)
     if problems_only:
         return printable("".join(f"{sentence}\n" for sentence in grouped(health.findings)))
     wide = form == "wide"
     head = (*HEAD, *WIDE_HEAD) if wide else HEAD
-    lines = table(head, ((*_row(node), *_more(node)) if wide else _row(node) for node in health.nodes))
+    ill = {finding.node for finding in health.findings}
+    ordered = sorted(health.nodes, key=lambda node: node.name not in ill)  # else as they are: by name
+    lines = table(head, ((*_row(node), *_more(node)) if wide else _row(node) for node in ordered))
     well = "all that is known is as it should be" if health.notes else "all is as it should be"
     sentences = [*(grouped(health.findings) if health.findings else [well]), *grouped(health.notes)]
-    return printable(lines + "\n" + "".join(f"{sentence}\n" for sentence in sentences))
+    return printable(f"{_summary(health)}{at}\n\n{lines}\n" + "".join(f"{sentence}\n" for sentence in sentences))
+
+
+def _summary(health: Health) -> str:
+    """Give in a line what a person wants to know first."""
+    fresh = [node.fresh for node in health.nodes if node.fresh is not None]
+    unknown = len(health.nodes) - len(fresh)
+    ready = f"{sum(report.ready for report in fresh)} of {len(health.nodes)} nodes ready"
+    key = f"key SPI {health.key_spi}" if health.key_spi else "no usable key"
+    return f"{ready}{f', {unknown} unknown' if unknown else ''}, {key}"
 
 
 def grouped(findings: Sequence[Finding]) -> list[str]:

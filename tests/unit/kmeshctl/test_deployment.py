@@ -23,7 +23,7 @@ def daemon_pod(number, state=None, **status):
 
 def told(sets=(), pods=(), manifests=NODES, reports=()):
     code, text = status(source=Source(manifests, reports, deployed=deployment(sets, pods)))
-    return code, text.partition("\n\n")[2].splitlines()
+    return code, text.split("\n\n", 2)[2].splitlines()
 
 
 PULL = {"waiting": {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "kmesh:x"\u001b[2J'}}
