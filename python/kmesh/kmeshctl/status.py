@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
 from kmesh.cluster.source import ClusterSource, read_whole
+from kmesh.errors import ClusterError
 from kmesh.kmeshctl.health import Finding, Health, NodeHealth, examine, named, plain, replacement
 from kmesh.kmeshctl.output import STRUCTURED, printable, share, span, structured, table
 
@@ -81,19 +82,32 @@ def run(
         ClusterError: the cluster cannot be asked.
 
     """
+    shown = ""
     while True:
-        objects, leases, now = read_whole(source), source.statuses(), clock()
-        health = examine(objects, leases, now)
-        if health.silent:
-            health = examine(objects, leases, now, source.daemons())
-        if flags.watch is not None and stdout.isatty():
-            stdout.write(CLEAR_SCREEN)
-        at = f", {time.strftime('%H:%M:%S', time.localtime(now))}" if flags.watch is not None else ""
-        stdout.write(render(health, flags.output, problems_only=flags.problems, at=at))
+        now = clock()
+        at = time.strftime("%H:%M:%S", time.localtime(now))
+        try:
+            health = _look(source, now)
+        except ClusterError as error:
+            if not shown or flags.output in STRUCTURED:
+                raise  # whoever begins with that has likely asked the wrong one; and programs read no sentences
+            stdout.write(printable(f"{at}: {error}; the last answer is of {shown}\n"))
+        else:
+            shown = at
+            if flags.watch is not None and stdout.isatty():
+                stdout.write(CLEAR_SCREEN)
+            when = f", {at}" if flags.watch is not None else ""
+            stdout.write(render(health, flags.output, problems_only=flags.problems, at=when))
         stdout.flush()
         if flags.watch is None:
             return EXIT_UNHEALTHY if health.findings else 0
         sleep(flags.watch)
+
+
+def _look(source: ClusterSource, now: float) -> Health:
+    objects, leases = read_whole(source), source.statuses()
+    health = examine(objects, leases, now)
+    return examine(objects, leases, now, source.daemons()) if health.silent else health
 
 
 def render(health: Health, form: str, *, problems_only: bool = False, at: str = "") -> str:

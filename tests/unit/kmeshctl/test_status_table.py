@@ -6,6 +6,8 @@ import re
 from dataclasses import replace
 
 import pytest
+from kmesh.cluster.objects import ClusterObjects
+from kmesh.errors import ApiError, ClusterError
 
 from tests.unit.cluster import kube
 from tests.unit.kmeshctl.test_status import BASE, OURS, WELL, Source, status
@@ -36,3 +38,32 @@ def test_problems_alone_are_lines_and_nothing_where_all_is_well():
     assert status("--problems") == (0, "")
     source = Source(reports=(replace(WELL, ready=False, reasons=("it is ill",)), replace(WELL, node="n2")))
     assert status("--problems", source=source) == (1, "n1: not ready: it is ill\n")
+
+
+def test_a_watch_survives_a_server_that_is_away_and_says_so():
+    source, out, looks = Source(), io.StringIO(), []
+    real = source.statuses
+
+    def sleep(_):
+        looks.append(1)
+        if len(looks) == 3:
+            raise KeyboardInterrupt
+        source.statuses = away if len(looks) == 1 else real
+
+    def away():
+        raise ApiError("the API server cannot be reached: \x1bit does not answer")
+
+    with pytest.raises(KeyboardInterrupt):
+        status("--watch", source=source, out=out, sleep=sleep)
+    lines = out.getvalue().splitlines()
+    (gone,) = [line for line in lines if "cannot be reached" in line]
+    assert re.fullmatch(r"(\d\d:\d\d:\d\d): the API server .*: \?it does not answer; the last answer is of \1", gone)
+    assert len([line for line in lines if line.startswith("2 of 2 nodes ready")]) == 2
+
+
+def test_a_watch_that_never_had_an_answer_fails():
+    source = Source()
+    source.statuses = None
+    source.read = lambda: ClusterObjects(problems=("nobody is there",), complete=False)
+    with pytest.raises(ClusterError, match="nobody is there"):
+        status("--watch", source=source)
