@@ -94,7 +94,7 @@ def test_status_and_explain_say_that_all_is_well(guide):
     wait_for("status is content", lambda: guide.cluster.kmeshctl("status").returncode == 0, 150)
     status = guide.cluster.kmeshctl("status")
     print(status.stdout)
-    assert [line.split()[0] for line in status.stdout.splitlines()[1:4]] == ["n1", "n2", "n3"]
+    assert [line.split()[0] for line in status.stdout.splitlines()[3:6]] == ["n1", "n2", "n3"]
     explained = guide.cluster.kmeshctl("explain", "p1a", "p2a")
     print(explained.stdout)
     assert explained.returncode == 0, explained.stdout + explained.stderr

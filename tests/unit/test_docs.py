@@ -11,7 +11,7 @@ from kmesh.telling.metrics import FAMILIES
 from kmesh_bpf import contract
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "ARCHITECTURE.md"])
+PAGES = sorted([*(ROOT / "docs").glob("*.md"), *ROOT.glob("[A-Z]*.md")])
 PAGES.append(ROOT / "deploy/monitoring/alerts.yaml")
 
 

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from kmesh.cluster.deployment import Deployment
 from kmesh.cluster.files import read_file
 from kmesh.cluster.objects import CORE_API, NAMESPACE, SECRET_NAME, ClusterObjects
 from kmesh.cluster.secret import CURRENT, PREVIOUS, USED
@@ -79,6 +80,10 @@ class KeyFile:
     def statuses(self) -> tuple[Mapping[str, Any], ...]:
         """See :class:`kmesh.cluster.source.ClusterSource`."""
         return self._source.statuses()
+
+    def daemons(self) -> Deployment | None:
+        """See :class:`kmesh.cluster.source.ClusterSource`."""
+        return self._source.daemons()
 
     def tell(self, event: Mapping[str, Any]) -> None:
         """See :class:`kmesh.cluster.source.ClusterSource`."""

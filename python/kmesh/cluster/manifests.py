@@ -180,6 +180,9 @@ class FolderCluster:
                 found.extend(manifests(read_file(path, LARGEST_LEASE)[0], path.suffix))
         return tuple(found)
 
+    def daemons(self) -> None:
+        """See :class:`kmesh.cluster.source.ClusterSource`: whoever starts daemons on a folder knows where."""
+
     def tell(self, event: Mapping[str, Any]) -> None:
         """See :class:`kmesh.cluster.source.ClusterSource`: a folder has no place for events, the log has."""
         level = logging.WARNING if event["type"] == "Warning" else logging.INFO

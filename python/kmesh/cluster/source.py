@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from kmesh.cluster.deployment import Deployment
 from kmesh.cluster.objects import ClusterObjects
 from kmesh.errors import ClusterError
 
@@ -55,6 +56,14 @@ class ClusterSource(Protocol):
 
         """
 
+    def daemons(self) -> Deployment | None:
+        """Give where daemons should run, as it is now; None: the cluster is one that does not run them.
+
+        Raises:
+            ClusterError: it cannot be read.
+
+        """
+
     def tell(self, event: Mapping[str, Any]) -> None:
         """Create an Event (core/v1), where the cluster is one that has events; one that is there already is done."""
 
@@ -83,5 +92,6 @@ def read_whole(source: ClusterSource) -> ClusterObjects:
     """
     objects = source.read()
     if not objects.complete:
-        raise ClusterError("; ".join(objects.problems) or "the API server does not answer in time; try again")
+        # The first is as good as all: whoever may not read one thing may often not read the others either.
+        raise ClusterError(next(iter(objects.problems), "the API server does not answer in time; try again"))
     return objects

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from kmesh.cluster.objects import NAMESPACE
 from kmesh.cluster.secret import KEY_DIGITS
 from kmesh.kmeshctl import completion, explain, status, upstream
+from kmesh.kmeshctl.output import duration, span
 from kmesh.text import file_name, path, short
 from kmesh_bpf import ConfigError
 
@@ -42,6 +43,8 @@ CREATE_EPILOG = """\
 examples:
   kmeshctl secret create                   # a random key: it never enters a command line
   kmeshctl secret create --key-file=-      # 72 digits on standard input
+  kmeshctl secret create --wait            # until every node uses it, 5 minutes at most
+  kmeshctl secret create --if-older-than 30d   # for whoever runs it each day
 
 The first key gets SPI 1, every other one an SPI above all that are in use; nodes move to it without losing a packet.
 A key is used once: one that the Secret holds or has held is refused, and one of 36 equal bytes.
@@ -65,6 +68,8 @@ examples:
   kmeshctl help
   kmeshctl help secret create
 """
+WAIT_SECONDS = 300.0
+"""How long --wait waits: ten times what a replacement takes on an idle cluster."""
 KEY_LIKE = re.compile(r"[0-9A-Fa-f]{8,}")
 
 
@@ -130,6 +135,13 @@ def _shared() -> Parser:
     return shared
 
 
+def _age(text: str) -> float:
+    try:
+        return duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no length of time; write 30d, 12h or 45m") from error
+
+
 def parser() -> Parser:
     """Make the parser.
 
@@ -165,6 +177,20 @@ def parser() -> Parser:
         "--key-file", type=file_name, metavar="FILE", help=f"a file with the {digits}; - is standard input"
     )
     origin.add_argument("--random", action="store_true", help="make one (default)")
+    create.add_argument(
+        "--if-older-than",
+        type=_age,
+        metavar="TIME",
+        help="replace the key only if it was stored longer ago than that: 30d, 12h, 45m",
+    )
+    create.add_argument(
+        "--wait",
+        type=_age,
+        nargs="?",
+        const=WAIT_SECONDS,
+        metavar="TIME",
+        help=f"wait until all nodes use it, at most so long (default: {span(WAIT_SECONDS)})",
+    )
     get = actions.add_parser("get", help="show the key's version and algorithm", parents=[shared], **look(GET_EPILOG))
     get.add_argument("--show-key", action="store_true", help="show the key itself, too")
     get.add_argument("-o", "--output", choices=("table", "json"), default="table", help="default: %(default)s")

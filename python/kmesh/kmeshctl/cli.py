@@ -9,8 +9,10 @@ import os
 import select
 import stat
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import closing, redirect_stdout, suppress
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, redirect_stdout, suppress
 from typing import Any, TextIO
 
 from kmesh import streams, unexpected
@@ -19,8 +21,9 @@ from kmesh.cluster.manifests import FolderCluster
 from kmesh.cluster.objects import NAMESPACE, SECRET_NAME, ClusterObjects
 from kmesh.cluster.source import ClusterSource, read_whole
 from kmesh.errors import ClusterError, OutputError
-from kmesh.kmeshctl import completion, explain, status
+from kmesh.kmeshctl import completion, explain, health, status, waiting
 from kmesh.kmeshctl.arguments import HIDDEN, parse, parser
+from kmesh.kmeshctl.output import span
 from kmesh.text import one_line, short
 from kmesh_bpf import ConfigError, Key, __version__
 
@@ -35,6 +38,10 @@ KEY_FILE_LIMIT = 4096
 """Characters read of a key file: enough to tell what is wrong with it, and an end for /dev/urandom."""
 WRITER_SECONDS = 30.0
 """How long whoever writes a key into a pipe may take to begin."""
+SILENT_SECONDS = 2.0
+"""After so long it is said who is asked."""
+LOOK_SECONDS = 1.0
+"""How often whoever waits looks."""
 DELETE_IT = "delete it first: kmeshctl secret delete"
 
 
@@ -72,8 +79,29 @@ def _command(argv: Sequence[str], stdin: TextIO, stdout: TextIO, stderr: TextIO,
     if flags.command == "completion":
         stdout.write(completion.script(parser(), flags.shell))
         return 0
-    with closing(_source(flags, environment)) as source:
+    with closing(_source(flags, environment)) as source, _telling_whom(flags, source, stderr):
         return _run(flags, source, stdin, stdout, stderr)
+
+
+@contextmanager
+def _telling_whom(flags: argparse.Namespace, source: ClusterSource, stderr: TextIO) -> Iterator[None]:
+    """Say who is asked, where that takes a while; what is shown again and again needs nobody to say so."""
+    server = getattr(source, "server", "")
+    if not server or any(vars(flags).get(one) is not None for one in ("watch", "wait")):
+        yield
+        return
+
+    def say() -> None:
+        with suppress(OSError, ValueError):  # nobody listens
+            print(f"kmeshctl: asking {server} …", file=stderr, flush=True)
+
+    waiting = threading.Timer(SILENT_SECONDS, say)
+    waiting.daemon = True
+    waiting.start()
+    try:
+        yield
+    finally:
+        waiting.cancel()
 
 
 def _source(flags: argparse.Namespace, environment: Mapping[str, str]) -> ClusterSource:
@@ -82,14 +110,15 @@ def _source(flags: argparse.Namespace, environment: Mapping[str, str]) -> Cluste
     explained = flags.command == "explain"
     if folder is None:
         from kmesh.cluster.kubernetes.connection import connect  # noqa: PLC0415 # slow, and a folder needs none of it
+        from kmesh.cluster.kubernetes.resources import OF_OPERATORS  # noqa: PLC0415 # likewise
         from kmesh.cluster.kubernetes.source import EVERYTHING, KubernetesCluster, Pods  # noqa: PLC0415 # likewise
 
-        connection = connect(kubeconfig, context, environment)
+        connection = connect(kubeconfig, context, environment, OF_OPERATORS)
         kinds = KINDS.get(flags.command, EVERYTHING)
         # As in kubectl, -n is where the things are that are asked for: there the pods, else Kmesh's own.
         namespace = NAMESPACE if explained else given.get("namespace", NAMESPACE)
         pods = {"explain": Pods.EVERY, "status": Pods.UNANNOUNCED}.get(flags.command, Pods.ENROLLED)
-        return KubernetesCluster(connection, namespace=namespace, kinds=kinds, pods=pods)
+        return KubernetesCluster(connection, namespace=namespace, kinds=kinds, pods=pods, hasty=True)
     if kubeconfig or context or ("namespace" in given and not explained):
         raise ConfigError("--manifests names a cluster of its own; leave out --kubeconfig, --context, --namespace")
     return FolderCluster(folder)
@@ -116,7 +145,7 @@ def _secret(flags: argparse.Namespace, source: ClusterSource, stdin: TextIO, std
         case "delete":
             return _delete(source, stdout)
         case _:
-            return _replace(source, _new_key(flags, stdin), stdout, stderr)
+            return _replace(flags, source, _new_key(flags, stdin), stdout, stderr)
 
 
 def _new_key(flags: argparse.Namespace, stdin: TextIO) -> Key:
@@ -162,11 +191,18 @@ def _await_writer(name: str, descriptor: int) -> None:
     os.set_blocking(descriptor, True)
 
 
-def _replace(source: ClusterSource, key: Key, stdout: TextIO, stderr: TextIO) -> int:
+class _YoungError(ClusterError):
+    """The key need not be replaced yet; says how old it is."""
+
+
+def _replace(flags: argparse.Namespace, source: ClusterSource, key: Key, stdout: TextIO, stderr: TextIO) -> int:
+    least_age, patience = (vars(flags).get(name) for name in ("if_older_than", "wait"))
     version, left_out = 0, {}
 
     def change(before: Mapping[str, Any] | None, objects: ClusterObjects) -> Mapping[str, Any]:
         nonlocal version, left_out
+        if least_age is not None and secret.holds_key(before):
+            _check_age(before, least_age)
         used, announced = secret.history(before), {info.name: info.spi for info in objects.node_infos}
         held = _held(before)
         secret.check_new(key, held, used)
@@ -178,12 +214,50 @@ def _replace(source: ClusterSource, key: Key, stdout: TextIO, stderr: TextIO) ->
         version = new.current
         return secret.render(new)
 
-    source.change_secret(change)
+    try:
+        source.change_secret(change)
+    except _YoungError as young:
+        _tell_done(str(young), stdout)
+        return 0
     for name, spi in left_out.items():
         way_out = f"delete its KmeshNodeInfo: kubectl delete kmeshnodeinfo -n {NAMESPACE} {name}"
         print(f"kmeshctl: {name} announces SPI {spi}, far above all others; not counted: {way_out}", file=stderr)
     _tell_done(f"key stored: SPI {version}, {secret.ALGORITHM}", stdout)
-    return 0
+    return 0 if patience is None else _wait(source, version, patience, stdout, stderr)
+
+
+def _wait(source: ClusterSource, version: int, patience: float, stdout: TextIO, stderr: TextIO) -> int:
+    """Wait until all nodes use a version, telling how far they are; give the exit status."""
+    until, told = time.monotonic() + patience, ""
+    while True:
+        reports, _ = health.read_reports(source.statuses())
+        now = waiting.progress(read_whole(source).node_infos, reports, version, time.time())
+        if now.over:
+            print(now, file=stdout)
+            return 0
+        left = until - time.monotonic()
+        if left <= 0:
+            raise ClusterError(f"after {span(patience)} {now}; kmeshctl status tells more")
+        if str(now) != told:
+            told = str(now)
+            print(f"kmeshctl: {told}", file=stderr, flush=True)
+        time.sleep(min(LOOK_SECONDS, left))
+
+
+def _check_age(before: Mapping[str, Any] | None, least: float) -> None:
+    """Let a key be replaced that is old enough.
+
+    Raises:
+        _YoungError: it is not.
+        ClusterError: nobody knows.
+
+    """
+    since = health.changed_at(before) if before is not None else None
+    if since is None:
+        raise ClusterError("the cluster does not say when the key was stored; leave out --if-older-than")
+    age = time.time() - since
+    if age < least:
+        raise _YoungError(f"nothing done: the key was stored {span(age)} ago, less than {span(least)}")
 
 
 def _tell_done(sentence: str, stdout: TextIO) -> None:

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from kmesh.cluster import secret
+from kmesh.cluster.deployment import DaemonPod, Deployment
 from kmesh.cluster.fields import Fields
 from kmesh.cluster.objects import NAMESPACE, SECRET_NAME, ClusterObjects, NodeInfo, NodeObject
 from kmesh.cluster.snapshot import announced_by_us, announces_boot_id, pod_claims
@@ -50,6 +51,11 @@ class NodeHealth:
         return self.status if self.age <= LEASE_SECONDS else None
 
     @property
+    def silent(self) -> bool:
+        """Whether a Node says nothing of itself: neither announcement nor report, or one that is too old."""
+        return self.known is not None and self.fresh is None and not self.foreign
+
+    @property
     def foreign(self) -> bool:
         """Whether a daemon of another make announces it, Go Kmesh's say; one of ours that reports is none."""
         if self.info is None or self.fresh is not None:
@@ -82,9 +88,19 @@ class Health:
     findings: tuple[Finding, ...]
     notes: tuple[Finding, ...]
 
+    @property
+    def silent(self) -> bool:
+        """Whether a Node is, so that it matters where daemons should run."""
+        return any(node.silent for node in self.nodes)
 
-def examine(objects: ClusterObjects, leases: Iterable[Mapping[str, Any]], now: float) -> Health:
-    """Judge a cluster; ``now`` is in seconds since the epoch."""
+
+def examine(
+    objects: ClusterObjects,
+    leases: Iterable[Mapping[str, Any]],
+    now: float,
+    deployment: Deployment | None = None,
+) -> Health:
+    """Judge a cluster; ``now`` is in seconds since the epoch. ``deployment``: where daemons should run, if known."""
     statuses, unreadable = read_reports(leases)
     infos = {info.name: info for info in objects.node_infos}
     known = {node.name: node for node in objects.nodes}
@@ -101,12 +117,15 @@ def examine(objects: ClusterObjects, leases: Iterable[Mapping[str, Any]], now: f
     )
     placed, conflicts = pod_claims(objects)
     pods = Counter(pod.node for pod in placed)
-    changed_at = _changed_at(objects.secret) if objects.secret else None
-    settling = changed_at is not None and now - changed_at < ANNOUNCE_LIMIT
-    findings = [Finding("", sentence) for sentence in (*key_problem, *objects.problems, *conflicts, *unreadable)]
+    since = changed_at(objects.secret) if objects.secret else None
+    settling = since is not None and now - since < ANNOUNCE_LIMIT
+    about = (*key_problem, *objects.problems, *conflicts, *unreadable, *_daemons(nodes, deployment))
+    findings = [Finding("", sentence) for sentence in about]
+    daemon_pods = {pod.node: pod for pod in deployment.pods} if deployment is not None else {}
     for node in nodes:
         sentences = (
             *_presence(node, pods[node.name]),
+            *_daemon_pod(node, daemon_pods.get(node.name)),
             *_contradicted(node),
             *_announced(node, 0 if settling else spi),
             *(_reported(node.fresh, now) if node.fresh else ()),
@@ -159,7 +178,7 @@ def _key(objects: ClusterObjects) -> tuple[int, tuple[str, ...]]:
         return 0, (f"{error}; nodes keep using the key that they hold",)
 
 
-def _changed_at(manifest: Mapping[str, Any]) -> float | None:
+def changed_at(manifest: Mapping[str, Any]) -> float | None:
     """Give when the API server saw the object change last; None where it does not say (a folder)."""
     try:
         metadata = Fields(manifest).part("metadata")
@@ -187,6 +206,41 @@ def _presence(node: NodeHealth, pods: int) -> Iterator[str]:
         yield "it announces itself, and there is no report of it; does its daemon run?"
     if node.status is None and node.info is None and pods:
         yield f"{pods} managed pods run there, and no daemon announces it: other nodes drop what they would send there"
+
+
+def _daemons(nodes: Iterable[NodeHealth], deployment: Deployment | None) -> Iterator[str]:
+    """Give what is wrong with daemons as a whole."""
+    known = [node for node in nodes if node.known is not None]
+    silent = [node.name for node in known if node.silent and node.info is None and node.status is None]
+    if not known:
+        yield "there is no Node, so nothing is encrypted: is this the cluster that was meant?"
+    elif deployment is None and len(silent) == len(known):
+        yield f"no daemon has ever announced itself, on none of {len(known)} Nodes: docs/install.md says how they start"
+    if deployment is None or not silent:
+        return
+    if not deployment.sets:
+        where = f"no DaemonSet of this project is in namespace {NAMESPACE}"
+        yield f"{where}, and nothing is heard of {named(silent)}: kubectl apply -k deploy/base"
+    for one in deployment.sets:
+        there = len(deployment.pods)
+        if not one.desired:
+            yield f"DaemonSet {one.name} wants a daemon on no node: does its nodeSelector fit any?"
+        elif len(deployment.sets) == 1 and there < one.desired:
+            way_out = f"kubectl -n {NAMESPACE} describe daemonset {one.name}"
+            yield f"DaemonSet {one.name} wants {one.desired} daemons, and has {there} pods: {way_out}"
+    yield from (
+        f"the daemon's pod {pod.name}: {pod.trouble}" for pod in deployment.pods if pod.trouble and not pod.node
+    )
+
+
+def _daemon_pod(node: NodeHealth, pod: DaemonPod | None) -> Iterator[str]:
+    """Give why nothing is heard of a node on which a daemon should run."""
+    if pod is None or not node.silent:
+        return
+    if pod.trouble:
+        yield f"its daemon does not run: {pod.trouble}; kubectl -n {NAMESPACE} describe pod {pod.name}"
+    elif node.info is None and node.status is None:
+        yield f"its daemon has said nothing yet: kubectl -n {NAMESPACE} logs {pod.name}"
 
 
 def _contradicted(node: NodeHealth) -> Iterator[str]:
@@ -218,11 +272,11 @@ def _reported(status: NodeStatus, now: float) -> Iterator[str]:
     if not status.ready and not status.reasons:
         yield "not ready"
     if status.peers_ready < status.peers_expected:
-        names = _names(peer.name for peer in status.peers if not peer.ready)
+        names = named(peer.name for peer in status.peers if not peer.ready)
         yield f"it can send to {status.peers_ready} of {status.peers_expected} peers only; not to {names}"
     if status.replacing_since is not None and now - status.replacing_since > REPLACEMENT_LIMIT:
         late = [peer.name for peer in status.peers if 0 < peer.spi_out < status.newest_spi]
-        waiting = f"; behind are {_names(late)}" if late else ""
+        waiting = f"; behind are {named(late)}" if late else ""
         yield f"the replacement takes {span(now - status.replacing_since)} already: {replacement(status)}{waiting}"
     if status.sequence_use > SEQUENCE_LIMIT:
         yield f"{share(status.sequence_use)} of an SA's sequence numbers are used up; new key: kmeshctl secret create"
@@ -239,7 +293,8 @@ def replacement(status: NodeStatus) -> str:
     return f"{status.old_inbound} old SAs left"
 
 
-def _names(names: Iterable[str]) -> str:
+def named(names: Iterable[str]) -> str:
+    """Name the first few."""
     found = list(names)
     more = f" and {len(found) - NAMES} more" if len(found) > NAMES else ""
     return f"{', '.join(found[:NAMES])}{more}" if found else "some"

@@ -10,6 +10,8 @@ import yaml
 
 STRUCTURED = ("json", "yaml")
 """Values of ``-o`` for programs."""
+LONGEST_SPAN = 100_000
+"""Of any unit."""
 UNITS = (("d", 86400), ("h", 3600), ("m", 60))
 
 
@@ -32,6 +34,20 @@ def span(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{int(seconds // length)}{unit}"
     return f"{max(0, int(seconds))}s"
+
+
+def duration(text: str) -> float:
+    """Read a length of time as :func:`span` writes one; seconds.
+
+    Raises:
+        ValueError: it is none.
+
+    """
+    units = {"s": 1, **dict(UNITS)}
+    number, unit = text[:-1], text[-1:]
+    if unit not in units or not (number.isascii() and number.isdecimal()) or not 0 < int(number) <= LONGEST_SPAN:
+        raise ValueError(text)
+    return float(int(number) * units[unit])
 
 
 def share(value: float) -> str:

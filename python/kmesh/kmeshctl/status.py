@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
 from kmesh.cluster.source import ClusterSource, read_whole
-from kmesh.kmeshctl.health import Health, NodeHealth, examine, plain, replacement
+from kmesh.errors import ClusterError
+from kmesh.kmeshctl.health import Finding, Health, NodeHealth, examine, named, plain, replacement
 from kmesh.kmeshctl.output import STRUCTURED, printable, share, span, structured, table
 
 EXIT_UNHEALTHY = 1
@@ -20,6 +21,7 @@ EPILOG = """\
 examples:
   kmeshctl status
   kmeshctl status -o wide
+  kmeshctl status --problems         # no table
   kmeshctl status --watch            # every 2 seconds, until Ctrl-C
   kmeshctl status -o json
 
@@ -42,6 +44,9 @@ def register(commands: Any, shared: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "-o", "--output", choices=("table", "wide", *STRUCTURED), default="table", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--problems", action="store_true", help="only what is not as it should be, a line each; nothing: all is"
     )
     parser.add_argument(
         "-w",
@@ -77,27 +82,68 @@ def run(
         ClusterError: the cluster cannot be asked.
 
     """
+    shown = ""
     while True:
-        health = examine(read_whole(source), source.statuses(), clock())
-        if flags.watch is not None and stdout.isatty():
-            stdout.write(CLEAR_SCREEN)
-        stdout.write(render(health, flags.output))
+        now = clock()
+        at = time.strftime("%H:%M:%S", time.localtime(now))
+        try:
+            health = _look(source, now)
+        except ClusterError as error:
+            if not shown or flags.output in STRUCTURED:
+                raise  # whoever begins with that has likely asked the wrong one; and programs read no sentences
+            stdout.write(printable(f"{at}: {error}; the last answer is of {shown}\n"))
+        else:
+            shown = at
+            if flags.watch is not None and stdout.isatty():
+                stdout.write(CLEAR_SCREEN)
+            when = f", {at}" if flags.watch is not None else ""
+            stdout.write(render(health, flags.output, problems_only=flags.problems, at=when))
         stdout.flush()
         if flags.watch is None:
             return EXIT_UNHEALTHY if health.findings else 0
         sleep(flags.watch)
 
 
-def render(health: Health, form: str) -> str:
-    """Give the text for a value of ``-o``."""
+def _look(source: ClusterSource, now: float) -> Health:
+    objects, leases = read_whole(source), source.statuses()
+    health = examine(objects, leases, now)
+    return examine(objects, leases, now, source.daemons()) if health.silent else health
+
+
+def render(health: Health, form: str, *, problems_only: bool = False, at: str = "") -> str:
+    """Give the text for a value of ``-o``; ``problems_only``: of tables nothing but what is not as it should be.
+
+    ``at`` stands behind the first line.
+    """
     if form in STRUCTURED:
         return structured(plain(health), form)
+    if problems_only:
+        return printable("".join(f"{sentence}\n" for sentence in grouped(health.findings)))
     wide = form == "wide"
     head = (*HEAD, *WIDE_HEAD) if wide else HEAD
-    lines = table(head, ((*_row(node), *_more(node)) if wide else _row(node) for node in health.nodes))
+    ill = {finding.node for finding in health.findings}
+    ordered = sorted(health.nodes, key=lambda node: node.name not in ill)  # else as they are: by name
+    lines = table(head, ((*_row(node), *_more(node)) if wide else _row(node) for node in ordered))
     well = "all that is known is as it should be" if health.notes else "all is as it should be"
-    sentences = [*(map(str, health.findings) if health.findings else [well]), *map(str, health.notes)]
-    return printable(lines + "\n" + "".join(f"{sentence}\n" for sentence in sentences))
+    sentences = [*(grouped(health.findings) if health.findings else [well]), *grouped(health.notes)]
+    return printable(f"{_summary(health)}{at}\n\n{lines}\n" + "".join(f"{sentence}\n" for sentence in sentences))
+
+
+def _summary(health: Health) -> str:
+    """Give in a line what a person wants to know first."""
+    fresh = [node.fresh for node in health.nodes if node.fresh is not None]
+    unknown = len(health.nodes) - len(fresh)
+    ready = f"{sum(report.ready for report in fresh)} of {len(health.nodes)} nodes ready"
+    key = f"key SPI {health.key_spi}" if health.key_spi else "no usable key"
+    return f"{ready}{f', {unknown} unknown' if unknown else ''}, {key}"
+
+
+def grouped(findings: Sequence[Finding]) -> list[str]:
+    """Give the sentences, each once: what is so of several nodes is said of all of them."""
+    nodes: dict[str, list[str]] = {}
+    for one in findings:
+        nodes.setdefault(one.sentence, []).append(one.node)
+    return [f"{named(of)}: {sentence}" if of[0] else sentence for sentence, of in nodes.items()]
 
 
 def _row(node: NodeHealth) -> tuple[str, ...]:

@@ -179,6 +179,7 @@ def test_a_peer_that_the_sender_cannot_send_to_is_not_encrypted_whatever_the_pla
     [
         ("XFRM_DISABLED", "a device that leads out is kept from encryption, or from its policies"),
         ("INTERFERENCE", "a rule of somebody else stands in the way"),
+        ("UPLINK", "an uplink is missing"),
     ],
 )
 @pytest.mark.parametrize("index", [0, 1])
@@ -204,7 +205,7 @@ def test_what_keeps_a_node_from_encrypting_changes_no_answer_that_it_cannot_send
     assert set(verdicts("web", "api", reports=(stale, OTHER))[0].values()) == {"encrypted"}
 
 
-@pytest.mark.parametrize("kind", ["BRIDGED", "UPLINK", "QUARANTINE", "INVENTED"])
+@pytest.mark.parametrize("kind", ["BRIDGED", "QUARANTINE", "INVENTED"])
 def test_a_problem_that_drops_packets_or_is_another_s_leaves_the_answer(kind):
     assert set(verdicts("web", "api", reports=(replace(ONE, problems=(kind,)), OTHER))[0].values()) == {"encrypted"}
 

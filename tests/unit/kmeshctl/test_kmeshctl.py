@@ -1,4 +1,3 @@
-import base64
 import io
 import json
 import os
@@ -9,42 +8,12 @@ import sys
 import pytest
 import yaml
 from kmesh.cluster.manifests import SECRET_FILE
-from kmesh.cluster.secret import parse_keys
-from kmesh.kmeshctl import cli
 from kmesh.kmeshctl.arguments import parser
 from kmesh.kmeshctl.cli import main
 
 from kmesh_bpf import Key, __version__
 from tests.unit.cluster import kube
-
-MATERIAL = bytes(range(200, 236))
-HEX, OTHER = MATERIAL.hex(), bytes(range(36)).hex()
-TRACES = (HEX, HEX.upper(), HEX[:8], HEX[-8:], base64.b64encode(MATERIAL).decode()[:8])
-
-
-@pytest.fixture
-def kmeshctl(tmp_path):
-    """Run a command on a cluster; give status, output and errors. Whatever it says, no key may be in it."""
-
-    def run(*argv, stdin="", cluster=True, show=False):
-        out, err = io.StringIO(), io.StringIO()
-        where = ["--manifests", str(tmp_path)] if cluster else []
-        status = main([*where, *argv], io.StringIO(stdin), out, err)
-        assert "Traceback" not in err.getvalue()
-        if status:
-            assert err.getvalue().count("\n") == 1
-            assert err.getvalue().startswith("kmeshctl: ")
-        else:
-            assert err.getvalue() == ""
-        if not show:
-            assert not any(trace in out.getvalue() + err.getvalue() for trace in TRACES)
-        return status, out.getvalue(), err.getvalue()
-
-    return run
-
-
-def stored(folder):
-    return parse_keys(yaml.safe_load((folder / SECRET_FILE).read_text()))
+from tests.unit.kmeshctl.keys import HEX, MATERIAL, OTHER, TRACES, stored
 
 
 def test_the_guide_s_form_stores_the_first_key_under_spi_1(kmeshctl, tmp_path):
@@ -163,42 +132,6 @@ def test_a_key_file_that_is_no_text_is_refused_and_none_of_its_bytes_shown(kmesh
 
 def test_a_key_file_without_an_end_is_not_read_to_it(kmeshctl):
     assert kmeshctl("secret", "create", "--key-file=/dev/zero")[2].startswith("kmeshctl: the key is not hexadecimal")
-
-
-def test_a_key_may_come_through_a_pipe_and_nobody_waits_for_one_that_does_not(kmeshctl, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "WRITER_SECONDS", 0.2)
-    os.mkfifo(tmp_path / "pipe")
-    said = kmeshctl("secret", "create", "--key-file", str(tmp_path / "pipe"))
-    assert said == (2, "", f"kmeshctl: cannot read {tmp_path}/pipe: nobody has written into it for 0.2 s\n")
-    monkeypatch.setattr(cli, "WRITER_SECONDS", 20)
-    writer = subprocess.Popen(["sh", "-c", f"echo {HEX} > {tmp_path}/pipe"])
-    assert kmeshctl("secret", "create", "--key-file", str(tmp_path / "pipe"))[0] == 0
-    writer.wait()
-    assert stored(tmp_path).keys == {1: Key(MATERIAL)}
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("explain", "w" * 9000, "b"),
-        ("explain", "a", "b", "w" * 9000),
-        ("w" * 9000,),
-        ("status", "-o", "w" * 9000),
-        ("status", "--watch", "w" * 9000),
-        ("secret", "create", "--key-file", "w" * 9000),
-        ("secret", "create", "--key-file", "w" * 3000),
-    ],
-)
-def test_what_is_longer_than_anybody_reads_is_not_said_to_its_end(kmeshctl, arguments):
-    status, _, said = kmeshctl(*arguments)
-    assert status == 2
-    assert said.endswith("\n")
-    assert len(said) < 500
-
-
-def test_a_folder_of_a_name_that_no_path_has_is_refused(kmeshctl):
-    said = kmeshctl("status", "--manifests", "w" * 5000, cluster=False)[2]
-    assert said.startswith(f"kmeshctl: argument --manifests: {'w' * 64}… is longer than a path can be")
 
 
 NO_CLUSTER = (
@@ -384,7 +317,7 @@ def cluster(tmp_path):
     [
         (["explain", "p1", "p2"], 0, "ENCRYPTED with SPI 1"),
         (["explain", "p1", "192.0.2.7"], 1, "CLEAR"),
-        (["status"], 1, "n1: it announces itself, and there is no report of it"),
+        (["status"], 1, "n1, n2: it announces itself, and there is no report of it"),
         (["completion", "bash"], 0, "complete -F _kmeshctl kmeshctl"),
     ],
 )

@@ -48,8 +48,9 @@ REPORTS = (WELL, replace(WELL, node="n2"))
 class Source:
     """A cluster in memory."""
 
-    def __init__(self, manifests=BASE, reports=REPORTS, problems=()):
+    def __init__(self, manifests=BASE, reports=REPORTS, problems=(), deployed=None):
         self.objects = collect([parse(one) for one in manifests], problems)
+        self.deployed = deployed
         self.leases = tuple(map(to_lease, reports))
         self.asked = 0
 
@@ -59,6 +60,9 @@ class Source:
 
     def statuses(self):
         return self.leases
+
+    def daemons(self):
+        return self.deployed
 
 
 def findings(now=NOW, **cluster):
@@ -81,6 +85,8 @@ def test_a_cluster_that_is_well_is_one_table_and_exit_status_0():
     code, text = status()
     assert code == 0
     assert text.splitlines() == [
+        "2 of 2 nodes ready, key SPI 1",
+        "",
         "NODE   READY   SPI   PEERS   REPLACEMENT   SEQ USE   DROPS   VERSION   AGE",
         "n1     yes     1     1/1     done          0%        0       0.1.0     12s",
         "n2     yes     1     1/1     done          0%        0       0.1.0     12s",
@@ -95,7 +101,7 @@ def test_a_replacement_under_way_shows_its_progress_and_is_nothing_wrong():
     manifests = (kube.node(1), kube.node_info(1, 2), kube.secret(kube.entry(2)))
     code, text = status("-o", "wide", source=Source(manifests, (half,)))
     assert code == 0
-    row = text.splitlines()[1]
+    row = text.splitlines()[3]
     assert "2/3 peers on SPI 2" in row
     assert "1-2" in row
     moved = replace(half, peers_on_newest=3, spi_out=(2, 2))
@@ -108,7 +114,7 @@ def test_wide_adds_addresses_mode_and_the_last_drop():
     )
     code, text = status("-o", "wide", source=Source(reports=(dropped, replace(WELL, node="n2"))))
     assert code == 0
-    row = text.splitlines()[1]
+    row = text.splitlines()[3]
     assert "10.10.0.1,fd00:10::1" in row
     assert "permissive" in row
     assert row.endswith("dropped_by_guard 3m ago")
@@ -139,7 +145,8 @@ def test_programs_get_the_findings_too():
 def test_every_node_that_anything_knows_of_has_a_row():
     manifests = (kube.node(1), kube.node_info(2), kube.secret(kube.entry(1)))
     _, text = status(source=Source(manifests, (replace(WELL, node="n3"),)))
-    assert [line.split()[0] for line in text.split("\n\n")[0].splitlines()] == ["NODE", "n1", "n2", "n3"]
+    assert [line.split()[0] for line in text.split("\n\n")[1].splitlines()] == ["NODE", "n2", "n1", "n3"]
+    assert text.splitlines()[0] == "1 of 3 nodes ready, 2 unknown, key SPI 1"
 
 
 def test_a_node_that_announces_itself_and_reports_nothing_is_told():
@@ -163,7 +170,7 @@ def test_beside_a_go_node_it_is_said_what_cannot_be_known_and_nothing_is_wrong(i
     source = Source((*BASE[:3], info, BASE[4]), (WELL,))
     code, text = status(source=source)
     assert code == 0
-    assert text.splitlines()[2].split() == ["n2", "unknown", "1", *"------"]
+    assert text.splitlines()[4].split() == ["n2", "unknown", "1", *"------"]
     assert text.splitlines()[-2:] == ["all that is known is as it should be", NOT_KNOWN]
     found = json.loads(status("-o", "json", source=source)[1])
     assert (found["healthy"], found["findings"]) == (True, [])

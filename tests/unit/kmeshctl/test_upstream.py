@@ -79,6 +79,6 @@ def test_the_ways_out_name_commands_that_are_there():
             assert f"kmeshctl {part.split()[0].strip(',;')}" in there
 
 
-def test_they_stand_in_no_help_and_in_no_pod_s_way():
+def test_they_stand_in_no_help_and_in_no_pod_s_way(tmp_path):
     assert not any(f" {command} " in ctl("--help")[1] for command in NOT_PROVIDED)
-    assert "default/dump" in ctl("explain", "dump", "log", "--manifests", "/tmp")[2]
+    assert "default/dump" in ctl("explain", "dump", "log", "--manifests", str(tmp_path))[2]

@@ -24,7 +24,7 @@ from kmesh.cluster.kubernetes.access import ACCOUNT, HOST, Access
 from kmesh.cluster.kubernetes.comeback import Comeback
 from kmesh.cluster.kubernetes.kubeconfig import AUTHORIZATION, Target
 from kmesh.cluster.kubernetes.patience import BODY_SECONDS, Limit, limited, make_impatient
-from kmesh.cluster.kubernetes.resources import UNAUTHORIZED, common, described, refusal
+from kmesh.cluster.kubernetes.resources import OF_DAEMONS, UNAUTHORIZED, common, described, refusal
 from kmesh.errors import ApiError
 from kmesh_bpf import ConfigError, __version__
 
@@ -46,15 +46,15 @@ Load = Callable[[], Access]
 
 
 class Connection:
-    """One API server; its methods may be called from several threads.
+    """One API server; its methods may be called from several threads. ``rights``: how to get those that are missing.
 
     Raises:
         ConfigError: the configuration cannot be read.
 
     """
 
-    def __init__(self, load: Load) -> None:
-        self._load = load
+    def __init__(self, load: Load, rights: str = OF_DAEMONS) -> None:
+        self._load, self._rights = load, rights
         self._lock = threading.Lock()
         self._tried_at = 0.0
         self._refused = ""
@@ -164,7 +164,7 @@ class Connection:
             break
         if common(response.status):
             self.comeback.away()
-        raise refusal(verb, what, response.status, said)
+        raise refusal(verb, what, response.status, said, self._rights)
 
     def stream(self, answer: Answer) -> Iterator[bytes]:
         """Give the body of an answer piece by piece, as it comes.
@@ -296,7 +296,9 @@ class Answer:
             return  # it has come to its end by itself
 
 
-def connect(kubeconfig: str | None, context: str | None, environment: Mapping[str, str]) -> Connection:
+def connect(
+    kubeconfig: str | None, context: str | None, environment: Mapping[str, str], rights: str = OF_DAEMONS
+) -> Connection:
     """Give the connection that was asked for, else that of the pod we are in, else the environment's kubeconfig.
 
     Raises:
@@ -305,7 +307,7 @@ def connect(kubeconfig: str | None, context: str | None, environment: Mapping[st
     """
     inside = environment.get(HOST) and (ACCOUNT / "token").exists()
     if inside and not kubeconfig and not context:
-        return Connection(lambda: access.enter(access.of_pod(environment)))
+        return Connection(lambda: access.enter(access.of_pod(environment)), rights)
     files = kubeconfig or environment.get("KUBECONFIG") or DEFAULT_KUBECONFIG
     paths = [os.path.expanduser(one) for one in files.split(os.pathsep) if one]  # noqa: PTH111 # Path's may raise
 
@@ -318,7 +320,7 @@ def connect(kubeconfig: str | None, context: str | None, environment: Mapping[st
         raise ConfigError(
             f"there is no cluster: {files} is not there, and this is no pod; give --kubeconfig FILE or --manifests DIR"
         )
-    return Connection(lambda: access.enter(access.of_kubeconfig(there() or paths, context, environment)))
+    return Connection(lambda: access.enter(access.of_kubeconfig(there() or paths, context, environment)), rights)
 
 
 def _pool(found: Access) -> urllib3.PoolManager:

@@ -201,8 +201,8 @@ def decode_object(kind: str, text: bytes | msgspec.Raw) -> dict[str, Any]:
     return value
 
 
-def decode_list(kind: str, text: bytes) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Give the objects of a list, and the list's own metadata.
+def decode_list(kind: str, text: bytes, *, whole: bool = False) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Give the objects of a list, with the fields used or ``whole``, and the list's own metadata.
 
     Whatever says nothing of its kind, has no items or no resourceVersion is no list: not an empty one either.
 
@@ -217,7 +217,7 @@ def decode_list(kind: str, text: bytes) -> tuple[list[dict[str, Any]], dict[str,
     version = found.metadata.get("resourceVersion")
     if found.kind != f"{kind}List" or not isinstance(version, str) or not version:
         raise ValueError(f"no list of {kind}")
-    items = [decode_object(kind, one) for one in found.items]
+    items = [decode_object("" if whole else kind, one) for one in found.items]
     if not all("metadata" in one for one in items):
         raise ValueError("no list of objects")
     return items, found.metadata

@@ -33,8 +33,8 @@ class Listing:
     that takes longer than connections live would never be whole otherwise.
     """
 
-    def __init__(self, connection: Connection, collection: Collection) -> None:
-        self._connection, self._collection = connection, collection
+    def __init__(self, connection: Connection, collection: Collection, *, whole: bool = False) -> None:
+        self._connection, self._collection, self._whole = connection, collection, whole
         self._limit, self._token = str(PAGE), ""
         self._count = 0
         self.version = ""
@@ -64,7 +64,7 @@ class Listing:
                 self._limit, self._token = "", ""  # the pages to come are forgotten: all at once, then
                 continue
             try:
-                items, metadata = decode_list(collection.kind, text)
+                items, metadata = decode_list(collection.kind, text, whole=self._whole)
                 token = metadata.get("continue") or ""
                 if not isinstance(token, str):
                     raise ValueError("no token")
@@ -81,11 +81,11 @@ class Listing:
                 return
 
 
-def pages(connection: Connection, collection: Collection) -> Iterator[Page]:
-    """Read a collection as it is now.
+def pages(connection: Connection, collection: Collection, *, whole: bool = False) -> Iterator[Page]:
+    """Read a collection as it is now: of its objects the fields that are used elsewhere, or all of them.
 
     Raises:
         ApiError: it cannot be read to its end.
 
     """
-    return Listing(connection, collection).pages()
+    return Listing(connection, collection, whole=whole).pages()

@@ -22,8 +22,9 @@ PLURALS = {
     "Service": "services",
     "Lease": "leases",
     "Event": "events",
+    "DaemonSet": "daemonsets",
 }
-FOREIGN_APIS = {"Lease": "coordination.k8s.io/v1", "Event": "v1"}
+FOREIGN_APIS = {"Lease": "coordination.k8s.io/v1", "Event": "v1", "DaemonSet": "apps/v1"}
 """Of kinds that are written and given as they are, never read into objects."""
 MESSAGE_LIMIT = 300
 """Characters of the server's own words in an error."""
@@ -34,6 +35,9 @@ KEY_LIKE = re.compile(r"[A-Za-z0-9+/=]{40,}")
 """In the server's words, what could be key material."""
 UNKNOWN_PATH = ("not find the requested resource", "page not found")
 """The server's words where it knows nothing of a kind, and where it knows the group in other versions."""
+OF_DAEMONS = "give its role this permission (the one in deploy/ has all that are needed)"
+OF_OPERATORS = "bind the role kmesh-ipsec-operator to this user (deploy/base/rbac-operator.yaml says how)"
+"""How to get rights that are missing."""
 BAD_REQUEST, UNAUTHORIZED, REFUSED, NOT_FOUND, CONFLICT, GONE = 400, 401, 403, 404, 409, 410
 
 
@@ -86,13 +90,15 @@ def whole(manifest: dict[str, Any], collection: Collection) -> dict[str, Any]:
     return manifest
 
 
-def refusal(verb: str, what: str, status: int, body: bytes) -> ApiError:
-    """Make the sentence for an answer that is none of 200 to 299: verb, object, reason, way out."""
+def refusal(verb: str, what: str, status: int, body: bytes, rights: str = OF_DAEMONS) -> ApiError:
+    """Make the sentence for an answer that is none of 200 to 299: verb, object, reason, way out.
+
+    ``rights`` is the way out where it is rights that are missing.
+    """
     said = said_by_server(body)
     words = said or "no reason given"
     if status == REFUSED:
-        way_out = "; give its role this permission (the one in deploy/ has all that are needed)"
-        return ApiError(f"may not {verb} {what}: {words}{way_out}", status)
+        return ApiError(f"may not {verb} {what}: {words}; {rights}", status)
     if status == UNAUTHORIZED:
         why = "the API server does not accept the credentials: they are of another cluster, or have expired"
         return ApiError(f"cannot {verb} {what}: {why}", status)

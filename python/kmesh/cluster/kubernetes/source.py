@@ -13,6 +13,7 @@ from enum import Enum
 from itertools import chain
 from typing import Any, cast
 
+from kmesh.cluster.deployment import SELECTOR, Deployment, deployment
 from kmesh.cluster.kubernetes.connection import Connection
 from kmesh.cluster.kubernetes.listing import pages
 from kmesh.cluster.kubernetes.resources import CONFLICT, NOT_FOUND, Collection, name_of
@@ -58,7 +59,8 @@ class KubernetesCluster:
     """A cluster, or of it the ``kinds`` that somebody needs, and of its ``pods``.
 
     ``namespace`` is where the Secret, the KmeshNodeInfos and the Leases are. ``patience``: how many seconds the first
-    read waits for the cluster to be known as a whole. ``clock`` gives seconds that only grow.
+    read waits for the cluster to be known as a whole; who is ``hasty`` is told of the first trouble at once, and need
+    not wait for what it may become. ``clock`` gives seconds that only grow.
     """
 
     poll_interval = 1.0
@@ -71,9 +73,10 @@ class KubernetesCluster:
         kinds: frozenset[str] = EVERYTHING,
         pods: Pods = Pods.ENROLLED,
         patience: float | None = None,
+        hasty: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._patience = FIRST_SECONDS if patience is None else patience
+        self._patience, self._hasty = FIRST_SECONDS if patience is None else patience, hasty
         self._connection, self._clock = connection, clock
         self._store = Store()
         self.wake: int | None = self._store.wake
@@ -103,12 +106,17 @@ class KubernetesCluster:
         self._read_revision = -1
         self._closed = False
 
+    @property
+    def server(self) -> str:
+        """The server's URL."""
+        return self._connection.server
+
     def read(self) -> ClusterObjects:
         """See :class:`kmesh.cluster.source.ClusterSource`."""
         with self._store.condition:
             if self._started_at is None:
                 self._start()
-                self._store.condition.wait_for(self._whole, self._patience)
+                self._store.condition.wait_for(self._enough, self._patience)
             for watch in (*self._watches.values(), *self._pods.values()):
                 watch.start()  # those for which there was no room
             self._complete = self._complete or self._whole()
@@ -151,6 +159,14 @@ class KubernetesCluster:
         """See :class:`kmesh.cluster.source.ClusterSource`."""
         found = [one for page in pages(self._connection, self._leases) for one in page.items]
         return tuple(one for one in found if name_of(one).startswith(LEASE_PREFIX))
+
+    def daemons(self) -> Deployment | None:
+        """See :class:`kmesh.cluster.source.ClusterSource`."""
+        kinds = (Collection(kind, self._leases.namespace, labels=SELECTOR) for kind in ("DaemonSet", "Pod"))
+        sets, pods = (
+            [one for page in pages(self._connection, kind, whole=True) for one in page.items] for kind in kinds
+        )
+        return deployment(sets, pods)
 
     def tell(self, event: Mapping[str, Any]) -> None:
         """See :class:`kmesh.cluster.source.ClusterSource`."""
@@ -204,8 +220,9 @@ class KubernetesCluster:
             running = [*self._watches.values(), *self._pods.values()] if self._started_at is not None else []
         for watch in running:
             watch.stop()
+        until = self._clock() + CLOSE_SECONDS
         for watch in (*running, *self._ended):
-            watch.join(CLOSE_SECONDS)
+            watch.join(max(0.0, until - self._clock()))
         self._connection.close()
         self._store.close()
 
@@ -241,6 +258,10 @@ class KubernetesCluster:
     def _whole(self) -> bool:
         """Tell whether all that is needed has been seen."""
         return all(shelf.synced for shelf in self._shelves())
+
+    def _enough(self) -> bool:
+        """Tell whether the first read has waited for long enough."""
+        return self._whole() or (self._hasty and any(shelf.trouble for shelf in self._shelves()))
 
     def _choose_pods(self) -> None:
         """Decide anew which pods to watch; the lock is held."""

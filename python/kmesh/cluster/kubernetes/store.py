@@ -89,7 +89,8 @@ class Shelf:
     @property
     def problems(self) -> tuple[str, ...]:
         """What cannot be read, and why, the collection as a whole first."""
-        trouble = (f"{self.trouble}; what is known stays in force",) if self.trouble else ()
+        known = "; what is known stays in force" if self.synced else ""
+        trouble = (f"{self.trouble}{known}",) if self.trouble else ()
         return (*trouble, *self._problems.values())
 
     def draft(self) -> Draft:
