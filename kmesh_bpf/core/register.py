@@ -13,8 +13,7 @@ from kmesh_bpf.core.view import Address, Node, Peer, View
 class Register:
     """The peers of a view by name.
 
-    ``accepted``: those that are dealt with; ``ids``: their node ids, by name. ``fingerprints``, ``pairs``: of all, with
-    this node. ``quarantined``, ``crowded``: sentences
+    ``accepted``: those that are dealt with; ``ids``: their node ids, by name. ``quarantined``, ``crowded``: sentences
     on the others. ``astray``: addresses that the kernel's peer map holds otherwise than for an accepted peer as it is
     now. ``without_window``: how many peers announce no replay window. ``nodes`` is another number whenever a node came
     or went, or its addresses or pod CIDRs changed.
@@ -24,7 +23,6 @@ class Register:
         self.peers: dict[str, Peer] = {}
         self.accepted: dict[str, Peer] = {}
         self.fingerprints: dict[str, int] = {}
-        self.pairs: dict[str, int] = {}
         self.ids: dict[str, int] = {}
         self.quarantined: tuple[str, ...] = ()
         self.crowded: tuple[str, ...] = ()
@@ -78,9 +76,8 @@ class Register:
             self._replace(name, old, new)
             if new is not None:
                 self.fingerprints[name] = marks.incarnations(node, new.node)
-                self.pairs[name] = marks.pair(node, new.node)
             else:
-                del self.fingerprints[name], self.pairs[name]
+                del self.fingerprints[name]
         self._node, self._seen, self.peers = node, view.peers, now
         return names, addresses
 
