@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import lru_cache
 
 from kmesh_bpf import contract
 from kmesh_bpf.core.view import Node
@@ -100,8 +101,12 @@ def node_mark(node_id: int, mask: int) -> int:
     return mark
 
 
+@lru_cache(maxsize=1 << contract.NODE_ID_BITS)
 def node_id(mark: int, mask: int) -> int:
-    """Read a node id back from a mark: the inverse of :func:`node_mark`."""
+    """Read a node id back from a mark: the inverse of :func:`node_mark`.
+
+    Kept, as it is asked of all inbound SAs whenever a peer gets an id.
+    """
     found, at = 0, 0
     for low, width in _runs(mask):
         found |= (mark >> low & ((1 << width) - 1)) << at

@@ -103,6 +103,7 @@ class Planner:
         self._due: list[tuple[float, str]] = []
         self._special: dict[str, Part] = {}
         """Parts that something is to be said of: SAs lost, not made yet, or asked of; keys that were in use."""
+        self._expected: frozenset[str] = frozenset()
         self._ready: frozenset[str] = frozenset()
         self._by_cidr: frozenset[str] = frozenset()
         self._of_all: _OfAll | None = None
@@ -324,6 +325,9 @@ class Planner:
             policy_hash=mirror.observation.can_hash,
             pod_devices=found.pod_devices,
         )
+        others = (view.node.name, self._register.peers, Pods.of(view.pods).nodes)
+        if not self._is_known("others", others):
+            self._expected = frozenset({*others[1], *others[2]} - {others[0]})
         special = sorted(self._special.items())
         returned = frozenset(name for name, part in special if part.returned)
         while self._due and self._due[0][0] != self._parts.get(self._due[0][1], NO_PART).due:
@@ -340,7 +344,7 @@ class Planner:
             returned,
             leaving.departing,
             tuple(identity for _, part in special for identity in part.asks),
-            frozenset({*self._register.peers, *Pods.of(view.pods).by_node} - {view.node.name}),
+            self._expected,
             frozenset(names),
         )
 

@@ -33,12 +33,14 @@ class Owners:
 
     def update(self, here: Node, pods: Pods) -> Moves:
         """Take in what a view says; give the addresses that may have moved."""
+        own = frozenset(here.addresses)
+        if pods is self._pods and (self._here, self._own) == (here.name, own):
+            return {}
         before, now = self._pods.by_node, pods.by_node
         names = [name for name, found in now.items() if before.get(name) is not found]
         names += [name for name in before if name not in now]
         claims = {name: (_addresses(self._pods.on(name)), _addresses(pods.on(name))) for name in names}
         concerned = {address for was, now in claims.values() for address in was ^ now}
-        own = frozenset(here.addresses)
         if (self._here, self._own) != (here.name, own):
             concerned.update(self._claims)  # who has what may change with who we are
         had = {address: self.owner(address) for address in concerned}
@@ -49,9 +51,13 @@ class Owners:
             for address in is_ - was:
                 self._claim(address, name)
         moves = {address: (owner, self.owner(address)) for address, owner in had.items()}
-        self.numbers.subtract(owner for owner, _ in moves.values() if owner is not None)
-        self.numbers.update(owner for _, owner in moves.values() if owner is not None)
-        self.numbers += Counter()  # nobody without any stays
+        for owners in moves.values():
+            for owner, more in zip(owners, (-1, 1), strict=True):
+                if owner is not None:
+                    self.numbers[owner] += more
+        for owner in {owner for owners in moves.values() for owner in owners if owner is not None}:
+            if not self.numbers[owner]:
+                del self.numbers[owner]  # nobody without any stays
         return moves
 
     def all(self) -> dict[Address, str]:

@@ -99,13 +99,14 @@ class Pods(Collection[Pod]):
     Whoever has planned for a node goes by that: equal is not asked, the same is enough.
     """
 
-    __slots__ = ("_by_node", "_size")
+    __slots__ = ("_by_node", "_nodes", "_size")
 
     def __init__(self, pods: Iterable[Pod] = ()) -> None:
         by_node: dict[str, list[Pod]] = {}
         for pod in pods:
             by_node.setdefault(pod.node, []).append(pod)
         self._by_node: Mapping[str, tuple[Pod, ...]] = {node: tuple(found) for node, found in by_node.items()}
+        self._nodes = frozenset(by_node)
         self._size = sum(map(len, by_node.values()))
 
     @classmethod
@@ -117,6 +118,11 @@ class Pods(Collection[Pod]):
     def by_node(self) -> Mapping[str, tuple[Pod, ...]]:
         """The pods of each node that has any."""
         return self._by_node
+
+    @property
+    def nodes(self) -> frozenset[str]:
+        """The names of nodes that have any; the very same as before where that has not changed."""
+        return self._nodes
 
     def on(self, node: str) -> tuple[Pod, ...]:
         """Give the pods of a node."""
@@ -136,6 +142,8 @@ class Pods(Collection[Pod]):
             else:
                 del by_node[name]
         made._by_node = by_node
+        same = all(bool(pods) == (name in self._nodes) for name, pods in new.items())
+        made._nodes = self._nodes if same else frozenset(by_node)
         return made
 
     def __iter__(self) -> Iterator[Pod]:

@@ -18,6 +18,9 @@ from tests.bench import chain, messages, packets, standing, starts
 from tests.bench.results import HEAD, Result
 from tests.bench.sizes import SIZES, Size
 
+PAGE = Path(__file__).resolve().parents[2] / "docs/benchmarks.md"
+BEGIN, END = "<!-- table: scripts/bench --write -->", "<!-- end of the table -->"
+
 PARTS: dict[str, tuple[Callable[[Size], Iterator[Result]], str]] = {
     "event": (chain.event, "one event, from the source to the operation handed to the kernel; no kernel behind it"),
     "view": (chain.scratch, "one event, from the source to the view, beside the view from scratch"),
@@ -56,15 +59,16 @@ def main() -> int:
     parser.add_argument("--size", choices=SIZES, default="full", help="default: %(default)s, of up to 5,000 peers")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="for scripts")
-    form.add_argument("--markdown", action="store_true", help="as docs/benchmarks.md has it")
+    form.add_argument("--markdown", action="store_true", help="as a table")
+    form.add_argument("--write", action="store_true", help="put the table in the place of docs/benchmarks.md's")
     flags = parser.parse_args()
     unknown = [name for name in flags.parts if name not in PARTS]
     if unknown:
         parser.error(f"no part is called {', '.join(unknown)}: {', '.join(PARTS)}")
     results: list[Result] = []
-    quiet = flags.json or flags.markdown
+    quiet, began_on = flags.json or flags.markdown, machine()
     if not quiet:
-        print(machine(), flush=True)
+        print(began_on, flush=True)
     for name in flags.parts or PARTS:
         began = time.monotonic()
         try:
@@ -75,10 +79,23 @@ def main() -> int:
             print(f"{name}: left out: {error}", file=sys.stderr, flush=True)
         print(f"--- {name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     if flags.json:
-        print(json.dumps({"machine": machine(), "results": [one.fields() for one in results]}, indent=2))
-    elif flags.markdown:
-        print("\n".join((machine(), "", HEAD, *(one.row() for one in results))))
+        print(json.dumps({"machine": began_on, "results": [one.fields() for one in results]}, indent=2))
+    elif flags.markdown or flags.write:
+        table = "\n".join((f"{began_on}; sizes: {flags.size}.", "", HEAD, *(one.row() for one in results)))
+        if flags.write:
+            PAGE.write_text(replaced(PAGE.read_text(), table))
+        else:
+            print(table)
     return 0
+
+
+def replaced(page: str, table: str) -> str:
+    """Give a page with another table between its marks."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise ValueError(f"the page has no {BEGIN} and {END}")
+    return f"{before}{begin}\n{table}\n{end}{after}"
 
 
 if __name__ == "__main__":

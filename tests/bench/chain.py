@@ -1,6 +1,6 @@
 """One event, all the way: from the source's shelf to the operation that the kernel is handed, and to the end of its pass.
 
-Processor time where no kernel is behind it: whatever else runs on the machine would be all of a p99.
+Processor time, the kernel's on behalf of this process included: whatever else runs on the machine would be all of a p99.
 """
 
 from __future__ import annotations
@@ -69,12 +69,12 @@ class Chain:
         for manifest in islice(events, times):
             self.clock.now += 0.01
             self.kernel.handed.begin()
-            began, wall = time.process_time(), time.perf_counter()
+            began = time.process_time()
             self.cluster.put(manifest)
             view = self.cluster.view()
             cost.view.append((time.process_time() - began) * 1e3)
             report = self.reconciler.run(view)
-            cost.whole.append((time.perf_counter() - wall) * 1e3)
+            cost.whole.append((time.process_time() - began) * 1e3)
             cost.inside.append(self.kernel.handed.spent * 1e3)
             assert report.applied, "an event that changes nothing measures nothing"
             assert self.kernel.handed.at is not None
@@ -198,14 +198,14 @@ def _labelled(chain: Chain, size: Size) -> Iterator[Result]:
     taken, batches = [], []
     for manifest_labels in (KMESH, {}, KMESH, {}, KMESH):
         before = set(chain.kernel.observe().state.pods)
-        began = time.perf_counter()
+        began = time.process_time()
         chain.cluster.put(chain.cluster.namespace("large", manifest_labels))
         report = chain.reconciler.run(chain.cluster.view())
         if manifest_labels:
-            taken.append((time.perf_counter() - began) * 1e3)
+            taken.append((time.process_time() - began) * 1e3)
             new = {one: flags for one, flags in report.plan.state.pods.items() if one not in before}
-            began = time.perf_counter()
+            began = time.process_time()
             chain.kernel.kernel._need_maps().set_pods(new)
-            batches.append((time.perf_counter() - began) * 1e3)
+            batches.append((time.process_time() - began) * 1e3)
     what = f"a namespace of {size.labelled:,} pods labelled at once, one pass"
     yield Result(what, min(taken), "one batched map update", min(batches), "ms", 3.0)

@@ -22,12 +22,12 @@ def ip4(src, dst, protocol=UDP, options=b"", fragment=0, payload=bytes(32)):
     return head + ip_address(src).packed + ip_address(dst).packed + options + payload
 
 
-def ip6(src, dst, protocol=UDP, chain=(), offset=0, payload=bytes(32)):
-    """``chain``: extension headers before the protocol; ``offset``: that of a fragment header among them."""
+def ip6(src, dst, protocol=UDP, chain=(), offset=0, reserved=0, payload=bytes(32)):
+    """``chain``: extension headers before the protocol; ``offset``, ``reserved``: of a fragment header among them."""
     extensions = b""
     for number, following in zip(chain, [*chain, protocol][1:], strict=True):
         rest = struct.pack("!HI", offset << 3, 1) if number == FRAGMENT else bytes(6)
-        extensions += bytes([following, 0]) + rest
+        extensions += bytes([following, reserved if number == FRAGMENT else 0]) + rest
     first = chain[0] if chain else protocol
     head = struct.pack("!IHBB", 0x60000000, len(extensions) + len(payload), first, 64)
     return head + ip_address(src).packed + ip_address(dst).packed + extensions + payload

@@ -75,6 +75,13 @@ def test_esp_is_found_in_later_ipv6_fragments_whose_payload_is_not_taken_for_hea
     assert strict.run(Program.MARK_DECRYPT, options)[2] is None
 
 
+@pytest.mark.parametrize("reserved", [1, 3, 255])
+def test_the_reserved_byte_of_a_fragment_header_is_no_length(strict, reserved):
+    """RFC 8200 section 4.5: it is ignored. Every other extension header has its length there."""
+    esp = frame(6, PEER[6], OURSELVES[6], ESP, chain=[FRAGMENT, DESTINATION_OPTIONS], reserved=reserved)
+    assert strict.run(Program.MARK_DECRYPT, esp)[2] == "esp_known_peer"
+
+
 def test_a_long_ipv6_extension_header_is_stepped_over_and_one_that_is_cut_ends_the_walk(strict):
     named, long = ADDRESSES[6], bytes([ESP, 2]) + bytes(22) + bytes(32)
     stepped_over = frame(6, PEER[6], OURSELVES[6], ROUTING, payload=long)

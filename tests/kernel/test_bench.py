@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.bench.bench import PARTS
+from tests.bench.bench import BEGIN, END, PAGE, PARTS, replaced
 from tests.bench.results import Result
 from tests.bench.sizes import SIZES
 from tests.bench.starts import NotHereError
@@ -15,7 +15,7 @@ ROWS = {
     "event": ("a pod's event", "a label's event", "a peer's event", "steady", "replacing", "exact", "by CIDR"),
     "view": ("to the view",),
     "kernel": ("a pod's event, one pass", "a peer's event, one pass", "a namespace of 20 pods labelled at once"),
-    "start": ("cold start", "warm restart", "processor time"),
+    "start": ("cold start, Python's share", "warm restart", "wall time"),
     "rotation": ("until announced", "until the old is gone"),
     "policy": ("update a policy among 36", "delete a policy among 36"),
     "idle": ("an idle hour",),
@@ -66,3 +66,13 @@ def test_a_goal_that_is_missed_is_told():
     assert "| **missed:** 2 |" in Result("a", 3.0, "b", 1.0, "ms", 2.0).row()
     assert not Result("a", 2.0, "b", 1.0, "ms", 2.0).missed
     assert not Result("a", 3.0, "b", 1.0, "ms").missed
+
+
+def test_the_page_s_table_is_replaced_and_nothing_else():
+    page = PAGE.read_text()
+    written = replaced(page, "| a |")
+    assert written.startswith(page.partition(BEGIN)[0])
+    assert written.endswith(page.partition(END)[2])
+    assert f"{BEGIN}\n| a |\n{END}" in written
+    with pytest.raises(ValueError, match="end of the table"):
+        replaced("nothing", "| a |")

@@ -21,10 +21,10 @@ from typing import NamedTuple
 from kmesh_bpf import Settings
 from kmesh_bpf.core import operations as ops
 from kmesh_bpf.core.operations import Operation
-from kmesh_bpf.core.state import Attachment, Direction, Link, Policy, PolicyId, Program, Sa, SaId, SaUsage
+from kmesh_bpf.core.state import Attachment, Direction, Link, Policy, PolicyId, Sa, SaId, SaUsage
 from kmesh_bpf.core.view import Address
 from kmesh_bpf.errors import ConflictError
-from kmesh_bpf.kernel.fake import FakeKernel
+from tests.simulator.breaking import Breaking
 from tests.simulator.datapath import Datapath, Seen
 from tests.simulator.noted import NotedDict, NotedSet, noted
 from tests.simulator.packets import Fate, Frame, Inner
@@ -47,7 +47,7 @@ class Nat(NamedTuple):
     reply: bool = False
 
 
-class NodeKernel(FakeKernel):
+class NodeKernel(Breaking):
     """Packets by the objects that it holds. ``settings``: those of the programs, compiled in.
 
     ``came``: in which order programs were attached; one that takes the place of another keeps it.
@@ -362,55 +362,6 @@ class NodeKernel(FakeKernel):
         if settings != self.settings:
             self.former, self.settings = self.settings, settings
             self.attachments = {replace(one, current=False) for one in self.attachments}
-
-    # What others do, and what breaks.
-
-    def flush_sas(self) -> None:
-        """``ip xfrm state flush``."""
-        for held in (self.sas, self.usage, self.windows):
-            held.clear()
-
-    def flush_policies(self) -> None:
-        """``ip xfrm policy flush``."""
-        self.policies.clear()
-        self.strangers.clear()
-
-    def delete_sa(self, identity: SaId) -> None:
-        """``ip xfrm state delete``."""
-        for held in (self.sas, self.usage, self.windows):
-            held.pop(identity, None)
-
-    def lose_pins(self) -> None:
-        """Remove the pins while no daemon holds them: maps are gone, and programs attached by TCX links with them."""
-        for held in (self.pods, self.peers, self.services, self.sources, self.pod_devices, self.formers):
-            held.clear()
-        self.attachments.clear()
-        self.remembered = None
-
-    def detach(self, ifindex: int, program: Program | None = None) -> None:
-        """Take a program off a device; None: all of them."""
-        self.attachments = {
-            one for one in self.attachments if one.ifindex != ifindex or program not in (None, one.program)
-        }
-
-    def link_gone(self, ifindex: int) -> None:
-        """Remove a device, and with it what is attached to it."""
-        self.links = tuple(one for one in self.links if one.ifindex != ifindex)
-        self.detach(ifindex)
-
-    def link_comes(self, link: Link) -> None:
-        """Add a device, or put it in the place of the one with its number."""
-        self.links = (*(one for one in self.links if one.ifindex != link.ifindex), link)
-
-    def reboot(self) -> None:
-        """Forget everything but the devices and the node's own masquerade rule."""
-        self.flush_sas()
-        self.flush_policies()
-        self.lose_pins()
-        self.nat_exemption = self.policy_hash = False
-        self.foreign_sas.clear()
-        self.errors.clear()
-        self.numbers = dict.fromkeys(self.numbers, 0)
 
 
 class _Places:

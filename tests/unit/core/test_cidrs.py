@@ -97,3 +97,54 @@ def test_of_any_cluster_the_cidrs_chosen_hold_the_peer_s_pods_and_no_address_of_
         for other in nodes:
             assert not any(address in cidr for address in other.addresses for cidr in mine.pod_cidrs)
             assert other is mine or not any(a.overlaps(b) for a in mine.pod_cidrs for b in other.pod_cidrs)
+
+
+def ranges_of(owner=OWNER, **cidrs) -> Ranges:
+    """Give the ranges of nodes with these pod CIDRs, by name."""
+    ranges = Ranges()
+    nodes = [Node(name, (), "boot", tuple(map(ip_network, texts.split()))) for name, texts in cidrs.items()]
+    ranges.begin(nodes, owner)
+    return ranges
+
+
+def test_the_first_and_the_last_address_of_a_cidr_are_in_it_the_next_ones_and_those_of_another_family_are_not():
+    cidrs = {"n2": "10.244.2.0/24", "n3": "10.244.4.0/24"}
+    for text, fits in (
+        ("10.244.2.0", True),
+        ("10.244.2.255", True),
+        ("10.244.1.255", False),
+        ("10.244.3.0", False),
+        ("::1", False),
+        ("fd00::1", False),
+    ):
+        ranges = ranges_of({ip_address(text): "n2"}, **cidrs)
+        assert (ranges.fit("n2"), ranges.fit("n3")) == (fits, True), text
+
+
+@pytest.mark.parametrize(
+    ("cidrs", "left"),
+    [
+        ({"n2": "10.244.2.0/24", "n3": "10.244.2.255/32"}, set()),
+        ({"n2": "10.244.2.0/24", "n3": "10.244.3.0/24"}, {"n2", "n3"}),
+        ({"n2": "10.244.2.0/25", "n3": "10.244.2.0/24", "n4": "10.244.2.200/32"}, set()),
+        ({"n2": "10.244.2.0/24", "n3": "10.244.2.0/25", "n4": "10.244.2.200/32"}, set()),
+    ],
+    ids=["the last address", "neighbours", "a third in the longer one", "a third behind the shorter one"],
+)
+def test_cidrs_that_share_one_address_overlap(cidrs, left):
+    ranges = ranges_of({}, **cidrs)
+    assert {name for name in cidrs if ranges.fit(name)} == left
+
+
+def test_an_address_that_moves_away_and_back_makes_its_nodes_misfits_and_fits_again():
+    ranges, strayed = ranges_of({}, n2="10.244.2.0/24", n3="10.244.3.0/24"), ip_address("10.244.3.7")
+    assert ranges.move({strayed: "n2"}) == {"n2", "n3"}
+    assert not ranges.fit("n2")
+    assert not ranges.fit("n3")
+    assert ranges.move({strayed: "n9"}) == {"n2", "n3", "n9"}
+    assert (ranges.fit("n2"), ranges.fit("n3")) == (True, False)
+    assert ranges.move({strayed: "n3"}) == {"n3", "n9"}
+    assert ranges.fit("n3")
+    assert ranges.move({ip_address("10.99.0.1"): "n2"}) == {"", "n2"}
+    assert ranges.move({ip_address("10.99.0.1"): None}) == {"", "n2"}
+    assert ranges.fit("n2")

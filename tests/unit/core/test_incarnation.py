@@ -99,7 +99,7 @@ def test_the_table(facts, cause):
     assert decision.cause is cause
     assert decision.incarnation == (X if cause is Cause.KEPT else FRESH)
     assert (decision.new, decision.renewed) == (cause is not Cause.KEPT, cause not in (Cause.KEPT, Cause.FIRST))
-    assert decision.why.startswith(cause.value)
+    assert decision.why == cause.value + (": n3" if cause is Cause.RETURNED else "")
 
 
 def test_who_is_back_is_named():
@@ -127,6 +127,7 @@ def test_our_announcement_is_made_anew_where_another_incarnation_must_reach_a_go
 
 def test_what_is_remembered_from_one_decision_to_the_next():
     new = decided(shown=Announcement())
+    assert remember(Memory(uid="uid"), new, None, NOW).uid == ""
     memory = remember(Memory(uid="uid"), new, Announcement(), NOW)
     assert (memory.unseen, memory.uid, memory.renewed_at) == (FRESH, "", None)
     kept = remember(memory, decided(memory=memory), replace(SHOWN, uid="theirs"), NOW)

@@ -1,8 +1,12 @@
 from dataclasses import replace
 
+import pytest
+
 from kmesh_bpf.core.mirror import Mirror
+from kmesh_bpf.core.operations import SetPeer, SetPolicy
 from kmesh_bpf.core.options import Options
 from kmesh_bpf.core.planner import Planner, make_plan
+from kmesh_bpf.core.reach import in_order
 from kmesh_bpf.core.state import Direction, KernelState, Observation
 from tests.unit.core import mesh
 
@@ -62,3 +66,28 @@ def test_a_policy_that_still_sends_with_the_key_before_reaches_its_peer_while_th
 def test_a_node_that_has_pods_and_announces_nothing_is_expected_and_this_node_is_not():
     assert expected(replace(VIEW, peers=VIEW.peers[:1])) == PEERS
     assert expected(replace(VIEW, peers=(), pods=VIEW.pods[:1])) == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("held", "told", "leads", "waits"),
+    [
+        (None, None, True, True),
+        (0, None, True, True),
+        (0, None, False, True),
+        (1, None, False, True),
+        (1, None, True, False),
+        (0, 1, True, False),  # told in this very round, before it
+        (1, 0, True, True),
+    ],
+)
+def test_a_policy_waits_for_its_sa_and_until_the_peer_map_tells_of_it(held, told, leads, waits):
+    (address, entry), *_ = PLAN.state.peers.items()
+    peers = {} if held is None else {address: replace(entry, spi=held)}
+    state = KernelState(peers=peers, sas=PLAN.state.sas if leads else {})
+    out = (one for one in PLAN.state.policies.values() if one.direction is Direction.OUT and one.tunnel_dst == address)
+    operations = [
+        *(SetPeer(address, replace(entry, spi=told)) for _ in range(told is not None)),
+        SetPolicy(next(out), replace=False),
+    ]
+    now = in_order(operations, Mirror(Observation(state)))
+    assert (operations[-1] not in now) is waits
