@@ -7,8 +7,8 @@ import shlex
 from kmesh_bpf import contract
 from kmesh_bpf.core import masquerade
 from kmesh_bpf.core import operations as ops
+from kmesh_bpf.core.marks import UNMARKED
 from kmesh_bpf.core.operations import Operation
-from kmesh_bpf.core.policies import UNMARKED
 from kmesh_bpf.core.state import ICV_BITS, Attachment, Mark, PeerEntry, Policy, Sa
 from kmesh_bpf.core.view import Address, Network
 

@@ -140,6 +140,18 @@ def map_lookup_batch(fd: int, place: Any, following: Any, keys: Any, values: Any
     return int(answer), int(count[0])
 
 
+def entries_sum(keys: Any, key_size: int, values: Any, value_size: int, count: int) -> int:
+    """Give a number that stands for entries, arrays of keys and of values: the sum, modulo 2^64, of one for each."""
+    return int(lib.kmesh_sum(keys, key_size, values, value_size, count))
+
+
+def map_sum(fd: int, keys: Any, key_size: int, value_size: int, count: int, target: object) -> int:
+    """Give the same of the entries that a map has under some keys, an array."""
+    found = ffi.new("uint64_t *")
+    check(lib.kmesh_map_sum(fd, keys, key_size, value_size, count, found), "read", target)
+    return int(found[0])
+
+
 def create_link(program: int, ifindex: int, attach_type: int) -> int:
     """Attach a program by TCX at the head of the device's chain; give the link's descriptor, or -errno."""
     return int(lib.kmesh_link_create(program, ifindex, attach_type, BEFORE))

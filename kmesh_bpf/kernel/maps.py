@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
@@ -18,7 +18,7 @@ from kmesh_bpf.core.state import PeerEntry, PodFlags
 from kmesh_bpf.core.view import Address, Network
 from kmesh_bpf.errors import DecodeError, EncodeError, KernelError, LayoutError, UnsupportedError
 from kmesh_bpf.kernel import bpf
-from kmesh_bpf.kernel.pinned_map import PinnedMap
+from kmesh_bpf.kernel.pinned_map import AUDIT_ENTRIES, BATCH_ENTRIES, PinnedMap
 
 TYPES = {
     "kmesh_pods4": lib.BPF_MAP_TYPE_HASH,
@@ -136,15 +136,50 @@ class Maps:
             os.close(one.fd)
         self._maps.clear()
 
-    def fingerprint(self) -> tuple[object, ...]:
-        """Give what is another one once an entry of ours has come, gone or changed; counters aside.
+    def look(self, mapping: str) -> Iterator[bool]:
+        """Look, in steps of a millisecond or two, whether anybody but us has written into the hashes of a mapping.
+
+        ``mapping``: a key of HASHES. See :meth:`kmesh_bpf.kernel.pinned_map.PinnedMap.look`.
 
         Raises:
             KernelError: a dump broke off.
 
         """
-        hashes = (one.fingerprint() for name, one in self._maps.items() if TYPES[name] == lib.BPF_MAP_TYPE_HASH)
-        return *hashes, self.services(), self.identity()
+        for name in HASHES[mapping]:
+            yield from self._maps[name].look()
+
+    def pieces(self, mapping: str, room: int = AUDIT_ENTRIES) -> Iterator[dict[Any, Any]]:
+        """Give what a mapping holds, so many entries a step; what others write meanwhile is in there or not.
+
+        ``mapping``: a key of HASHES; what comes are parts of what the method of that name gives.
+
+        Raises:
+            KernelError: a dump broke off.
+
+        """
+        value_of = VALUES[mapping]
+        for name in HASHES[mapping]:
+            key_of = KEYS[name[-1:]]
+            for piece in self._maps[name].pieces(room):
+                yield {key_of(key): value_of(value) for key, value in piece}
+
+    def all_of(self, mapping: str) -> dict[Any, Any]:
+        """Give all that a mapping holds; ``mapping``: a key of HASHES.
+
+        Raises:
+            KernelError: a dump broke off.
+
+        """
+        found: dict[Any, Any] = {}
+        for piece in self.pieces(mapping, BATCH_ENTRIES):
+            found |= piece
+        return found
+
+    def some_of(self, mapping: str, keys: Iterable[Any]) -> dict[Any, Any]:
+        """Give what a mapping holds under some keys; ``mapping``: a key of HASHES."""
+        value_of = VALUES[mapping]
+        found = ((key, self._find(mapping, key)) for key in keys)
+        return {key: value_of(value) for key, value in found if value is not None}
 
     def complete(self) -> bool:
         """Tell whether all are still pinned."""
@@ -164,12 +199,11 @@ class Maps:
 
     def pods(self) -> dict[Address, PodFlags]:
         """Give who is managed."""
-        flags = cache(PodFlags)
-        return {address: flags(value.flags) for address, value in self._by_address("kmesh_pods")}
+        return self.all_of("pods")
 
     def pod(self, address: Address) -> PodFlags:
         """Give what is said of one address; nothing where it has no entry."""
-        value = self._of("kmesh_pods", address).find(address.packed)
+        value = self._find("pods", address)
         return PodFlags(value.flags if value is not None else 0)
 
     def set_pod(self, address: Address, flags: PodFlags) -> None:
@@ -198,12 +232,11 @@ class Maps:
 
     def peers(self) -> dict[Address, PeerEntry]:
         """Give the peers by outer address."""
-        return {address: _peer(value) for address, value in self._by_address("kmesh_peers")}
+        return self.all_of("peers")
 
     def peer(self, address: Address) -> PeerEntry | None:
         """Give the peer at an outer address; None: there is no entry."""
-        value = self._of("kmesh_peers", address).find(address.packed)
-        return _peer(value) if value is not None else None
+        return self.some_of("peers", (address,)).get(address)
 
     def set_peer(self, address: Address, entry: PeerEntry) -> None:
         """Write an entry.
@@ -228,12 +261,7 @@ class Maps:
 
     def sources(self) -> dict[Address, int]:
         """Give the device (ifindex) of each managed pod's address of this node."""
-        return {address: value.ifindex for address, value in self._by_address("kmesh_srcs")}
-
-    def source(self, address: Address) -> int | None:
-        """Give the device that an address is bound to; None: there is no entry."""
-        value = self._of("kmesh_srcs", address).find(address.packed)
-        return int(value.ifindex) if value is not None else None
+        return self.all_of("sources")
 
     def set_source(self, address: Address, ifindex: int) -> None:
         """Bind an address to a device.
@@ -267,13 +295,7 @@ class Maps:
 
     def formers(self) -> dict[int, int]:
         """Give the pairs of incarnations whose SAs are gone, and the highest key version that was in use."""
-        entries = self._maps["kmesh_formers"].entries()
-        return {int.from_bytes(key, sys.byteorder): value.spi for key, value in entries}
-
-    def former(self, pair: int) -> int | None:
-        """Give the highest key version that was in use by a pair of incarnations; None: there is no entry."""
-        value = self._maps["kmesh_formers"].find(pair.to_bytes(8, sys.byteorder))
-        return int(value.spi) if value is not None else None
+        return self.all_of("formers")
 
     def set_former(self, pair: int, spi: int) -> None:
         """Remember a pair of incarnations.
@@ -374,18 +396,43 @@ class Maps:
     def _self(self) -> Any:
         return self._maps["kmesh_self"].get(_index(0))
 
+    def _find(self, mapping: str, key: Address | int) -> Any:
+        """Give a pointer to a copy of the value that a mapping has under a key; None: there is no such entry."""
+        if isinstance(key, int):
+            return self._maps[HASHES[mapping][0]].find(key.to_bytes(8, sys.byteorder))
+        return self._maps[HASHES[mapping][key.version == 6]].find(key.packed)
+
     def _of(self, family: str, address: Address | Network) -> PinnedMap:
         return self._maps[f"{family}{address.version}"]
-
-    def _by_address(self, family: str) -> Iterator[tuple[Address, Any]]:
-        for key, value in self._maps[f"{family}4"].entries():
-            yield IPv4Address(key), value
-        for key, value in self._maps[f"{family}6"].entries():
-            yield IPv6Address(key), value
 
 
 def _peer(value: Any) -> PeerEntry:
     return PeerEntry(value.node_id, value.node_mark, value.spi, value.incarnations, value.retired, value.pair)
+
+
+HASHES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "pods": ("kmesh_pods4", "kmesh_pods6"),
+        "peers": ("kmesh_peers4", "kmesh_peers6"),
+        "sources": ("kmesh_srcs4", "kmesh_srcs6"),
+        "formers": ("kmesh_formers",),
+    }
+)
+"""The hashes that hold a mapping of a KernelState, by the mapping's name."""
+KEYS: Mapping[str, Callable[[bytes], Any]] = MappingProxyType(
+    {"4": IPv4Address, "6": IPv6Address, "s": lambda key: int.from_bytes(key, sys.byteorder)}
+)
+"""What is made of a key, by how the map's name ends."""
+FLAGS = cache(PodFlags)
+VALUES: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
+    {
+        "pods": lambda value: FLAGS(value.flags),
+        "peers": _peer,
+        "sources": lambda value: int(value.ifindex),
+        "formers": lambda value: int(value.spi),
+    }
+)
+"""What is made of a value, by the mapping's name."""
 
 
 def _index(number: int) -> bytes:

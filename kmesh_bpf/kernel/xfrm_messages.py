@@ -14,11 +14,11 @@ from typing import Any
 
 from kmesh_bpf import contract
 from kmesh_bpf._abi import ffi, lib
-from kmesh_bpf.core.policies import UNMARKED
+from kmesh_bpf.core import marks
 from kmesh_bpf.core.state import ICV_BITS, Direction, Mark, Policy, PolicyId, Sa, SaId, SaUsage
 from kmesh_bpf.core.view import KEY_BYTES, Address, Key, Network
 from kmesh_bpf.errors import ConfigError, DecodeError
-from kmesh_bpf.kernel import xfrm_checks, xfrm_marks
+from kmesh_bpf.kernel import xfrm_checks
 from kmesh_bpf.kernel.netlink import attribute, attributes, message
 
 AEAD_NAME = b"rfc4106(gcm(aes))"
@@ -199,7 +199,7 @@ def decode_sa(body: bytes) -> DecodedSa | None:
     if lib.XFRMA_SET_MARK in found:
         mask = found.get(lib.XFRMA_SET_MARK_MASK)
         output = Mark(_read_u32(found[lib.XFRMA_SET_MARK]), _read_u32(mask) if mask else xfrm_checks.MAX32)
-    if info.reqid != contract.REQID or not xfrm_marks.of_sa(mark, output):
+    if info.reqid != contract.REQID or not marks.are_of_sa(mark, output):
         return DecodedSa(identity, usage, None)
     sa = Sa(
         src=src,
@@ -233,13 +233,13 @@ def _decode_policy(body: bytes) -> DecodedPolicy:
     """Read a policy without what passes (lifetimes, times of use, index), so that it is read once and not each pass."""
     info, rest = _take("struct xfrm_userpolicy_info", body)
     found = dict(attributes(rest))
-    mark = _read_mark(found.get(lib.XFRMA_MARK)) or UNMARKED
+    mark = _read_mark(found.get(lib.XFRMA_MARK)) or marks.UNMARKED
     templates = found.get(lib.XFRMA_TMPL, b"")
     if info.dir not in BY_NUMBER or len(templates) != ffi.sizeof("struct xfrm_user_tmpl"):
         return DecodedPolicy(None)
     template = _take("struct xfrm_user_tmpl", templates)[0]
     direction = BY_NUMBER[info.dir]
-    if template.reqid != contract.REQID or not xfrm_marks.of_policy(direction, mark):
+    if template.reqid != contract.REQID or not marks.is_of_policy(direction, mark):
         return DecodedPolicy(None)
     policy = Policy(
         direction=direction,
@@ -256,6 +256,47 @@ def _decode_policy(body: bytes) -> DecodedPolicy:
     if info.action not in ACTIONS or shape != (lib.XFRM_MODE_TUNNEL, socket.IPPROTO_ESP, 0):
         raise DecodeError(f"policy {policy.id}: ours by reqid, but it does not require ESP in tunnel mode")
     return DecodedPolicy(policy)
+
+
+def decode_sa_id(struct: str, body: bytes) -> SaId | None:
+    """Read which SA a notification is about, whose body begins with a struct; None: another protocol than ESP.
+
+    Of one that was removed the struct is that by which it is named; where it came from stands in the attributes then.
+
+    Raises:
+        DecodeError: it is cut short.
+
+    """
+    head, rest = _take(struct, body)
+    found = dict(attributes(rest))
+    if struct == "struct xfrm_usersa_id":
+        info = _take("struct xfrm_usersa_info", found.get(lib.XFRMA_SA, b""))[0]
+    else:
+        info = head.state if struct == "struct xfrm_user_expire" else head
+    if info.id.proto != socket.IPPROTO_ESP:
+        return None
+    src, dst = _address(info.saddr, info.family), _address(info.id.daddr, info.family)
+    return SaId(src, dst, socket.ntohl(info.id.spi), _read_mark(found.get(lib.XFRMA_MARK)))
+
+
+def decode_policy_id(struct: str, body: bytes) -> PolicyId | None:
+    """Read which policy a notification is about, whose body begins with a struct; None: of no direction of ours.
+
+    Raises:
+        DecodeError: it is cut short.
+
+    """
+    head, rest = _take(struct, body)
+    found = dict(attributes(rest))
+    if struct == "struct xfrm_userpolicy_id":  # by its index alone, where it was removed by that
+        info = _take("struct xfrm_userpolicy_info", found.get(lib.XFRMA_POLICY, b""))[0]
+    else:
+        info = head.pol if struct == "struct xfrm_user_polexpire" else head
+    if info.dir not in BY_NUMBER:
+        return None
+    src = _network(info.sel.saddr, info.sel.prefixlen_s, info.sel.family)
+    dst = _network(info.sel.daddr, info.sel.prefixlen_d, info.sel.family)
+    return PolicyId(BY_NUMBER[info.dir], src, dst, _read_mark(found.get(lib.XFRMA_MARK)) or marks.UNMARKED)
 
 
 def _sequence(found: dict[int, bytes], esn: Any) -> int:
@@ -285,7 +326,7 @@ def _template(src: Address, dst: Address, spi: int) -> bytes:
 
 def _policy_mark(policy: Policy | PolicyId) -> bytes:
     """Encode a policy's mark; the kernel leaves one that matches everything out of its dumps, and so do we."""
-    return b"" if policy.mark == UNMARKED else attribute(lib.XFRMA_MARK, _mark(policy.mark))
+    return b"" if policy.mark == marks.UNMARKED else attribute(lib.XFRMA_MARK, _mark(policy.mark))
 
 
 def _bytes(struct: Any) -> bytes:

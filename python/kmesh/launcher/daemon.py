@@ -112,7 +112,8 @@ class Daemon:
         self.memory = Memory()
         self.views = Views(config.node)
         self.passes = Reconciler(kernel, config.options, self.clock, fresh or fresh_incarnation)
-        self.whole_at = -math.inf
+        self.looks = Looks(self.passes, time.monotonic)
+        self.rest_at = -math.inf
         self.stopping = False
         self.took = self.ended = 0.0
 
@@ -163,37 +164,33 @@ class Daemon:
         ``heed``: what a look finds is something; not after a pass that was given up, for the next one would be too.
         """
         until = time.monotonic() + wait  # whoever sets the clock back must not stop the passes
-        look = Looks(self.kernel, time.monotonic)
         while not self.stopping and (left := until - time.monotonic()) > 0:
-            selector.select(min(self.source.poll_interval, left, look.left()))
+            selector.select(min(self.source.poll_interval, left, self.looks.left()))
             if self.boot is not None:
                 self.boot.catch_up()
-            if self.kernel.changed():
-                self._guard()
-            elif not self.source.changed():
-                if look.left() > 0 or not (look.finds_anything() and heed):
-                    continue
-                self._forget()
-                return
+            if not (self.kernel_changed() or self.source.changed()):
+                if self.looks.step() and heed:
+                    return
+                continue
             owed = self.took - (time.monotonic() - self.ended)
             time.sleep(min(max(SETTLE, owed), LONGEST_SETTLE))
-            if self.kernel.changed():
-                self._guard()
+            self.kernel_changed()
             return
 
-    def _forget(self) -> None:
-        """Have the next pass observe the whole kernel, and not only what it writes."""
-        self.passes.forget()
-        self.whole_at = time.monotonic()
+    def kernel_changed(self) -> bool:
+        """Take in what others have changed, and see to devices that have come; tell whether there is anything."""
+        touched = self.passes.changed()
+        if touched.rest:
+            self._guard()
+        return bool(touched)
 
     def _guard(self) -> None:
         """Give a device that has just come its programs before anything else; a pass does the rest, and tells."""
-        self._forget()
         addresses = self.memory.addresses
         if not addresses:
             return  # before the first pass there is nothing to go by, and it comes at once
         try:
-            done, _ = self.kernel.attach_missing(addresses, self.config.options.uplinks)
+            done = self.passes.attach_missing(addresses, self.config.options.uplinks)
         except KmeshBpfError as error:
             log.debug("%s; a pass will tell", error)
             return
@@ -204,8 +201,11 @@ class Daemon:
         """Do one pass; give the seconds until the next one is due without any event."""
         began, started = self.clock(), time.monotonic()
         objects = self.source.read()
-        if started - self.whole_at >= PERIOD or self.kernel.changed() or self.kernel.look():
-            self._forget()
+        if started - self.rest_at >= PERIOD:
+            self.passes.doubt_rest()
+            self.rest_at = started
+        self.passes.changed()
+        self.looks.catch_up()
         view = self.view(objects)
         report = self.passes.run(view, shown=self._shown(objects))
         self.memory.addresses = view.node.addresses
@@ -222,7 +222,7 @@ class Daemon:
         elif not report.failures:
             return SETTLE  # what is left is of a later step: the first pass only brought it about
         if report.failures:
-            self._forget()  # somebody else may be at work
+            self.passes.forget()  # somebody else may be at work
             return TRANSITION_PERIOD
         if claims_changed:
             return SETTLE
