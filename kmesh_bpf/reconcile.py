@@ -165,9 +165,6 @@ class Reconciler:
                 if mirror is not self._mirror:
                     return
                 differs = self.doubt(audit.take(piece)) or differs
-                for keys in audit.missing(piece.name) if piece.ends else ():
-                    differs = self.doubt(keys) or differs
-                    yield False
                 yield differs and piece.ends
                 differs = differs and not piece.ends
         finally:

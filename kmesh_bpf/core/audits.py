@@ -6,17 +6,13 @@ moment. So nothing has to stand still meanwhile, and nothing wrong can come of i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from types import MappingProxyType
 from typing import Any
 
 from kmesh_bpf.core.mirror import MAPPINGS, Keys, Mirror
 from kmesh_bpf.core.state import SaId, SaUsage
-
-LOOKED_UP = 1000
-"""How many objects are looked for in one step among those that were read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,29 +35,30 @@ class Audit:
 
     def __init__(self, mirror: Mirror) -> None:
         self._mirror = mirror
-        self._seen: dict[str, set[Any]] = {}
+        self._left: dict[str, set[Any]] = {}
+        """Objects that are known and were in no piece yet, by mapping."""
 
     def take(self, piece: Piece) -> Keys:
-        """Give the objects of a piece that are other than known, and take in how its SAs are used."""
+        """Give the objects to be asked for by a piece; take in how its SAs are used.
+
+        They are those that are other than known, and with the last piece of a mapping those that were in none.
+        """
+        known: Mapping[Any, Any] = getattr(self._mirror.state, piece.name)
         if piece.begins:
-            self._seen[piece.name] = set()
-        known = getattr(self._mirror.state, piece.name)
+            self._left[piece.name] = set(known)
         differing = [key for key, value in piece.found.items() if known.get(key) != value]
-        self._seen.setdefault(piece.name, set()).update(piece.found)
+        self._left[piece.name].difference_update(piece.found)
         self._mirror.use(piece.usage)
+        if piece.ends:
+            differing.extend(key for key in self._left.pop(piece.name) if key in known)
         return Keys.named(piece.name, differing)
 
     def read(self, keys: Keys) -> None:
         """Take in that objects have been asked for meanwhile, and are known as they are."""
-        for name, seen in self._seen.items():
-            seen.update(getattr(self._mirror.state, name) if name in keys.whole else getattr(keys, name))
-
-    def missing(self, name: str) -> Iterator[Keys]:
-        """Give the objects that are known and were in no piece of a mapping; many steps, each of few objects."""
-        left = iter(list(getattr(self._mirror.state, name)))
-        while some := list(islice(left, LOOKED_UP)):
-            yield Keys.named(name, (key for key in some if key not in self._seen.get(name, ())))
-        self._seen.pop(name, None)
+        for name, left in self._left.items():
+            left.difference_update(getattr(keys, name))
+            if name in keys.whole:
+                left.clear()
 
 
 def order(names: frozenset[str] | None = None) -> tuple[str, ...]:

@@ -176,7 +176,7 @@ def test_where_events_never_cease_a_step_is_done_once_a_second_all_the_same():
     for _ in range(400):
         passes.now += 0.01
         passes.looks.catch_up()
-    assert 1 <= passes.log.count("look")
+    assert passes.log.count("look") >= 1
     passes.now += OVERDUE
     passes.looks.catch_up()
     before = len(passes.log)
