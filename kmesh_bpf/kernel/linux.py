@@ -11,6 +11,7 @@ from typing import Any
 from kmesh_bpf.core import operations as ops
 from kmesh_bpf.core.audits import Piece
 from kmesh_bpf.core.diff import diff, missing
+from kmesh_bpf.core.entries import HASHES
 from kmesh_bpf.core.mirror import MAPPINGS, Keys
 from kmesh_bpf.core.operations import Operation
 from kmesh_bpf.core.render import render
@@ -21,7 +22,8 @@ from kmesh_bpf.kernel import nat, pieces, privileges, programs, xfrm, xfrm_event
 from kmesh_bpf.kernel.interface import AttachMode, Failure
 from kmesh_bpf.kernel.leftovers import GoKmesh
 from kmesh_bpf.kernel.links import Links
-from kmesh_bpf.kernel.maps import HASHES, Maps, Thresholds, find_maps
+from kmesh_bpf.kernel.map_folders import find_maps
+from kmesh_bpf.kernel.maps import Maps, Thresholds
 from kmesh_bpf.kernel.netlink import BATCH_MESSAGES, NetlinkSocket
 from kmesh_bpf.kernel.pin_root import check_owner
 from kmesh_bpf.kernel.pins import Pins, allow_descriptors

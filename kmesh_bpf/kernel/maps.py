@@ -4,69 +4,31 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
-from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 from kmesh_bpf import contract
-from kmesh_bpf._abi import ffi, lib
+from kmesh_bpf._abi import ffi
+from kmesh_bpf.core import entries
+from kmesh_bpf.core.entries import HASHES, Entry
 from kmesh_bpf.core.state import PeerEntry, PodFlags
 from kmesh_bpf.core.view import Address, Network
 from kmesh_bpf.errors import DecodeError, EncodeError, KernelError, LayoutError, UnsupportedError
 from kmesh_bpf.kernel import bpf
+from kmesh_bpf.kernel.map_folders import NAMES, TYPES, find_maps, is_complete, map_folders
 from kmesh_bpf.kernel.pinned_map import AUDIT_ENTRIES, BATCH_ENTRIES, PinnedMap
 
-TYPES = {
-    "kmesh_pods4": lib.BPF_MAP_TYPE_HASH,
-    "kmesh_pods6": lib.BPF_MAP_TYPE_HASH,
-    "kmesh_peers4": lib.BPF_MAP_TYPE_HASH,
-    "kmesh_peers6": lib.BPF_MAP_TYPE_HASH,
-    "kmesh_svcs4": lib.BPF_MAP_TYPE_LPM_TRIE,
-    "kmesh_svcs6": lib.BPF_MAP_TYPE_LPM_TRIE,
-    "kmesh_srcs4": lib.BPF_MAP_TYPE_HASH,
-    "kmesh_srcs6": lib.BPF_MAP_TYPE_HASH,
-    "kmesh_devices": lib.BPF_MAP_TYPE_HASH,
-    "kmesh_formers": lib.BPF_MAP_TYPE_HASH,
-    "kmesh_counters": lib.BPF_MAP_TYPE_PERCPU_ARRAY,
-    "kmesh_self": lib.BPF_MAP_TYPE_ARRAY,
-}
-NAMES = tuple(TYPES)
 START_THE_DAEMON = "is the daemon running there, and is this its pin root?"
 Thresholds = tuple[int, int, int, int]
 """Of the policy hash: local and remote prefix length of IPv4, then of IPv6."""
 FOUND = ("found_local4", "found_remote4", "found_local6", "found_remote6")
 """Their members in kmesh_self, each plus 1."""
+ENTRIES: Mapping[str, Callable[[Address], Entry]] = MappingProxyType(
+    {"pods": entries.pod, "peers": entries.peer, "sources": entries.source}
+)
 CPUS = Path("/sys/devices/system/cpu/possible")
-
-
-def maps_folder(pin_root: Path, max_pods: int) -> Path:
-    """Give the folder of the maps of this version's layout and of a capacity."""
-    return pin_root / f"maps-{contract.VERSION}-{max_pods}"
-
-
-def map_folders(pin_root: Path) -> list[Path]:
-    """Give the folders of all maps below a pin root, of whatever version."""
-    return sorted(pin_root.glob("maps-[0-9]*-[0-9]*"))
-
-
-def is_complete(folder: Path, names: Iterable[str] = NAMES) -> bool:
-    """Tell whether all maps are pinned there."""
-    return all((folder / name).exists() for name in names)
-
-
-def newest_first(folders: Iterable[Path]) -> list[Path]:
-    """Sort folders by when something was pinned in them last."""
-    return sorted(folders, key=lambda folder: folder.stat().st_mtime_ns, reverse=True)
-
-
-def find_maps(pin_root: Path) -> Path | None:
-    """Give the newest complete maps folder of this version's layout below a pin root; None: there is none."""
-    found = newest_first(folder for folder in pin_root.glob(f"maps-{contract.VERSION}-*") if is_complete(folder))
-    return next(iter(found), None)
 
 
 def open_maps(pin_root: Path) -> Maps:
@@ -157,9 +119,9 @@ class Maps:
             KernelError: a dump broke off.
 
         """
-        value_of = VALUES[mapping]
+        value_of = entries.VALUE_OF[mapping]
         for name in HASHES[mapping]:
-            key_of = KEYS[name[-1:]]
+            key_of = entries.key_of(name)
             for piece in self._maps[name].pieces(room):
                 yield {key_of(key): value_of(value) for key, value in piece}
 
@@ -177,7 +139,7 @@ class Maps:
 
     def some_of(self, mapping: str, keys: Iterable[Any]) -> dict[Any, Any]:
         """Give what a mapping holds under some keys; ``mapping``: a key of HASHES."""
-        value_of = VALUES[mapping]
+        value_of = entries.VALUE_OF[mapping]
         found = ((key, self._find(mapping, key)) for key in keys)
         return {key: value_of(value) for key, value in found if value is not None}
 
@@ -213,7 +175,7 @@ class Maps:
             MapFullError: there is no room.
 
         """
-        self._of("kmesh_pods", address).set(address.packed, [int(flags)])
+        self._write(entries.pod(address, flags))
 
     def set_pods(self, pods: Mapping[Address, PodFlags]) -> None:
         """Write many entries with few system calls.
@@ -223,12 +185,12 @@ class Maps:
 
         """
         for version in (4, 6):
-            own = {address.packed: [int(flags)] for address, flags in pods.items() if address.version == version}
-            self._maps[f"kmesh_pods{version}"].set_many(own)
+            own = (entries.pod(address, flags) for address, flags in pods.items() if address.version == version)
+            self._maps[f"kmesh_pods{version}"].set_many({entry.key: entry.value for entry in own})
 
     def delete_pod(self, address: Address) -> None:
         """Remove an entry, if there."""
-        self._of("kmesh_pods", address).delete(address.packed)
+        self._remove(entries.pod(address))
 
     def peers(self) -> dict[Address, PeerEntry]:
         """Give the peers by outer address."""
@@ -245,19 +207,11 @@ class Maps:
             MapFullError: there is no room.
 
         """
-        value = {
-            "node_id": entry.node_id,
-            "node_mark": entry.node_mark,
-            "spi": entry.spi,
-            "incarnations": entry.incarnations,
-            "retired": entry.retired,
-            "pair": entry.pair,
-        }
-        self._of("kmesh_peers", address).set(address.packed, value)
+        self._write(entries.peer(address, entry))
 
     def delete_peer(self, address: Address) -> None:
         """Remove an entry, if there."""
-        self._of("kmesh_peers", address).delete(address.packed)
+        self._remove(entries.peer(address))
 
     def sources(self) -> dict[Address, int]:
         """Give the device (ifindex) of each managed pod's address of this node."""
@@ -270,15 +224,15 @@ class Maps:
             MapFullError: there is no room.
 
         """
-        self._of("kmesh_srcs", address).set(address.packed, [ifindex])
+        self._write(entries.source(address, ifindex))
 
     def delete_source(self, address: Address) -> None:
         """Release an address, if there."""
-        self._of("kmesh_srcs", address).delete(address.packed)
+        self._remove(entries.source(address))
 
     def pod_devices(self) -> frozenset[int]:
         """Give the devices (ifindex) that carry no source but those bound to them."""
-        return frozenset(int.from_bytes(key, sys.byteorder) for key, _ in self._maps["kmesh_devices"].entries())
+        return frozenset(entries.number_of(key) for key, _ in self._maps["kmesh_devices"].entries())
 
     def add_pod_device(self, ifindex: int) -> None:
         """Let a device carry bound sources only.
@@ -287,11 +241,11 @@ class Maps:
             MapFullError: there is no room.
 
         """
-        self._maps["kmesh_devices"].set(_index(ifindex), [0])
+        self._write(entries.pod_device(ifindex))
 
     def delete_pod_device(self, ifindex: int) -> None:
         """Let a device carry any source, if it was bound."""
-        self._maps["kmesh_devices"].delete(_index(ifindex))
+        self._remove(entries.pod_device(ifindex))
 
     def formers(self) -> dict[int, int]:
         """Give the pairs of incarnations whose SAs are gone, and the highest key version that was in use."""
@@ -304,20 +258,16 @@ class Maps:
             MapFullError: there is no room.
 
         """
-        self._maps["kmesh_formers"].set(pair.to_bytes(8, sys.byteorder), [spi])
+        self._write(entries.former(pair, spi))
 
     def delete_former(self, pair: int) -> None:
         """Forget a pair, if there."""
-        self._maps["kmesh_formers"].delete(pair.to_bytes(8, sys.byteorder))
+        self._remove(entries.former(pair))
 
     def services(self) -> frozenset[Network]:
         """Give the Service CIDRs."""
-        found: set[Network] = set()
-        for version in (4, 6):
-            for key in self._maps[f"kmesh_svcs{version}"].each_key():
-                cidr = ffi.from_buffer(f"struct kmesh_cidr{version} *", key)
-                found.add(ip_network((bytes(ffi.buffer(ffi.addressof(cidr, "address"))), cidr.prefix_length)))
-        return frozenset(found)
+        names = ("kmesh_svcs4", "kmesh_svcs6")
+        return frozenset(entries.service_of(name, key) for name in names for key in self._maps[name].each_key())
 
     def add_service(self, cidr: Network) -> None:
         """Write a prefix.
@@ -326,11 +276,11 @@ class Maps:
             MapFullError: there is no room.
 
         """
-        self._of("kmesh_svcs", cidr).set(_trie_key(cidr), [0])
+        self._write(entries.service(cidr))
 
     def delete_service(self, cidr: Network) -> None:
         """Remove a prefix, if there."""
-        self._of("kmesh_svcs", cidr).delete(_trie_key(cidr))
+        self._remove(entries.service(cidr))
 
     def counters(self) -> dict[str, int]:
         """Give the counters by name, summed over the CPUs."""
@@ -370,7 +320,7 @@ class Maps:
         value.contract_version = contract.VERSION
         value.node_mark_mask = node_mark_mask
         value.incarnation = incarnation.encode().ljust(ffi.sizeof(value.incarnation), b"\0")
-        self._maps["kmesh_self"].set(_index(0), value[0])
+        self._maps["kmesh_self"].set(_index(0), contract.raw(value))
 
     def thresholds(self) -> Thresholds | None:
         """Give the policy hash thresholds that were found before we lowered them; None: we have not."""
@@ -383,7 +333,7 @@ class Maps:
         value = self._self()
         for name, bits in zip(FOUND, found or (-1,) * len(FOUND), strict=True):
             setattr(value, name, bits + 1)
-        self._maps["kmesh_self"].set(_index(0), value[0])
+        self._maps["kmesh_self"].set(_index(0), contract.raw(value))
 
     def capacity(self, name: str) -> int:
         """Give how many entries a map has room for."""
@@ -398,49 +348,15 @@ class Maps:
 
     def _find(self, mapping: str, key: Address | int) -> Any:
         """Give a pointer to a copy of the value that a mapping has under a key; None: there is no such entry."""
-        if isinstance(key, int):
-            return self._maps[HASHES[mapping][0]].find(key.to_bytes(8, sys.byteorder))
-        return self._maps[HASHES[mapping][key.version == 6]].find(key.packed)
+        entry = entries.former(key) if isinstance(key, int) else ENTRIES[mapping](key)
+        return self._maps[entry.map].find(entry.key)
 
-    def _of(self, family: str, address: Address | Network) -> PinnedMap:
-        return self._maps[f"{family}{address.version}"]
+    def _write(self, entry: Entry) -> None:
+        self._maps[entry.map].set(entry.key, entry.value)
 
-
-def _peer(value: Any) -> PeerEntry:
-    return PeerEntry(value.node_id, value.node_mark, value.spi, value.incarnations, value.retired, value.pair)
-
-
-HASHES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "pods": ("kmesh_pods4", "kmesh_pods6"),
-        "peers": ("kmesh_peers4", "kmesh_peers6"),
-        "sources": ("kmesh_srcs4", "kmesh_srcs6"),
-        "formers": ("kmesh_formers",),
-    }
-)
-"""The hashes that hold a mapping of a KernelState, by the mapping's name."""
-KEYS: Mapping[str, Callable[[bytes], Any]] = MappingProxyType(
-    {"4": IPv4Address, "6": IPv6Address, "s": lambda key: int.from_bytes(key, sys.byteorder)}
-)
-"""What is made of a key, by how the map's name ends."""
-FLAGS = cache(PodFlags)
-VALUES: Mapping[str, Callable[[Any], Any]] = MappingProxyType(
-    {
-        "pods": lambda value: FLAGS(value.flags),
-        "peers": _peer,
-        "sources": lambda value: int(value.ifindex),
-        "formers": lambda value: int(value.spi),
-    }
-)
-"""What is made of a value, by the mapping's name."""
+    def _remove(self, entry: Entry) -> None:
+        self._maps[entry.map].delete(entry.key)
 
 
 def _index(number: int) -> bytes:
     return bytes(ffi.buffer(ffi.new("__u32 *", number)))
-
-
-def _trie_key(cidr: Network) -> bytes:
-    key = ffi.new(f"struct kmesh_cidr{cidr.version} *")
-    key.prefix_length = cidr.prefixlen
-    ffi.buffer(ffi.addressof(key, "address"))[:] = cidr.network_address.packed
-    return bytes(ffi.buffer(key))

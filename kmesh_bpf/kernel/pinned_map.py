@@ -31,7 +31,7 @@ NO_BATCH = (errno.EINVAL, bpf.ENOTSUPP)
 class PinnedMap:
     """A map; the types of key and value are those of the members of the contract's struct of the same name.
 
-    ``fd`` is the owner's to close. A value is written as cffi takes it for an initializer: a dict or a list.
+    ``fd`` is the owner's to close. Keys and values are written as they lie there.
 
     Raises:
         KernelError: it cannot be opened.
@@ -56,18 +56,18 @@ class PinnedMap:
             if found != wanted:
                 yield f"{self.path.name}: {field} {found}, not {wanted}"
 
-    def set(self, key: bytes, value: Any) -> None:
+    def set(self, key: bytes, value: bytes) -> None:
         """Write an entry.
 
         Raises:
             MapFullError: there is no room.
 
         """
-        held = ffi.new(ffi.getctype(self._value, "*"), value)
         with self._followed(key):
-            self._check_room(bpf.map_update(self.fd, ffi.from_buffer(key), held), "write")
+            answer = bpf.map_update(self.fd, ffi.from_buffer(key), ffi.from_buffer(value))
+        self._check_room(answer, "write")
 
-    def set_many(self, entries: Mapping[bytes, Any]) -> None:
+    def set_many(self, entries: Mapping[bytes, bytes]) -> None:
         """Write many entries.
 
         Raises:
@@ -79,9 +79,9 @@ class PinnedMap:
         left = iter(entries.items())
         while chunk := list(islice(left, BATCH_ENTRIES)):
             keys = b"".join(key for key, _ in chunk)
-            values = ffi.new(ffi.getctype(self._value, "[]"), [value for _, value in chunk])
+            values = b"".join(value for _, value in chunk)
             with self._followed(keys):
-                answer = bpf.map_update_batch(self.fd, ffi.from_buffer(keys), values, len(chunk))
+                answer = bpf.map_update_batch(self.fd, ffi.from_buffer(keys), ffi.from_buffer(values), len(chunk))
             if -answer in NO_BATCH:
                 for key, value in chunk:
                     self.set(key, value)
