@@ -23,7 +23,7 @@ TUNNELS = 1 << 14
 
 def u32(value: int) -> bytes:
     """Encode a 32-bit number."""
-    return value.raw(4, sys.byteorder)
+    return value.to_bytes(4, sys.byteorder)
 
 
 def read_u32(payload: bytes) -> int:

@@ -83,10 +83,10 @@ def test_a_look_does_not_find_what_is_written_here_but_what_others_wrote_before(
     kernel.observe()
     kernel.remember("x" * 36)
     assert not kernel.apply((ops.SetPod(HERE, PodFlags.LOCAL),))
-    assert not kernel.look()
+    assert not finds(kernel)
     kernel.pods[HERE] = PodFlags.REMOTE
     kernel.apply((ops.SetSource(HERE, 3),))
-    assert kernel.look()
+    assert finds(kernel)
 
 
 def test_a_device_that_comes_gets_its_program_and_is_bound_and_what_is_refused_is_told(kernel):
