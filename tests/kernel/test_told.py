@@ -26,7 +26,9 @@ HERE, THERE = ip_address("10.10.0.1"), ip_address("10.10.0.2")
 def kernel(netns: str, new_netns: Callable[[], str], pin_root: Path) -> Iterator[LinuxKernel]:
     """A node's kernel; nobody else has touched anything."""
     there = new_netns()
-    run(f"ip link add eth0 type veth peer name far netns {there}; ip addr add 10.10.0.1/24 dev eth0; ip link set eth0 up")
+    run(
+        f"ip link add eth0 type veth peer name far netns {there}; ip addr add 10.10.0.1/24 dev eth0; ip link set eth0 up"
+    )
     with closing(LinuxKernel(pin_root / "node", Settings())) as made:
         made.subscribe()
         made.observe()
@@ -58,7 +60,11 @@ def line(policy: Policy, verb: str) -> str:
     """Give what ip does to a policy of ours."""
     text = f"ip xfrm policy {verb} src {policy.src} dst {policy.dst} dir {policy.direction.value}"
     text += f" mark {policy.mark.value:#x} mask {policy.mark.mask:#x}"
-    return text if verb == "delete" else f"{text} priority 7 tmpl src {HERE} dst {THERE} proto esp reqid {contract.REQID} mode tunnel"
+    return (
+        text
+        if verb == "delete"
+        else f"{text} priority 7 tmpl src {HERE} dst {THERE} proto esp reqid {contract.REQID} mode tunnel"
+    )
 
 
 def taken(kernel: LinuxKernel) -> KernelState:
