@@ -177,7 +177,7 @@ def test_run(
     ``segment``: payload bytes of each segment of a packet that is yet to be cut up (GSO); 0: it is whole. ``ifindex``:
     the device that it came by, of the network namespace that the caller lives in (kernels from 5.9 on); 0: lo.
     """
-    run: Any = ffi.new("struct kmesh_test_run *")
+    run = ffi.new("struct kmesh_test_run *")
     data, room = ffi.from_buffer(packet), ffi.new("char[]", PACKET_ROOM)
     run.packet, run.packet_size = data, len(packet)
     run.packet_out, run.packet_out_size = room, PACKET_ROOM

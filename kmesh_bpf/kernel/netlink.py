@@ -14,10 +14,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from kmesh_bpf._abi import ffi, lib
 from kmesh_bpf.errors import DecodeError, EncodeError, KernelError
+
+if TYPE_CHECKING:
+    from kmesh_bpf._abi import nlmsghdr
 
 HEADER = ffi.sizeof("struct nlmsghdr")
 ATTRIBUTE_HEADER = ffi.sizeof("struct nlattr")
@@ -93,7 +96,7 @@ def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
         offset += align(length)
 
 
-def messages(data: bytes) -> Iterator[tuple[Any, bytes]]:
+def messages(data: bytes) -> Iterator[tuple[nlmsghdr, bytes]]:
     """Give (struct nlmsghdr, body) of each message of a datagram.
 
     Raises:
@@ -111,7 +114,7 @@ def messages(data: bytes) -> Iterator[tuple[Any, bytes]]:
         offset += align(header.nlmsg_len)
 
 
-def _ack(header: Any, body: bytes) -> Ack:
+def _ack(header: nlmsghdr, body: bytes) -> Ack:
     if len(body) < ERROR_HEADER:
         raise DecodeError(f"netlink acknowledgement of {len(body)} bytes")
     error = ffi.from_buffer("struct nlmsgerr *", body[:ERROR_HEADER])
@@ -286,7 +289,7 @@ class NetlinkSocket:
         except OSError as error:
             raise KernelError("send", "netlink request", error.errno or 0) from error
 
-    def _receive(self) -> Iterator[tuple[Any, bytes]]:
+    def _receive(self) -> Iterator[tuple[nlmsghdr, bytes]]:
         try:
             data, _, flags, _ = self._socket.recvmsg(RECEIVE_BYTES)
         except OSError as error:
