@@ -7,7 +7,7 @@ import pytest
 
 from kmesh_bpf import ConfigError, FakeKernel, Key
 from kmesh_bpf.core import operations as ops
-from kmesh_bpf.core.state import Attachment, Link, Mark, PeerEntry, PodFlags, Program, Sa
+from kmesh_bpf.core.state import Attachment, Direction, Link, Mark, PeerEntry, PodFlags, Policy, Program, Sa
 from kmesh_bpf.errors import ConflictError
 from kmesh_bpf.kernel.interface import Kernel
 from tests.unit.core import mesh
@@ -125,6 +125,16 @@ def test_an_sa_is_found_by_the_bits_that_it_looks_at_and_the_last_one_added_firs
     assert kernel.find_sa(L, 1, 0x1000D0) is narrow
     (failure,) = kernel.apply((ops.AddSa(SA),))
     assert isinstance(failure.error, ConflictError)
+
+
+def test_a_foreign_policy_in_our_place_is_a_conflict_and_no_object_of_ours(kernel):
+    policy = Policy(Direction.OUT, mesh.node(1).pod_cidrs[0], mesh.node(2).pod_cidrs[0], Mark(0xE0, 0xEF), L, R)
+    kernel.foreign_policies.add(policy.id)
+    (failure,) = kernel.apply((ops.SetPolicy(policy),))
+    assert isinstance(failure.error, ConflictError)
+    assert kernel.observe().state.policies == {}
+    assert kernel.apply((ops.SetPolicy(policy, replace=True),)) == ()
+    assert (kernel.observe().state.policies, kernel.foreign_policies) == ({policy.id: policy}, set())
 
 
 def test_what_is_gone_already_is_absent_as_asked(kernel):
