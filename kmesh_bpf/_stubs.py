@@ -7,6 +7,7 @@ function, struct or member that is misspelt, or gone, is found before it is used
 from __future__ import annotations
 
 from collections.abc import Iterator
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,8 @@ def _member_of_lib(name: str) -> str:
 
 def _fields(name: str) -> Iterator[str]:
     for member, field in ffi.typeof(name).fields:
-        yield f"    {member}: {_python(field.type)}"
+        if not iskeyword(member):  # XFRM has an "in", which Python reads by getattr
+            yield f"    {member}: {_python(field.type)}"
 
 
 def _python(kind: Any) -> str:

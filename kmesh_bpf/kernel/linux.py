@@ -18,7 +18,7 @@ from kmesh_bpf.core.render import render
 from kmesh_bpf.core.state import Attachment, KernelState, Link, Observation, PeerEntry
 from kmesh_bpf.core.view import Address, Network
 from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError, UnsupportedError
-from kmesh_bpf.kernel import nat, pieces, privileges, programs, xfrm, xfrm_events, xfrm_stat
+from kmesh_bpf.kernel import nat, pieces, privileges, programs, xfrm, xfrm_defaults, xfrm_events, xfrm_stat
 from kmesh_bpf.kernel.interface import AttachMode, Failure
 from kmesh_bpf.kernel.leftovers import GoKmesh
 from kmesh_bpf.kernel.links import Links
@@ -209,6 +209,8 @@ class LinuxKernel:
             incarnation=self.incarnation(),
             suspects=(*self._rules.suspects(), *self._go.suspects(devices)),
             can_hash=thresholds is not None,
+            rivals=self._xfrm.rivals,
+            refusing=xfrm_defaults.refusing(self._socket),
         )
 
     def _lowered(self, found: Thresholds | None) -> bool:

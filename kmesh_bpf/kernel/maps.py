@@ -248,11 +248,11 @@ class Maps:
         self._remove(entries.pod_device(ifindex))
 
     def formers(self) -> dict[int, int]:
-        """Give the pairs of incarnations whose SAs are gone, and the highest key version that was in use."""
+        """Give the tunnels (PeerEntry.pair) whose SAs are gone, and the highest key version that was in use."""
         return self.all_of("formers")
 
     def set_former(self, pair: int, spi: int) -> None:
-        """Remember a pair of incarnations.
+        """Remember a tunnel.
 
         Raises:
             MapFullError: there is no room.

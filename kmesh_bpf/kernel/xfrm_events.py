@@ -48,6 +48,8 @@ def touched(notifications: Iterable[Notification], own: int) -> Keys:
         try:
             if one.number in OF_SAS:
                 found.sas |= dict.fromkeys(_sa(one))
+            elif one.number in OF_POLICIES and wire.is_rival(OF_POLICIES[one.number], one.body):
+                found.whole, found.rest = found.whole | POLICIES, True  # which ones there are a dump tells
             elif one.number in OF_POLICIES:
                 found.policies |= dict.fromkeys(_policy(one))
         except DecodeError:

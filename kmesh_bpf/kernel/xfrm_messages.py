@@ -9,12 +9,13 @@ import socket
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
+from ipaddress import ip_network
 from typing import Any
 
 from kmesh_bpf import contract
 from kmesh_bpf._abi import ffi, lib
 from kmesh_bpf.core import marks
-from kmesh_bpf.core.state import ICV_BITS, Direction, Mark, Policy, PolicyId, Sa, SaId, SaUsage
+from kmesh_bpf.core.state import ICV_BITS, Direction, Mark, Policy, PolicyId, Rival, Sa, SaId, SaUsage
 from kmesh_bpf.core.view import KEY_BYTES, Address, Key
 from kmesh_bpf.errors import ConfigError, DecodeError
 from kmesh_bpf.kernel import xfrm_checks
@@ -51,9 +52,10 @@ class DecodedSa:
 
 @dataclass(frozen=True, slots=True)
 class DecodedPolicy:
-    """A policy found in the kernel; ``policy`` only where it is ours."""
+    """A policy found in the kernel; ``policy`` only where it is ours, ``rival`` only where it comes before ours."""
 
     policy: Policy | None
+    rival: Rival | None = None
 
     @property
     def ours(self) -> bool:
@@ -232,12 +234,15 @@ def _decode_policy(body: bytes) -> DecodedPolicy:
     found = dict(attributes(rest))
     mark = structs.read_mark(found.get(lib.XFRMA_MARK)) or marks.UNMARKED
     templates = found.get(lib.XFRMA_TMPL, b"")
-    if info.dir not in BY_NUMBER or len(templates) != ffi.sizeof("struct xfrm_user_tmpl"):
+    if info.dir not in BY_NUMBER:
         return DecodedPolicy(None)
-    template = structs.take("struct xfrm_user_tmpl", templates)[0]
     direction = BY_NUMBER[info.dir]
-    if template.reqid != contract.REQID or not marks.is_of_policy(direction, mark):
-        return DecodedPolicy(None)
+    one = len(templates) == ffi.sizeof("struct xfrm_user_tmpl")
+    template = structs.take("struct xfrm_user_tmpl", templates)[0] if one else None
+    if template is None or template.reqid != contract.REQID or not marks.is_of_policy(direction, mark):
+        if info.priority > contract.POLICY_PRIORITY or any(found.get(lib.XFRMA_IF_ID, b"")):
+            return DecodedPolicy(None)
+        return DecodedPolicy(None, _rival(info, direction, mark))
     policy = Policy(
         direction=direction,
         src=structs.network(info.sel.saddr, info.sel.prefixlen_s, info.sel.family),
@@ -276,6 +281,21 @@ def decode_sa_id(struct: str, body: bytes) -> SaId | None:
     return SaId(src, dst, socket.ntohl(info.id.spi), structs.read_mark(found.get(lib.XFRMA_MARK)))
 
 
+def is_rival(struct: str, body: bytes) -> bool:
+    """Tell whether a notification is about a policy of others that comes, or came, before ours.
+
+    Raises:
+        DecodeError: it is cut short.
+
+    """
+    head, rest = structs.take(struct, body)
+    if struct == "struct xfrm_userpolicy_id":
+        info = dict(attributes(rest)).get(lib.XFRMA_POLICY, b"")
+    else:
+        info = contract.raw(ffi.addressof(head.pol) if struct == "struct xfrm_user_polexpire" else head)
+    return decode_policy(info + rest).rival is not None
+
+
 def decode_policy_id(struct: str, body: bytes) -> PolicyId | None:
     """Read which policy a notification is about, whose body begins with a struct; None: of no direction of ours.
 
@@ -294,6 +314,13 @@ def decode_policy_id(struct: str, body: bytes) -> PolicyId | None:
     src = structs.network(info.sel.saddr, info.sel.prefixlen_s, info.sel.family)
     dst = structs.network(info.sel.daddr, info.sel.prefixlen_d, info.sel.family)
     return PolicyId(BY_NUMBER[info.dir], src, dst, structs.read_mark(found.get(lib.XFRMA_MARK)) or marks.UNMARKED)
+
+
+def _rival(info: Any, direction: Direction, mark: Mark) -> Rival:
+    # The kernel keeps a selector as it comes, bits behind its prefix length and all.
+    src = ip_network((structs.address(info.sel.saddr, info.sel.family), info.sel.prefixlen_s), strict=False)
+    dst = ip_network((structs.address(info.sel.daddr, info.sel.family), info.sel.prefixlen_d), strict=False)
+    return Rival(direction, src, dst, mark, info.priority)
 
 
 def _sequence(found: dict[int, bytes], esn: Any) -> int:

@@ -83,8 +83,15 @@ def test_of_what_we_do_nothing_is_told_and_of_what_others_do_the_object(kernel):
     for verb in ("update", "delete", "add"):
         run(line(one, verb))
         assert kernel.changed() == Keys.named("policies", (one.id,)), verb
-    run("ip xfrm policy add src 192.0.2.1 dst 192.0.2.2 dir fwd tmpl proto esp reqid 7 mode transport")
-    assert not kernel.changed(), "it cannot be ours, nor in the place of ours"
+    theirs = "src 192.0.2.1 dst 192.0.2.2 dir fwd"
+    run(f"ip xfrm policy add {theirs} priority 1000 tmpl proto esp reqid 7 mode transport")
+    assert not kernel.changed(), "it cannot be ours, nor in the place of ours, nor does it come before ours"
+    run(f"ip xfrm policy update {theirs} priority 1 tmpl proto esp reqid 7 mode transport")
+    assert kernel.changed() == Keys(rest=True, whole=POLICIES)
+    assert kernel.find(Keys(rest=True, whole=POLICIES)).rivals
+    run(f"ip xfrm policy delete {theirs}")
+    assert kernel.changed() == Keys(rest=True, whole=POLICIES)
+    assert not kernel.find(Keys(rest=True, whole=POLICIES)).rivals
     run("ip xfrm policy flush")
     assert kernel.changed() == Keys(whole=POLICIES)
     assert not kernel.changed()

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from kmesh.cluster.objects import NAMESPACE
 from kmesh.cluster.secret import KEY_DIGITS
 from kmesh.kmeshctl import completion, explain, status, upstream
-from kmesh.text import file_name, path
+from kmesh.text import file_name, path, short
 from kmesh_bpf import ConfigError
 
 HIDDEN = "(hidden)"
@@ -76,7 +76,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Refuse the command line."""
-        raise ConfigError(f"{KEY_LIKE.sub(HIDDEN, message)} (see {self.prog} --help)")
+        words = (short(word) for word in KEY_LIKE.sub(HIDDEN, message).split(" "))
+        raise ConfigError(f"{' '.join(words)} (see {self.prog} --help)")
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -6,10 +6,11 @@ import argparse
 import io
 import json
 import os
+import select
+import stat
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import closing, redirect_stdout, suppress
-from pathlib import Path
 from typing import Any, TextIO
 
 from kmesh import streams, unexpected
@@ -20,7 +21,7 @@ from kmesh.cluster.source import ClusterSource, read_whole
 from kmesh.errors import ClusterError, OutputError
 from kmesh.kmeshctl import completion, explain, status
 from kmesh.kmeshctl.arguments import HIDDEN, parse, parser
-from kmesh.text import one_line
+from kmesh.text import one_line, short
 from kmesh_bpf import ConfigError, Key, __version__
 
 EXIT_FAILED, EXIT_REFUSED = 1, 2
@@ -32,6 +33,8 @@ KINDS = {
 KEY_BYTES = secret.KEY_DIGITS // 2
 KEY_FILE_LIMIT = 4096
 """Characters read of a key file: enough to tell what is wrong with it, and an end for /dev/urandom."""
+WRITER_SECONDS = 30.0
+"""How long whoever writes a key into a pipe may take to begin."""
 DELETE_IT = "delete it first: kmeshctl secret delete"
 
 
@@ -130,13 +133,33 @@ def _read(name: str, stdin: TextIO) -> str:
     try:
         if name == "-":
             return stdin.read(KEY_FILE_LIMIT)
-        with Path(name).open(encoding="utf-8") as file:
+        with open(name, encoding="utf-8", opener=_without_waiting) as file:  # Path's has no opener
+            _await_writer(name, file.fileno())
             return file.read(KEY_FILE_LIMIT)
     except OSError as error:
-        raise ConfigError(f"cannot read {name}: {error.strerror}") from error
+        raise ConfigError(f"cannot read {short(name)}: {error.strerror}") from error
     except UnicodeDecodeError:
         # Not chained: its text quotes a byte of what may be a key.
         raise ConfigError(f"{name} is no text; give {secret.KEY_DIGITS} hexadecimal digits") from None
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _await_writer(name: str, descriptor: int) -> None:
+    """Wait for whoever writes into a pipe, as <(COMMAND) of a shell does.
+
+    Raises:
+        ConfigError: nobody does.
+
+    """
+    if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+        waiting = select.poll()
+        waiting.register(descriptor, select.POLLIN)
+        if not waiting.poll(WRITER_SECONDS * 1000):
+            raise ConfigError(f"cannot read {short(name)}: nobody has written into it for {WRITER_SECONDS:g} s")
+    os.set_blocking(descriptor, True)
 
 
 def _replace(source: ClusterSource, key: Key, stdout: TextIO, stderr: TextIO) -> int:

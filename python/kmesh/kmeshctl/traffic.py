@@ -17,6 +17,7 @@ from kmesh.cluster.objects import ClusterObjects, PodObject
 from kmesh.cluster.snapshot import build_view, enrolment, pod_claims, refused
 from kmesh.cluster.status import LEASE_SECONDS, NodeStatus
 from kmesh.kmeshctl.output import span
+from kmesh.text import short
 from kmesh_bpf import (
     Address,
     ConfigError,
@@ -141,7 +142,8 @@ def find(cluster: Cluster, text: str, namespace: str) -> End:
     where, _, name = text.rpartition("/")
     pod = next((pod for pod in cluster.objects.pods if (pod.namespace, pod.name) == (where or namespace, name)), None)
     if pod is None:
-        raise ConfigError(f"no pod {where or namespace}/{name} is known; give POD, NAMESPACE/POD or an address")
+        asked = short(f"{where or namespace}/{name}")
+        raise ConfigError(f"no pod {asked} is known; give POD, NAMESPACE/POD or an address")
     return _pod(cluster.objects, pod)
 
 

@@ -6,10 +6,11 @@ import os
 import stat
 import subprocess
 import threading
+import time
 import traceback
 
 import pytest
-from kmesh.cluster.kubernetes import access
+from kmesh.cluster.kubernetes import access, plugins
 from kmesh.cluster.kubernetes.access import TokenFile, enter, of_kubeconfig, of_pod
 from kmesh.cluster.kubernetes.connection import connect
 
@@ -280,7 +281,7 @@ def test_a_plugin_that_is_missing_is_named_with_how_to_get_it(kubeconfig):
 
 
 def test_a_plugin_that_does_not_answer_is_given_up(plugin, monkeypatch):
-    monkeypatch.setattr(access, "PLUGIN_SECONDS", 0.2)
+    monkeypatch.setattr(plugins, "PLUGIN_SECONDS", 0.2)
     assert "has not answered in 0.2 s" in refused(plugin(f"exec sleep 60 # {SECRET}", args=[SECRET]))
 
 
@@ -302,6 +303,22 @@ def test_reading_a_token_from_many_threads_reads_the_file_once(tmp_path, monkeyp
     for one in threads:
         one.join()
     assert len(reads) == 1
+
+
+@pytest.mark.parametrize("where", ["", ">&2"])
+def test_a_plugin_that_prints_without_end_is_ended(plugin, where):
+    assert "gives more than 1 MiB" in refused(plugin(f"exec cat /dev/zero {where}"))
+
+
+def test_a_plugin_that_closes_its_output_and_stays_is_ended(plugin, monkeypatch):
+    monkeypatch.setattr(plugins, "PLUGIN_SECONDS", 0.3)
+    assert "has not answered in 0.3 s" in refused(plugin("exec sleep 20 >&- 2>&-"))
+
+
+def test_what_a_plugin_leaves_behind_is_not_waited_for(plugin):
+    began = time.monotonic()
+    assert entered(plugin("sleep 20 &\n" + says({"token": "t"}))).token() == "t"
+    assert time.monotonic() - began < 10
 
 
 # --- logins

@@ -4,6 +4,7 @@ import json
 from contextlib import closing
 
 import pytest
+from kmesh.cluster.kubernetes import listing
 from kmesh.cluster.kubernetes.resources import Collection, refusal
 from kmesh.cluster.kubernetes.store import Shelf, Store
 from kmesh.cluster.kubernetes.watch import Watch
@@ -168,3 +169,20 @@ def test_a_page_that_is_none_discards_those_before_it():
     world.api = FakeApi(lambda plural, asked: answer(plural, asked) if plural == "namespaces" else listed())
     with watching(world) as watch:
         assert settled(watch, "b")
+
+
+def test_a_server_that_always_has_another_page_is_none(monkeypatch):
+    monkeypatch.setattr(listing, "MOST_PAGES", 5)
+    world, asked_for = World(), []
+
+    def answer(plural, asked):
+        if "fieldSelector" in asked:
+            return listed(version=9)
+        asked_for.append(asked.get("continue", ""))
+        return listed(namespace("a"), more=str(len(asked_for)))
+
+    world.api = FakeApi(lambda plural, asked: answer(plural, asked) if plural == "namespaces" else listed())
+    with watching(world) as watch:
+        assert eventually(lambda: any("that has an end" in one for one in watch.shelf.problems))
+        assert eventually(lambda: len(asked_for) > 5)
+    assert asked_for[:6] == ["", "1", "2", "3", "4", ""]

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from kmesh.cluster.manifests import SECRET_FILE
 from kmesh.cluster.secret import parse_keys
+from kmesh.kmeshctl import cli
 from kmesh.kmeshctl.arguments import parser
 from kmesh.kmeshctl.cli import main
 
@@ -162,6 +163,42 @@ def test_a_key_file_that_is_no_text_is_refused_and_none_of_its_bytes_shown(kmesh
 
 def test_a_key_file_without_an_end_is_not_read_to_it(kmeshctl):
     assert kmeshctl("secret", "create", "--key-file=/dev/zero")[2].startswith("kmeshctl: the key is not hexadecimal")
+
+
+def test_a_key_may_come_through_a_pipe_and_nobody_waits_for_one_that_does_not(kmeshctl, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "WRITER_SECONDS", 0.2)
+    os.mkfifo(tmp_path / "pipe")
+    said = kmeshctl("secret", "create", "--key-file", str(tmp_path / "pipe"))
+    assert said == (2, "", f"kmeshctl: cannot read {tmp_path}/pipe: nobody has written into it for 0.2 s\n")
+    monkeypatch.setattr(cli, "WRITER_SECONDS", 20)
+    writer = subprocess.Popen(["sh", "-c", f"echo {HEX} > {tmp_path}/pipe"])
+    assert kmeshctl("secret", "create", "--key-file", str(tmp_path / "pipe"))[0] == 0
+    writer.wait()
+    assert stored(tmp_path).keys == {1: Key(MATERIAL)}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("explain", "w" * 9000, "b"),
+        ("explain", "a", "b", "w" * 9000),
+        ("w" * 9000,),
+        ("status", "-o", "w" * 9000),
+        ("status", "--watch", "w" * 9000),
+        ("secret", "create", "--key-file", "w" * 9000),
+        ("secret", "create", "--key-file", "w" * 3000),
+    ],
+)
+def test_what_is_longer_than_anybody_reads_is_not_said_to_its_end(kmeshctl, arguments):
+    status, _, said = kmeshctl(*arguments)
+    assert status == 2
+    assert said.endswith("\n")
+    assert len(said) < 500
+
+
+def test_a_folder_of_a_name_that_no_path_has_is_refused(kmeshctl):
+    said = kmeshctl("status", "--manifests", "w" * 5000, cluster=False)[2]
+    assert said.startswith(f"kmeshctl: argument --manifests: {'w' * 64}… is longer than a path can be")
 
 
 NO_CLUSTER = (

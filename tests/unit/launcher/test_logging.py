@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -74,3 +75,40 @@ def test_a_daemon_logs_to_standard_error_and_ends_when_it_is_told():
         finally:
             daemon.kill()
     assert json.loads(first)["message"].startswith("encryption is off: ")
+
+
+TWICE = """
+import contextlib, os, signal, threading
+import kmesh_bpf
+from kmesh.launcher import cli
+from tests.unit.core import mesh
+
+
+class Kernel(kmesh_bpf.FakeKernel):
+    compiled = False
+
+    def __init__(self, *_, **__):
+        super().__init__(mesh.LINKS, lambda: 1.0)
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+
+@contextlib.contextmanager
+def claim(_):
+    yield
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+kmesh_bpf.LinuxKernel, cli.claim = Kernel, claim
+cli.entry()
+"""
+
+
+@pytest.mark.timeout(60)
+def test_whoever_tells_it_twice_is_not_shown_a_traceback(tmp_path):
+    flags = ["--enable-ipsec=true", f"--manifests={tmp_path}", f"--state-dir={tmp_path}"]
+    environment = {**os.environ, "NODE_NAME": "n1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", TWICE, *flags]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "stopped; encryption stays in place" in done.stderr
+    assert "Traceback" not in done.stderr

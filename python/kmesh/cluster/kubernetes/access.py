@@ -6,7 +6,6 @@ What cannot be had is refused by name, never left out: a request that goes out a
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import logging
 import math
@@ -14,8 +13,6 @@ import os
 import re
 import ssl
 import stat
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -23,15 +20,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from kmesh.cluster import documents
+from kmesh.cluster.kubernetes import plugins
 from kmesh.cluster.kubernetes.kubeconfig import (
     AUTHORITY,
     CERTIFICATE,
     KEY,
     File,
-    Plugin,
     Target,
     bearer,
     choose,
@@ -49,13 +44,8 @@ MOST_CONFIG, MOST_FILE = 16 << 20, 1 << 20
 """Bytes read at most of a kubeconfig, and of a token or a certificate."""
 TOKEN_SECONDS = 60.0
 """A token's file is read anew after so long, as client-go does: it is replaced long before the token expires."""
-PLUGIN_SECONDS, PROMPT_SECONDS = 30.0, 300.0
-"""How long a plugin may take: by itself, and where it may ask somebody at a terminal."""
 EARLY_SECONDS = 10.0
 """Credentials of a plugin are renewed so long before they expire."""
-TOKEN_LIKE = re.compile(r"[A-Za-z0-9+/=_.~-]{32,}")
-"""In a plugin's words, what could be a token or a key."""
-MESSAGE_LIMIT = 200
 LAST_TIME = 253402300800
 """Seconds since the epoch, the year 10000: what is later is no time."""
 
@@ -134,7 +124,7 @@ def enter(target: Target) -> Access:
     if target.token_file:
         token = TokenFile(target.token_file, time.monotonic)
     elif target.plugin is not None:
-        made = _run(target.plugin, target.source)
+        made = plugins.run(target.plugin, target.source)
         found, expires = made.token, made.expires - EARLY_SECONDS
         material |= made.material
         token = lambda: found  # noqa: E731 # likewise
@@ -188,6 +178,8 @@ def _expiry(token: str) -> float:
 
 
 def _kubeconfig(path: str) -> File:
+    from kmesh.cluster import documents  # noqa: PLC0415 # brings PyYAML, which a pod's account needs not
+
     content = read_file(path, MOST_CONFIG, "the kubeconfig")
     try:
         found = documents.manifests(content, ".yaml")
@@ -265,80 +257,3 @@ def _as_files(material: Mapping[str, str]) -> tuple[str, str]:
     }
     load_kube_config_from_dict(one, name, configuration, persist_config=False)  # type: ignore[no-untyped-call] # it ships none
     return str(configuration.cert_file), str(configuration.key_file)
-
-
-# --- plugins
-
-
-@dataclass(frozen=True, slots=True)
-class _Made:
-    """What a plugin made."""
-
-    token: str = field(repr=False)
-    material: Mapping[str, str] = field(repr=False)
-    expires: float
-
-
-def _run(plugin: Plugin, source: str) -> _Made:
-    where = f"{source}: the plugin {plugin.command}"
-    terminal = sys.stdin is not None and sys.stdin.isatty()
-    if plugin.mode == "Always" and not terminal:
-        raise ConfigError(f"{where} wants to ask somebody (interactiveMode: Always), and there is no terminal")
-    interactive = terminal and plugin.mode != "Never"
-    spec: dict[str, Any] = {"interactive": interactive}
-    if plugin.cluster is not None:
-        spec["cluster"] = plugin.cluster
-    told = json.dumps({"apiVersion": plugin.api, "kind": "ExecCredential", "spec": spec})
-    limit = PROMPT_SECONDS if interactive else PLUGIN_SECONDS
-    try:
-        done = subprocess.run(
-            [plugin.command, *plugin.args],
-            env={**os.environ, **plugin.environment, "KUBERNETES_EXEC_INFO": told},
-            stdin=None if interactive else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=None if interactive else subprocess.PIPE,
-            timeout=limit,
-            check=False,
-        )
-    except OSError as error:
-        hint = f"; {plugin.hint}" if plugin.hint else ""
-        raise ConfigError(f"{where} cannot be run: {error.strerror}{hint}") from error
-    except subprocess.TimeoutExpired:
-        # Not chained: it shows the arguments.
-        raise ConfigError(f"{where} has not answered in {limit:g} s") from None
-    if done.returncode != 0:
-        lines = (done.stderr or b"").decode(errors="replace").split("\n")
-        last = next((" ".join(line.split()) for line in reversed(lines) if line.strip()), "it says nothing")
-        said = TOKEN_LIKE.sub("(hidden)", last)[:MESSAGE_LIMIT]
-        raise ConfigError(f"{where} has failed (status {done.returncode}): {said}")
-    return _made(done.stdout, plugin.api, where)
-
-
-def _made(output: bytes, api: str, where: str) -> _Made:
-    try:
-        answer = json.loads(output)
-    except (ValueError, RecursionError):
-        raise ConfigError(f"{where} gives no JSON") from None
-    status = answer.get("status") if isinstance(answer, dict) else None
-    if not isinstance(status, dict) or answer.get("kind") != "ExecCredential" or answer.get("apiVersion") != api:
-        raise ConfigError(f"{where} gives no ExecCredential of {api} with a status")
-    names = ("token", "clientCertificateData", "clientKeyData", "expirationTimestamp")
-    token, certificate, key, expires = (status.get(name) or "" for name in names)
-    if not all(isinstance(one, str) for one in (token, certificate, key, expires)):
-        raise ConfigError(f"{where} gives what is no text as one of {', '.join(names)}")
-    if bool(certificate) != bool(key) or not (token or certificate):
-        raise ConfigError(f"{where} gives neither a token nor a certificate with its key")
-    coded = {f"{CERTIFICATE}-data": certificate, f"{KEY}-data": key} if certificate else {}
-    return _Made(
-        bearer(token, f"what {where} gives as token") if token else "",
-        {name: binascii.b2a_base64(text.encode(), newline=False).decode() for name, text in coded.items()},
-        _time(expires, where) if expires else math.inf,
-    )
-
-
-def _time(text: str, where: str) -> float:
-    try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise ConfigError(f"{where} gives an expirationTimestamp that is no time") from None
-    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()

@@ -5,6 +5,7 @@ The typed models of the ``kubernetes`` package are not used: 100,000 pods take m
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import ssl
@@ -22,6 +23,7 @@ from kmesh.cluster.kubernetes import access
 from kmesh.cluster.kubernetes.access import ACCOUNT, HOST, Access
 from kmesh.cluster.kubernetes.comeback import Comeback
 from kmesh.cluster.kubernetes.kubeconfig import AUTHORIZATION, Target
+from kmesh.cluster.kubernetes.patience import BODY_SECONDS, Limit, limited, make_impatient
 from kmesh.cluster.kubernetes.resources import UNAUTHORIZED, common, described, refusal
 from kmesh.errors import ApiError
 from kmesh_bpf import ConfigError, __version__
@@ -32,6 +34,8 @@ ANSWER_SECONDS = 30.0
 MOST_CONNECTIONS = 64
 MOST_BYTES, MOST_REASON = 1 << 30, 1 << 16
 """Of an answer: 100,000 pods in one list are less; and of one that says why it is none."""
+REASON_SECONDS = 10.0
+"""For the whole of what an answer says of why it is none."""
 RELOAD_SECONDS = 1.0
 """Credentials that were refused are read anew, at most this often."""
 DEFAULT_KUBECONFIG = "~/.kube/config"
@@ -111,12 +115,20 @@ class Connection:
 
         """
         with self.open(verb, what, method, path, body, content) as answer:
-            pieces, size = [], 0
-            for piece in self.stream(answer):
-                pieces.append(piece)
-                size += len(piece)
-                if size > MOST_BYTES:
-                    raise ApiError(f"cannot {verb} {what}: the answer of {self.server} has no end")
+            try:
+                with limited(BODY_SECONDS, answer.shut_down):
+                    return self._read(answer, f"cannot {verb} {what}")
+            except TimeoutError as error:
+                why = f"the answer of {self.server} does not come to its end within {BODY_SECONDS:g} s"
+                raise ApiError(f"cannot {verb} {what}: {why}") from error
+
+    def _read(self, answer: Answer, cannot: str) -> bytes:
+        pieces, size = [], 0
+        for piece in self.stream(answer):
+            pieces.append(piece)
+            size += len(piece)
+            if size > MOST_BYTES:
+                raise ApiError(f"{cannot}: the answer of {self.server} has no end")
         return b"".join(pieces)
 
     def open(
@@ -144,7 +156,9 @@ class Connection:
                 self.comeback.answered()
                 return Answer(response)
             with Answer(response) as answer:
+                limit = Limit(REASON_SECONDS, answer.shut_down)
                 said = self._why(answer)
+                limit.cancel()
             if response.status == UNAUTHORIZED and attempt == 1 and self._renew(session):
                 continue
             break
@@ -172,10 +186,11 @@ class Connection:
             # Not the whole address: it may hold a token.
             return f"it sends us on to {to.scheme or 'http'}://{to.hostname}, where no API server is".encode()
         said = b""
-        for piece in self.stream(answer):
-            said += piece
-            if len(said) >= MOST_REASON:
-                break
+        with suppress(ApiError):  # it has said that it refuses; why is more than one can count on
+            for piece in self.stream(answer):
+                said += piece
+                if len(said) >= MOST_REASON:
+                    break
         return said
 
     def _send(
@@ -322,7 +337,7 @@ def _pool(found: Access) -> urllib3.PoolManager:
     if target.insecure:
         urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)  # one of ours has been given
     if not target.proxy:
-        return urllib3.PoolManager(**settings)
+        return make_impatient(urllib3.PoolManager(**settings))
     return _proxy_pool(target, settings)
 
 
@@ -337,7 +352,7 @@ def _proxy_pool(target: Target, settings: dict[str, Any]) -> urllib3.PoolManager
         return SOCKSProxyManager(target.proxy, **settings)
     user, _, address = parts.netloc.rpartition("@")
     headers = urllib3.make_headers(proxy_basic_auth=unquote(user)) if user else None
-    return urllib3.ProxyManager(f"{parts.scheme}://{address}", proxy_headers=headers, **settings)
+    return make_impatient(urllib3.ProxyManager(f"{parts.scheme}://{address}", proxy_headers=headers, **settings))
 
 
 def _reason(error: BaseException) -> str:
@@ -358,4 +373,8 @@ def _reason(error: BaseException) -> str:
         )
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
+    if isinstance(error, http.client.IncompleteRead):
+        return "its answer breaks off"
+    if isinstance(error, http.client.HTTPException) and not isinstance(error, ConnectionError):
+        return f"what it answers is no HTTP ({type(error).__name__})"  # what it has sent could be our own token
     return str(error).partition("> ")[2] or str(error) or type(error).__name__

@@ -13,6 +13,8 @@ from kmesh.errors import ApiError
 
 PAGE = 500
 """Objects."""
+MOST_PAGES = 4000
+"""Of one list: 2 million objects, more than etcd holds. A server that always has another page is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +36,7 @@ class Listing:
     def __init__(self, connection: Connection, collection: Collection) -> None:
         self._connection, self._collection = connection, collection
         self._limit, self._token = str(PAGE), ""
+        self._count = 0
         self.version = ""
 
     @property
@@ -50,6 +53,8 @@ class Listing:
         """
         collection, connection = self._collection, self._connection
         while True:
+            if not self._token:
+                self._count = 0
             try:
                 path = collection.query(limit=self._limit, **{"continue": self._token})
                 text = connection.fetch("list", str(collection), "GET", path)
@@ -66,6 +71,10 @@ class Listing:
             except ValueError as error:
                 self._token = ""  # nor do the pages before it count
                 raise connection.odd(f"a list of {collection}", text) from error
+            self._count += 1
+            if token and self._count >= MOST_PAGES:
+                self._token = ""
+                raise connection.odd(f"a list of {collection} that has an end", text)
             first, self._token, self.version = not self._token, token, metadata["resourceVersion"]
             yield Page(first, items, self.version)
             if not token:

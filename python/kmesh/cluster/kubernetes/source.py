@@ -36,7 +36,7 @@ from kmesh.errors import ApiError, ClusterError
 
 EVERYTHING = frozenset({"Namespace", "Node", "Pod", "KmeshNodeInfo", "Secret", "ServiceCIDR", "Service"})
 FIRST_SECONDS = 10.0
-"""How long the first read waits for the cluster to be known as a whole."""
+"""How long the first read waits for the cluster to be known as a whole, where nothing else is said."""
 CLOSE_SECONDS = 2.0
 MOST_NAMESPACES = 32
 """So many enrolled namespaces are watched one by one; beyond, one watch over all pods is less work for everybody."""
@@ -57,7 +57,8 @@ class Pods(Enum):
 class KubernetesCluster:
     """A cluster, or of it the ``kinds`` that somebody needs, and of its ``pods``.
 
-    ``namespace`` is where the Secret, the KmeshNodeInfos and the Leases are. ``clock`` gives seconds that only grow.
+    ``namespace`` is where the Secret, the KmeshNodeInfos and the Leases are. ``patience``: how many seconds the first
+    read waits for the cluster to be known as a whole. ``clock`` gives seconds that only grow.
     """
 
     poll_interval = 1.0
@@ -69,8 +70,10 @@ class KubernetesCluster:
         namespace: str = NAMESPACE,
         kinds: frozenset[str] = EVERYTHING,
         pods: Pods = Pods.ENROLLED,
+        patience: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._patience = FIRST_SECONDS if patience is None else patience
         self._connection, self._clock = connection, clock
         self._store = Store()
         self.wake: int | None = self._store.wake
@@ -105,7 +108,7 @@ class KubernetesCluster:
         with self._store.condition:
             if self._started_at is None:
                 self._start()
-                self._store.condition.wait_for(self._whole, FIRST_SECONDS)
+                self._store.condition.wait_for(self._whole, self._patience)
             for watch in (*self._watches.values(), *self._pods.values()):
                 watch.start()  # those for which there was no room
             self._complete = self._complete or self._whole()

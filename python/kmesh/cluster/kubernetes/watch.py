@@ -15,6 +15,7 @@ from typing import Any
 from kmesh.cluster.kubernetes import decoding
 from kmesh.cluster.kubernetes.connection import Answer, Connection
 from kmesh.cluster.kubernetes.listing import Listing, pages
+from kmesh.cluster.kubernetes.patience import Limit
 from kmesh.cluster.kubernetes.resources import (
     BAD_REQUEST,
     GONE,
@@ -279,6 +280,8 @@ class Watch:
         with answer:
             with self._lock:
                 self._answer = answer
+            # It was asked to end by itself before that; blanks that go on coming are no watch.
+            limit = Limit(seconds + SILENCE_SECONDS, answer.shut_down)
             try:
                 if self._stopping.is_set():
                     return
@@ -288,6 +291,7 @@ class Watch:
                 for kind, manifest in self._events(answer):
                     self._take(kind, manifest)
             finally:
+                limit.cancel()
                 with self._lock:
                     self._answer = None
 
