@@ -125,7 +125,7 @@ class LinuxKernel:
         tables, devices = self._nat.changed(), self._links.watcher.drain()
         events = self._events.notifications() if self._events else ()
         found = xfrm_events.touched(events, self._socket.port_id)
-        found.rest = tables or devices
+        found.rest = found.rest or tables or devices
         return found
 
     def attach_missing(

@@ -77,6 +77,27 @@ def test_a_policy_that_expires_is_named():
     )
 
 
+@pytest.mark.parametrize("name", ["NEWPOLICY", "DELPOLICY", "POLEXPIRE"])
+@pytest.mark.parametrize(
+    ("priority", "rival"), [(contract.POLICY_PRIORITY, True), (contract.POLICY_PRIORITY + 1, False)]
+)
+def test_of_a_policy_of_others_that_comes_before_ours_a_dump_is_to_tell(name, priority, rival):
+    theirs = replace(POLICY, priority=priority)
+    body = wire.encode_set_policy(theirs, replace=False)[HEADER:]
+    mark = attribute(lib.XFRMA_MARK, bytes(ffi.buffer(ffi.new("struct xfrm_mark *", (0x7, 0xFF)))))
+    size = ffi.sizeof("struct xfrm_userpolicy_info")
+    info, rest = body[:size], mark
+    if name == "DELPOLICY":
+        named = bytes(ffi.sizeof("struct xfrm_userpolicy_id"))
+        one = told(lib.XFRM_MSG_DELPOLICY, named + attribute(lib.XFRMA_POLICY, info) + rest)
+    elif name == "POLEXPIRE":
+        hard = b"\1" + bytes(ffi.sizeof("struct xfrm_user_polexpire") - size - 1)
+        one = told(lib.XFRM_MSG_POLEXPIRE, info + hard + rest)
+    else:
+        one = told(lib.XFRM_MSG_NEWPOLICY, info + rest)
+    assert touched([one], OWN) == (Keys(whole=POLICIES, rest=True) if rival else Keys())
+
+
 def test_of_our_own_doing_nothing_is_taken_and_of_the_kernel_s_everything():
     one = of_sa(lib.XFRM_MSG_NEWSA, SA)
     assert not touched([replace(one, port_id=OWN)], OWN)
