@@ -19,7 +19,7 @@ setup(
     ],
     package_dir={"kmesh": "python/kmesh", "kmesh_bpf.csrc": "bpf"},
     package_data={
-        "kmesh_bpf": ["py.typed", "*.pyi"],
+        "kmesh_bpf": ["py.typed"],
         "kmesh_bpf.cdef": ["*.h"],
         "kmesh_bpf.csrc": ["*.c"],
         "kmesh_bpf.csrc.include": ["*.h"],

@@ -5,7 +5,8 @@ One fact, one place: no number here, only names.
 
 from __future__ import annotations
 
-from typing import Final
+from functools import cache
+from typing import Any, Final
 
 from kmesh_bpf._abi import ffi, lib
 
@@ -41,3 +42,23 @@ COUNTERS: Final[tuple[str, ...]] = tuple(
     if name != "KMESH_COUNTERS"
 )
 """Names of the counters in index order, e.g. ``marked``."""
+
+
+def packed(map_name: str, member: str, content: object) -> bytes:
+    """Lay out a map's key or value, as ``member`` is called, from what cffi takes for its contents."""
+    return raw(ffi.new(ffi.getctype(_type(map_name, member), "*"), content))
+
+
+def unpacked(map_name: str, member: str, content: bytes) -> Any:
+    """Give a pointer to a map's key or value that was laid out so."""
+    return ffi.from_buffer(ffi.getctype(_type(map_name, member), "*"), content)
+
+
+def raw(struct: Any) -> bytes:
+    """Give the bytes of a C struct."""
+    return bytes(ffi.buffer(struct))
+
+
+@cache
+def _type(map_name: str, member: str) -> Any:
+    return dict(ffi.typeof(f"struct {map_name}").fields)[member].type

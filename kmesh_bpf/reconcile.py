@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from kmesh_bpf.core.audits import Audit, order
 from kmesh_bpf.core.diff import diff
 from kmesh_bpf.core.incarnation import Announcement, Decision, Memory, Needs, decide, remember
 from kmesh_bpf.core.mirror import Held, Keys, Mirror, restricted
@@ -22,12 +23,11 @@ from kmesh_bpf.core.planner import Plan, Planner
 from kmesh_bpf.core.reach import in_order
 from kmesh_bpf.core.state import Observation, SaId
 from kmesh_bpf.core.view import Address, View
+from kmesh_bpf.errors import KmeshBpfError
 from kmesh_bpf.kernel.interface import Failure, Kernel
 
 ROUNDS = 3
 """A second round reads back, a third writes what the second found out; more would be a fight with somebody."""
-MANY = 1000
-"""From so many objects written on all are read back: in a dump each costs less than half of what asking for it does."""
 
 
 Phase = Literal["observe", "plan", "apply", "read back"]
@@ -100,6 +100,9 @@ class Reconciler:
         self._fresh_incarnation = fresh_incarnation
         self._planner = Planner(options)
         self._mirror: Mirror | None = None
+        self._doubtful = Keys()
+        """Objects that somebody else may have touched."""
+        self._audits: list[Audit] = []
         self._spent: Counter[Phase] = Counter()
         self._fresh: frozenset[SaId] | None = None
         """SAs whose usage was asked for in this pass; None: of all."""
@@ -112,6 +115,82 @@ class Reconciler:
     def forget(self) -> None:
         """Have the next pass observe the whole kernel: somebody else may have changed anything."""
         self._mirror = None
+
+    def doubt(self, keys: Keys) -> bool:
+        """Have the next pass read some objects anew, for somebody else may have changed them; give whether any."""
+        self._doubtful.add(keys)
+        return bool(keys)
+
+    def doubt_rest(self) -> None:
+        """Have the next pass read anew what is little, and partly not told of: devices, rules of others, settings."""
+        self.doubt(Keys(rest=True))
+
+    def changed(self) -> Keys:
+        """Take what the kernel tells of others' changes, for the next pass to look into; give what they are about."""
+        touched = self._kernel.changed()
+        self.doubt(touched)
+        return touched
+
+    def attach_missing(self, node_addresses: Iterable[Address], uplinks: Collection[str]) -> tuple[Operation, ...]:
+        """Have devices get what must not wait for a pass; give what was done.
+
+        See :meth:`kmesh_bpf.kernel.interface.Kernel.attach_missing`.
+
+        Raises:
+            DecodeError, KernelError: it could not be found out.
+
+        """
+        done, _ = self._kernel.attach_missing(node_addresses, uplinks)
+        self.doubt(Keys.of(done))
+        return done
+
+    def look(self) -> Iterator[bool]:
+        """Look for changes that nobody tells of, in steps of a few milliseconds; each gives whether there are any.
+
+        They are for the next pass to look into. Between two steps there may be passes, and anything else. Before
+        the first pass there is nothing to compare with.
+
+        Raises:
+            KmeshBpfError: it could not be found out; the next pass observes the whole kernel.
+
+        """
+        with self._whole_after_failure():
+            for found in self._kernel.look():
+                yield self.doubt(Keys(rest=found.rest))
+                if found.whole:
+                    yield from self._audit(order(found.whole))
+
+    def audit(self) -> Iterator[bool]:
+        """Compare all that is known with the kernel once more, in such steps, as :meth:`look` does.
+
+        Of a mapping it is told once it has been read to the end.
+        """
+        with self._whole_after_failure():
+            yield from self._audit(order())
+
+    def _audit(self, mappings: tuple[str, ...]) -> Iterator[bool]:
+        mirror = self._mirror
+        if mirror is None:
+            return  # the next pass observes everything
+        audit, differs = Audit(mirror), False
+        self._audits.append(audit)
+        try:
+            for piece in self._kernel.audit(mappings):
+                if mirror is not self._mirror:
+                    return
+                differs = self.doubt(audit.take(piece)) or differs
+                yield differs and piece.ends
+                differs = differs and not piece.ends
+        finally:
+            self._audits.remove(audit)
+
+    @contextmanager
+    def _whole_after_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except KmeshBpfError:
+            self.forget()
+            raise
 
     def observe(self) -> Observation:
         """Give what the kernel holds, as the next pass will go by.
@@ -163,7 +242,8 @@ class Reconciler:
                 failures = self._kernel.apply(now)
             refused = {id(failure.operation) for failure in failures}
             applied.extend(operation for operation in now if id(operation) not in refused)
-            self._read_back(now, mirror)
+            with self._phase("read back"):
+                self._read(Keys.of(now), mirror)
             with self._phase("plan"):
                 plan = self._plan(view, mirror, self._clock())
                 drift = self._drift(plan, mirror)
@@ -193,10 +273,14 @@ class Reconciler:
             with self._phase("observe"):
                 observed = self._kernel.observe()
             self._planner, self._mirror = Planner(self._options), Mirror(observed)
-            self._open, self._reachable = Keys(), frozenset()
+            self._open, self._doubtful, self._reachable = Keys(), Keys(), frozenset()
             self._fresh = None
         else:
             self._fresh = frozenset()
+            if self._doubtful:
+                with self._phase("observe"):
+                    self._read(self._doubtful, self._mirror)
+                self._doubtful = Keys()
         return self._mirror
 
     def _plan(self, view: View, mirror: Mirror, now: float) -> Plan:
@@ -233,13 +317,12 @@ class Reconciler:
         self._open = Keys.of(drift)
         return drift
 
-    def _read_back(self, written: tuple[Operation, ...], mirror: Mirror) -> None:
-        keys = Keys.of(written)
-        with self._phase("read back"):
-            if len(keys) > MANY:
-                mirror.replace(self._kernel.observe())
-            else:
-                mirror.take(keys, self._kernel.find(keys))
+    def _read(self, keys: Keys, mirror: Mirror) -> None:
+        """Ask the kernel for some objects, or for more where that is cheaper."""
+        keys = keys.cheapest(mirror.state)
+        mirror.take(keys, self._kernel.find(keys))
+        for audit in self._audits:
+            audit.read(keys)
 
     @contextmanager
     def _phase(self, phase: Phase) -> Iterator[None]:

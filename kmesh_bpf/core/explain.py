@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from kmesh_bpf.core.marks import UNMARKED
 from kmesh_bpf.core.planner import Plan
-from kmesh_bpf.core.policies import UNMARKED
 from kmesh_bpf.core.state import Direction, PodFlags, Policy
 from kmesh_bpf.core.view import Address
 

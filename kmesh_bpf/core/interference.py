@@ -15,6 +15,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from kmesh_bpf import contract
+from kmesh_bpf.core.marks import ALL_BITS, TELLING_BITS, decrypted_mark
 from kmesh_bpf.core.problems import Problem, ProblemKind
 from kmesh_bpf.core.state import Link, Suspect
 from kmesh_bpf.core.view import Address
@@ -22,7 +23,6 @@ from kmesh_bpf.core.view import Address
 OVERLAYS = frozenset({"vxlan", "geneve", "gretap", "ipip", "ip6tnl", "sit", "gre", "wireguard", "tun"})
 """Kinds of devices by which the way back to a pod may lead, while what it sent came encrypted by another one."""
 OUR_MARKS = (contract.MARK_ENCRYPT, contract.MARK_DECRYPTED, contract.MARK_AGAIN)
-WHOLE = 0xFFFFFFFF
 FAMILIES = {"ip": {4}, "ip6": {6}}
 VERSIONS = {"ipv4": {4}, "ipv6": {6}}
 UNDERSTOOD = frozenset({"-i", "-m", "--mark", "--comment", "-j", "--set-xmark"})
@@ -59,7 +59,7 @@ def judge(
             sentence = (
                 f"{suspect.where}: {suspect.words} drops what was decrypted, for the way back leads by"
                 f" {', '.join(overlays)}: loosen it (without iif; --loose), or exempt packets with mark"
-                f" {contract.MARK_DECRYPTED & mark_mask:#x}/{mark_mask:#x}"
+                f" {decrypted_mark(mark_mask):#x}/{mark_mask:#x}"
             )
         elif lost:
             sentence = (
@@ -77,9 +77,9 @@ def _looks_at_any(suspect: Suspect, links: Iterable[Link]) -> bool:
 
 
 def _way_out(lost: int, mark_mask: int) -> str:
-    needed = contract.MARK_ENCRYPT ^ contract.MARK_DECRYPTED
+    needed = TELLING_BITS
     if lost & needed:
-        return f"have it leave them alone (mask {WHOLE ^ mark_mask:#x})"
+        return f"have it leave them alone (mask {ALL_BITS ^ mark_mask:#x})"
     return f"start the daemon with --mark-mask={mark_mask & ~lost:#x}, or have it leave them alone"
 
 
@@ -191,12 +191,12 @@ def _sets_of_all(words: list[str]) -> bool:
 def _lost_to_iptables(words: list[str]) -> int:
     if _restores(words):
         masks = _after(words, "--mask")
-        changed = int(masks or _after(words, "--nfmask") or hex(WHOLE), 0)
-        taken = int(masks or _after(words, "--ctmask") or hex(WHOLE), 0)
+        changed = int(masks or _after(words, "--nfmask") or hex(ALL_BITS), 0)
+        taken = int(masks or _after(words, "--ctmask") or hex(ALL_BITS), 0)
         values: tuple[int, ...] = (0, taken)
     else:
         value, _, mask = (_after(words, "--set-xmark") or "").partition("/")
-        changed, values = int(mask or hex(WHOLE), 0), (int(value, 0),)
+        changed, values = int(mask or hex(ALL_BITS), 0), (int(value, 0),)
     lost = 0
     for mark in OUR_MARKS:
         if not _misses(words, mark):
@@ -213,7 +213,7 @@ def _misses(words: list[str], mark: int) -> bool:
     if "connmark" in words[:place]:
         return False
     value, _, mask = words[place + 1].partition("/")
-    meets = mark & int(mask or hex(WHOLE), 0) == int(value, 0)
+    meets = mark & int(mask or hex(ALL_BITS), 0) == int(value, 0)
     return meets is (words[place - 1] == "!")
 
 
@@ -255,7 +255,7 @@ def _lost(expressions: Collection[Json], *, of_base_chain: bool) -> int:
         return 0
     lost = 0
     for mark in OUR_MARKS:
-        for connection in (0, WHOLE):
+        for connection in (0, ALL_BITS):
             lost |= mark ^ _after_rule(expressions, mark, connection)
     return lost & contract.MARK_MASK
 

@@ -1,4 +1,8 @@
-"""The marks of a setting, node ids, and how they lie in the skb mark."""
+"""All rules of our marks: those of a setting, those that SAs and policies carry, node ids and how they lie in the mark.
+
+What is *ours* among SAs and policies goes by the form of their marks and not by the setting at hand: what another
+setting has made must be found to be removed.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
 
 from kmesh_bpf import contract
+from kmesh_bpf.core.state import Direction, Mark
 from kmesh_bpf.core.view import Node
 from kmesh_bpf.errors import ConfigError
 
@@ -14,6 +19,12 @@ MARK_BITS = 32
 MIN_NODE_BITS = 8
 TELLING_BITS = contract.MARK_ENCRYPT ^ contract.MARK_DECRYPTED
 """The two bits that tell the marks apart: one asks for encryption, one tells of decryption."""
+ASKS_ENCRYPTION = contract.MARK_AGAIN & ~contract.MARK_DECRYPTED
+TELLS_DECRYPTION = contract.MARK_AGAIN & ~contract.MARK_ENCRYPT
+ALL_BITS = (1 << MARK_BITS) - 1
+UPPER_BITS = ALL_BITS & ~contract.MARK_MASK
+UNMARKED = Mark(0, 0)
+"""Matches every packet."""
 UNKNOWN_PAIR = 0
 """In the place of :func:`keys.pair`, where contract version 1 has left an entry of the peer map, which had none."""
 
@@ -46,6 +57,54 @@ def decrypted_mark(mask: int) -> int:
 def again_mark(mask: int) -> int:
     """Give the mark of both: decrypted, and to be encrypted again if a policy selects it."""
     return contract.MARK_AGAIN & mask
+
+
+def to_encrypt(mask: int) -> Mark:
+    """Give the mark that selects what is to be encrypted, decrypted before or not. ``mask``: bits that are ours."""
+    return Mark(encrypt_mark(mask), mask & ~TELLS_DECRYPTION)
+
+
+def was_decrypted(mask: int) -> Mark:
+    """Give the mark that selects what was decrypted, to be encrypted again or not."""
+    return Mark(decrypted_mark(mask), mask & ~ASKS_ENCRYPTION)
+
+
+def inbound_mark(node_mark: int, node_mark_mask: int, mask: int) -> Mark:
+    """Give the mark that an inbound SA is found by: the sender's node id, and that it is ESP of ours."""
+    return Mark(node_mark | decrypted_mark(mask), node_mark_mask | mask)
+
+
+def output_mark(mask: int) -> Mark:
+    """Give the mark laid on what was decrypted: node id off, bits of the low byte that are not ours left alone."""
+    return Mark(decrypted_mark(mask), UPPER_BITS | mask)
+
+
+def may_be_of_sa(mark: Mark | None) -> bool:
+    """Tell whether an SA of ours may have this mark: none at all (outbound), or a node mark and the decrypted mark."""
+    if mark is None:
+        return True
+    low = mark.mask & contract.MARK_MASK
+    return _says(mark.value & contract.MARK_MASK, low, contract.MARK_DECRYPTED, TELLS_DECRYPTION)
+
+
+def are_of_sa(mark: Mark | None, output: Mark | None) -> bool:
+    """Tell whether an SA's marks are ours: that by which it is found, and that which it lays on what it decrypts."""
+    if mark is None or not may_be_of_sa(mark):
+        return mark is None and output is None
+    return output == output_mark(mark.mask & contract.MARK_MASK)
+
+
+def is_of_policy(direction: Direction, mark: Mark) -> bool:
+    """Tell whether a policy's mark is ours; also with the masks of former versions, which were whole."""
+    if mark == UNMARKED:
+        return direction is Direction.OUT
+    if direction is Direction.OUT:
+        return _says(mark.value, mark.mask, contract.MARK_ENCRYPT, ASKS_ENCRYPTION)
+    return _says(mark.value, mark.mask, contract.MARK_DECRYPTED, TELLS_DECRYPTION)
+
+
+def _says(value: int, mask: int, meaning: int, needed: int) -> bool:
+    return not mask & ~contract.MARK_MASK and mask & needed == needed and value == meaning & mask
 
 
 def check_mask(mask: int) -> int:

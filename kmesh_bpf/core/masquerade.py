@@ -19,7 +19,7 @@ import json
 from typing import Any
 
 from kmesh_bpf import contract
-from kmesh_bpf.core.marks import TELLING_BITS, again_mark, encrypt_mark
+from kmesh_bpf.core.marks import ALL_BITS, TELLING_BITS, again_mark, encrypt_mark
 
 TABLE = "kmesh_ipsec"
 FAMILIES = ("ip", "ip6")
@@ -28,7 +28,6 @@ PRIORITY = 90
 """Ten ahead of srcnat (100, NF_IP_PRI_NAT_SRC), where masquerade rules are."""
 FORWARD_PRIORITY = 0
 """Of the hook forward: the look-up of policies is over there, and what masquerades has not begun (NF_IP_PRI_FILTER)."""
-WHOLE = 0xFFFFFFFF
 ESP = 50
 """IP protocol number (RFC 4303 section 2)."""
 
@@ -68,7 +67,7 @@ def contents(family: str, mark_mask: int = contract.MARK_MASK) -> list[Json]:
     # Else the answer to a pod of this node that is gone meanwhile would follow the default route.
     masqueraded = {"match": {"op": "in", "left": {"ct": {"key": "status"}}, "right": "snat"}}
     plain = _match({"rt": {"key": "ipsec"}}, False)
-    neither = {"&": [{"meta": {"key": "mark"}}, WHOLE ^ TELLING_BITS]}
+    neither = {"&": [{"meta": {"key": "mark"}}, ALL_BITS ^ TELLING_BITS]}
     let_out = {"mangle": {"key": {"meta": {"key": "mark"}}, "value": neither}}
     return [
         {"chain": {**place, "name": CHAIN, **chain}},

@@ -22,11 +22,17 @@ MAPPINGS = ("sas", "policies", "pods", "peers", "sources", "formers")
 """Members of KernelState that hold many objects, by key."""
 SETS = ("services", "attachments", "pod_devices")
 SWITCHES = ("nat_exemption", "policy_hash")
+MANY, SHARE = 1000, 8
+"""From so many objects of a mapping on, if they are more than one of so many of all that are known of it, it is read as
+a whole: in a dump each costs a tenth of what asking for it does."""
 
 
 @dataclass(slots=True)
 class Keys:
-    """Which objects: keys of the mappings of a KernelState, in an order; all of its sets and switches, if ``rest``."""
+    """Which objects: keys of the mappings of a KernelState, in an order; all of its sets and switches, if ``rest``.
+
+    ``whole``: names of mappings, all objects of which are meant, known or not.
+    """
 
     sas: dict[SaId, None] = field(default_factory=dict)
     policies: dict[PolicyId, None] = field(default_factory=dict)
@@ -35,9 +41,10 @@ class Keys:
     sources: dict[Address, None] = field(default_factory=dict)
     formers: dict[int, None] = field(default_factory=dict)
     rest: bool = False
+    whole: frozenset[str] = frozenset()
 
     def __bool__(self) -> bool:
-        return self.rest or any(getattr(self, name) for name in MAPPINGS)
+        return self.rest or bool(self.whole) or any(getattr(self, name) for name in MAPPINGS)
 
     def __len__(self) -> int:
         return sum(len(getattr(self, name)) for name in MAPPINGS)
@@ -47,6 +54,30 @@ class Keys:
         for name in MAPPINGS:
             getattr(self, name).update(getattr(others, name))
         self.rest = self.rest or others.rest
+        self.whole |= others.whole
+
+    @classmethod
+    def everything(cls) -> Keys:
+        """Give all objects."""
+        return cls(rest=True, whole=frozenset(MAPPINGS))
+
+    @classmethod
+    def named(cls, mapping: str, keys: Iterable[Any]) -> Keys:
+        """Give objects of one mapping."""
+        found = cls()
+        getattr(found, mapping).update(dict.fromkeys(keys))
+        return found
+
+    def cheapest(self, known: KernelState) -> Keys:
+        """Give the same or more, as it is cheapest to read where so much is known to be."""
+        found = Keys(rest=self.rest, whole=self.whole)
+        for name in MAPPINGS:
+            keys = getattr(self, name)
+            if len(keys) > max(MANY, len(getattr(known, name)) // SHARE):
+                found.whole |= {name}
+            elif name not in self.whole:
+                getattr(found, name).update(keys)
+        return found
 
     @classmethod
     def of(cls, operations: Iterable[Operation]) -> Keys:
@@ -82,7 +113,8 @@ def restricted(state: KernelState, keys: Keys) -> KernelState:
     parts: dict[str, Any] = {}
     for name in MAPPINGS:
         mapping: Mapping[Any, Any] = getattr(state, name)
-        parts[name] = {key: mapping[key] for key in getattr(keys, name) if key in mapping}
+        named = {key: mapping[key] for key in getattr(keys, name) if key in mapping}
+        parts[name] = dict(mapping) if name in keys.whole else named
     if keys.rest:
         parts |= {name: getattr(state, name) for name in (*SETS, *SWITCHES)}
     return KernelState(**parts)
@@ -160,14 +192,7 @@ class Mirror:
 
     def replace(self, observed: Observation) -> None:
         """Take in an observation of everything."""
-        self._touched = None
-        for name in MAPPINGS:
-            before, now = self._mapping(name), getattr(observed.state, name)
-            changed = [key for key, value in now.items() if before.get(key) != value]
-            self._take(name, [*changed, *(key for key in before if key not in now)], now)
-        self._usage.clear()
-        self._usage.update(observed.usage)
-        self.take_rest(observed)
+        self.take(Keys.everything(), observed)
 
     def take_rest(self, observed: Observation) -> None:
         """Take in what an observation says beside the mappings: devices, sets and switches, who this node is."""
@@ -188,7 +213,12 @@ class Mirror:
     def take(self, keys: Keys, found: Observation) -> None:
         """Take in what the kernel says of the objects that keys name."""
         for name in MAPPINGS:
-            self._take(name, getattr(keys, name), getattr(found.state, name))
+            now, named = getattr(found.state, name), getattr(keys, name)
+            self._take(name, self._differing(name, now) if name in keys.whole else named, now)
+        if "sas" in keys.whole:
+            self._touched = None
+            self._usage.clear()
+            self._usage.update(found.usage)
         for identity in keys.sas:
             self._touch(_remote(identity))
             if identity in found.usage:
@@ -198,6 +228,13 @@ class Mirror:
         if keys.rest:
             self.take_rest(found)
 
+    def use(self, usage: Mapping[SaId, SaUsage]) -> None:
+        """Take in how SAs have been used, of those that are known."""
+        for identity, one in usage.items():
+            if identity in self._sas and self._usage.get(identity) != one:
+                self._usage[identity] = one
+                self._touch(_remote(identity))
+
     def remember(self, incarnation: str) -> None:
         """Take in that the kernel keeps this node's incarnation."""
         self.observation = replace(self.observation, incarnation=incarnation)
@@ -205,6 +242,11 @@ class Mirror:
     def _mapping(self, name: str) -> dict[Any, Any]:
         mapping: dict[Any, Any] = getattr(self, f"_{name}")
         return mapping
+
+    def _differing(self, name: str, now: Mapping[Any, Any]) -> list[Any]:
+        before = self._mapping(name)
+        changed = [key for key, value in now.items() if before.get(key) != value]
+        return [*changed, *(key for key in before if key not in now)]
 
     def _take(self, name: str, keys: Collection[Any], found: Mapping[Any, Any]) -> None:
         mapping, changed = self._mapping(name), getattr(self._changes.keys, name)

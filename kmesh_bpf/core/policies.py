@@ -12,18 +12,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
 
-from kmesh_bpf import contract
-from kmesh_bpf.core import marks
+from kmesh_bpf.core.marks import UNMARKED, to_encrypt, was_decrypted
 from kmesh_bpf.core.options import Options
 from kmesh_bpf.core.state import Direction, Mark, Policy
 from kmesh_bpf.core.tunnels import Ends
 from kmesh_bpf.core.view import Address, Network, Peer, View
 
 ANY: Mapping[int, Network] = {4: IPv4Network("0.0.0.0/0"), 6: IPv6Network("::/0")}
-UNMARKED = Mark(0, 0)
-"""Matches every packet."""
-ASKS_ENCRYPTION = contract.MARK_AGAIN & ~contract.MARK_DECRYPTED
-TELLS_DECRYPTION = contract.MARK_AGAIN & ~contract.MARK_ENCRYPT
 LOOPBACK = IPv4Address("127.0.0.1")
 INBOUND = (Direction.FWD, Direction.IN)
 
@@ -39,16 +34,6 @@ class Way:
     peer: Peer
     ends: Mapping[int, Ends]
     sends: bool
-
-
-def to_encrypt(mask: int) -> Mark:
-    """Give the mark that selects what is to be encrypted, decrypted before or not. ``mask``: bits that are ours."""
-    return Mark(marks.encrypt_mark(mask), mask & ~TELLS_DECRYPTION)
-
-
-def was_decrypted(mask: int) -> Mark:
-    """Give the mark that selects what was decrypted, to be encrypted again or not."""
-    return Mark(marks.decrypted_mark(mask), mask & ~ASKS_ENCRYPTION)
 
 
 def policies_of(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shlex
 
 from kmesh_bpf import contract
-from kmesh_bpf.core import masquerade
+from kmesh_bpf.core import entries, masquerade
 from kmesh_bpf.core import operations as ops
+from kmesh_bpf.core.entries import Entry
+from kmesh_bpf.core.marks import UNMARKED
 from kmesh_bpf.core.operations import Operation
-from kmesh_bpf.core.policies import UNMARKED
 from kmesh_bpf.core.state import ICV_BITS, Attachment, Mark, PeerEntry, Policy, Sa
-from kmesh_bpf.core.view import Address, Network
 
 KEY_TEXT = "0x$KEY"
 
@@ -33,41 +33,33 @@ def render(operation: Operation, programs: str, maps: str, mark_mask: int = cont
         case ops.DeletePolicy(policy):
             return f"ip xfrm policy delete {_policy_id(policy)}"
         case ops.SetPeer(address, entry):
-            return _peer(address, entry, maps)
+            return _update(maps, entries.peer(address, entry))
         case ops.DeletePeer(address):
-            return f"bpftool map delete pinned {maps}/kmesh_peers{address.version} key {_bytes(address)}"
+            return _delete(maps, entries.peer(address))
         case ops.SetPod(address, flags):
-            value = _hex(int(flags).to_bytes(4, "little"))
-            return (
-                f"bpftool map update pinned {maps}/kmesh_pods{address.version} key {_bytes(address)} value hex {value}"
-            )
+            return _update(maps, entries.pod(address, flags))
         case ops.DeletePod(address):
-            return f"bpftool map delete pinned {maps}/kmesh_pods{address.version} key {_bytes(address)}"
+            return _delete(maps, entries.pod(address))
         case ops.SetSource(address, ifindex):
-            value = _hex(ifindex.to_bytes(4, "little"))
-            return (
-                f"bpftool map update pinned {maps}/kmesh_srcs{address.version} key {_bytes(address)} value hex {value}"
-            )
+            return _update(maps, entries.source(address, ifindex))
         case ops.DeleteSource(address):
-            return f"bpftool map delete pinned {maps}/kmesh_srcs{address.version} key {_bytes(address)}"
+            return _delete(maps, entries.source(address))
         case ops.AddPodDevice(ifindex):
-            return f"bpftool map update pinned {maps}/kmesh_devices key {_number(ifindex, 4)} value {_number(0, 4)}"
+            return _update(maps, entries.pod_device(ifindex))
         case ops.DeletePodDevice(ifindex):
-            return f"bpftool map delete pinned {maps}/kmesh_devices key {_number(ifindex, 4)}"
+            return _delete(maps, entries.pod_device(ifindex))
         case ops.SetFormer(pair, spi):
-            return f"bpftool map update pinned {maps}/kmesh_formers key {_number(pair, 8)} value {_number(spi, 4)}"
+            return _update(maps, entries.former(pair, spi))
         case ops.DeleteFormer(pair):
-            return f"bpftool map delete pinned {maps}/kmesh_formers key {_number(pair, 8)}"
+            return _delete(maps, entries.former(pair))
         case ops.LowerHashThresholds():
             return "ip xfrm policy set hthresh4 0 32 hthresh6 0 128"
         case ops.RestoreHashThresholds():
             return "ip xfrm policy set hthresh4 32 32 hthresh6 128 128"
         case ops.AddService(cidr):
-            return (
-                f"bpftool map update pinned {maps}/kmesh_svcs{cidr.version} key {_trie_key(cidr)} value hex 00 00 00 00"
-            )
+            return _update(maps, entries.service(cidr))
         case ops.DeleteService(cidr):
-            return f"bpftool map delete pinned {maps}/kmesh_svcs{cidr.version} key {_trie_key(cidr)}"
+            return _delete(maps, entries.service(cidr))
         case ops.Attach(attachment):
             qdisc = f"tc qdisc add dev {attachment.device} clsact 2>/dev/null || :"
             pinned = f"bpf da pinned {programs}/{attachment.program.value}"
@@ -80,15 +72,17 @@ def render(operation: Operation, programs: str, maps: str, mark_mask: int = cont
             return f"nft -j -f - <<< {shlex.quote(masquerade.removal())}"
 
 
-def _peer(address: Address, entry: PeerEntry, maps: str) -> str:
-    fields = (entry.node_id, entry.node_mark, entry.spi, entry.retired)
-    value = " ".join(_hex(number.to_bytes(4, "little")) for number in fields)
-    value += "".join(" " + _hex(number.to_bytes(8, "little")) for number in (entry.incarnations, entry.pair))
-    return f"bpftool map update pinned {maps}/kmesh_peers{address.version} key {_bytes(address)} value hex {value}"
+def _update(maps: str, entry: Entry) -> str:
+    key, value = entry.key.hex(" "), entry.value.hex(" ")
+    return f"bpftool map update pinned {maps}/{entry.map} key hex {key} value hex {value}"
+
+
+def _delete(maps: str, entry: Entry) -> str:
+    return f"bpftool map delete pinned {maps}/{entry.map} key hex {entry.key.hex(' ')}"
 
 
 def _told(sa: Sa, entry: PeerEntry | None, maps: str) -> str:
-    return f"{_peer(sa.dst, entry, maps)} && " if entry is not None else ""
+    return f"{_update(maps, entries.peer(sa.dst, entry))} && " if entry is not None else ""
 
 
 def _mark(mark: Mark) -> str:
@@ -128,19 +122,3 @@ def _policy(policy: Policy) -> str:
 def _filter(attachment: Attachment) -> str:
     direction = "egress" if attachment.program.egress else "ingress"
     return f"dev {attachment.device} {direction} pref {contract.TC_PRIORITY} handle {contract.TC_HANDLE:#x}"
-
-
-def _hex(data: bytes) -> str:
-    return data.hex(" ")
-
-
-def _number(number: int, size: int) -> str:
-    return f"hex {_hex(number.to_bytes(size, 'little'))}"
-
-
-def _bytes(address: Address) -> str:
-    return f"hex {_hex(address.packed)}"
-
-
-def _trie_key(cidr: Network) -> str:
-    return f"hex {_hex(cidr.prefixlen.to_bytes(4, 'little') + cidr.network_address.packed)}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 
 from kmesh_bpf import contract
-from kmesh_bpf.core.policies import to_encrypt, was_decrypted
+from kmesh_bpf.core.marks import to_encrypt, was_decrypted
 from kmesh_bpf.core.problems import Problem, ProblemKind
 from kmesh_bpf.core.state import Direction, Rival
 from kmesh_bpf.core.view import Address

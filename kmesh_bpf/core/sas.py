@@ -10,7 +10,6 @@ import math
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
-from kmesh_bpf import contract
 from kmesh_bpf.core import keys, marks
 from kmesh_bpf.core.options import Options
 from kmesh_bpf.core.state import Mark, PeerEntry, Sa, SaId, SaUsage
@@ -19,7 +18,6 @@ from kmesh_bpf.core.view import Address, Key, Peer, View
 
 OUTBOUND_LINGER = 2.0
 """Seconds an outbound SA stays after its last packet; the kernel counts use in whole seconds."""
-UPPER_BITS = 0xFFFFFFFF & ~contract.MARK_MASK
 NEVER = SaUsage(0, 0, 0, 0)
 Versions = Mapping[int, Sa]
 """SAs by key version."""
@@ -100,17 +98,6 @@ def windows_begin(peers_without: int, sas_with: int, options: Options) -> bool:
     return options.replay_window > 0 and not sas_with and not peers_without
 
 
-def inbound_mark(node_mark: int, options: Options) -> Mark:
-    """Give the mark that an inbound SA is found by: the sender's node id, and that it is ESP of ours."""
-    low = options.mark_mask
-    return Mark(node_mark | marks.decrypted_mark(low), options.node_mark_mask | low)
-
-
-def output_mark(options: Options) -> Mark:
-    """Give the mark laid on what was decrypted: node id off, bits of the low byte that are not ours left alone."""
-    return Mark(marks.decrypted_mark(options.mark_mask), UPPER_BITS | options.mark_mask)
-
-
 def plan_sas(
     view: View,
     peer: Peer,
@@ -122,7 +109,9 @@ def plan_sas(
     now: float,
 ) -> TunnelSas:
     """Decide for one tunnel. ``before``: what the peer map says of its far end, for these very incarnations."""
-    tunnel = _Tunnel(view, peer, ends, inbound_mark(node_mark, options), held, options)
+    tunnel = _Tunnel(
+        view, peer, ends, marks.inbound_mark(node_mark, options.node_mark_mask, options.mark_mask), held, options
+    )
     accepting, retired, leaving, asks = _inbound(tunnel, before.retired, now)
     sent = before.spi
     there = tunnel.living_outbound(sent)
@@ -193,7 +182,9 @@ class _Tunnel:
             return found
         key = self._key(spi, outbound=False)
         window = self._window(found, key)
-        return Sa(remote, local, spi, key, self.mark, output_mark(self.options), window, any_family=True)
+        return Sa(
+            remote, local, spi, key, self.mark, marks.output_mark(self.options.mark_mask), window, any_family=True
+        )
 
     def outbound(self, spi: int) -> Sa | None:
         """Give the SA of a version; None: its key is not known, and it is not there."""

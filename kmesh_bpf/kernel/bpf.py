@@ -140,6 +140,18 @@ def map_lookup_batch(fd: int, place: Any, following: Any, keys: Any, values: Any
     return int(answer), int(count[0])
 
 
+def entries_sum(keys: Any, key_size: int, values: Any, value_size: int, count: int) -> int:
+    """Give a number that stands for entries, arrays of keys and of values: the sum, modulo 2^64, of one for each."""
+    return int(lib.kmesh_sum(keys, key_size, values, value_size, count))
+
+
+def map_sum(fd: int, keys: Any, key_size: int, value_size: int, count: int, target: object) -> int:
+    """Give the same of the entries that a map has under some keys, an array."""
+    found = ffi.new("uint64_t *")
+    check(lib.kmesh_map_sum(fd, keys, key_size, value_size, count, found), "read", target)
+    return int(found[0])
+
+
 def create_link(program: int, ifindex: int, attach_type: int) -> int:
     """Attach a program by TCX at the head of the device's chain; give the link's descriptor, or -errno."""
     return int(lib.kmesh_link_create(program, ifindex, attach_type, BEFORE))
@@ -175,7 +187,7 @@ def test_run(
     ``segment``: payload bytes of each segment of a packet that is yet to be cut up (GSO); 0: it is whole. ``ifindex``:
     the device that it came by, of the network namespace that the caller lives in (kernels from 5.9 on); 0: lo.
     """
-    run: Any = ffi.new("struct kmesh_test_run *")
+    run = ffi.new("struct kmesh_test_run *")
     data, room = ffi.from_buffer(packet), ffi.new("char[]", PACKET_ROOM)
     run.packet, run.packet_size = data, len(packet)
     run.packet_out, run.packet_out_size = room, PACKET_ROOM

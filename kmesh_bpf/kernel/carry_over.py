@@ -18,7 +18,8 @@ from typing import ClassVar
 
 from kmesh_bpf import contract
 from kmesh_bpf.core.view import Address
-from kmesh_bpf.kernel.maps import NAMES, Maps, is_complete, newest_first
+from kmesh_bpf.kernel.map_folders import NAMES, is_complete, newest_first
+from kmesh_bpf.kernel.maps import Maps
 
 FIRST_NAMES = tuple(name for name in NAMES if not name.startswith(("kmesh_srcs", "kmesh_devices", "kmesh_formers")))
 FIRST_SIZES = {"kmesh_self": 48, "kmesh_peers4": 24, "kmesh_peers6": 24}

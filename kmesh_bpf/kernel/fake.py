@@ -6,12 +6,14 @@ import errno
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any
 
 from kmesh_bpf import contract
 from kmesh_bpf.core import operations as ops
+from kmesh_bpf.core.audits import Piece
 from kmesh_bpf.core.diff import diff, missing
-from kmesh_bpf.core.mirror import Keys, restricted
+from kmesh_bpf.core.mirror import MAPPINGS, Keys, restricted
 from kmesh_bpf.core.operations import Operation
 from kmesh_bpf.core.render import render
 from kmesh_bpf.core.state import (
@@ -29,10 +31,14 @@ from kmesh_bpf.core.state import (
 )
 from kmesh_bpf.core.view import Address, Network
 from kmesh_bpf.errors import ConflictError, KmeshBpfError
-from kmesh_bpf.kernel.interface import Failure
+from kmesh_bpf.kernel.interface import Failure, Kernel
 
 PROGRAMS, MAPS = "/sys/fs/bpf/fake/programs", "/sys/fs/bpf/fake/maps"
 """Folders named in what is rendered."""
+SILENT = ("pods", "peers", "sources", "formers")
+"""Mappings that nobody notifies of changes of."""
+PORTION = 4
+"""Objects in a piece of an audit."""
 
 
 class FakeKernel:
@@ -41,6 +47,7 @@ class FakeKernel:
     ``between`` is called between the two writes of an SA that the peer map tells of.
 
     The attributes are the objects themselves: a test reads them, and changes them to play somebody else on the node.
+    ``foreign_sas``, ``foreign_policies``: what others hold, by what ours would be told apart by, and a conflict.
     ``remembered`` is the incarnation kept; ``numbers`` are the programs' counters, ``errors`` those of XFRM.
     """
 
@@ -63,22 +70,33 @@ class FakeKernel:
         self.numbers: dict[str, int] = dict.fromkeys(contract.COUNTERS, 0)
         self.errors: dict[str, int] = {}
         self.foreign_sas: set[tuple[Address, int]] = set()
+        self.foreign_policies: set[PolicyId] = set()
         self.log: list[Operation] = []
         self.refuse: Callable[[Operation], KmeshBpfError | None] = lambda _: None
         self.between: Callable[[], None] = lambda: None
-        self._seen: tuple[object, ...] | None = None
         self._told = self._notified()
-        self._untold = False
+        self._untold = Keys()
+        self._seen: dict[str, dict[Any, Any]] = {}
+        """What was last read, or written by :meth:`apply`, of the mappings that nobody notifies of."""
+        self._seen_rest: tuple[object, ...] | None = None
+        self._readings: list[tuple[str, dict[Any, Any]]] = []
 
     def observe(self) -> Observation:
         """Give a copy of everything."""
-        self._seen = self._silent()
-        return Observation(self._state(), dict(self.usage), self.links, self.remembered)
+        return self.find(Keys.everything())
 
     def find(self, keys: Keys) -> Observation:
         """Give a copy of some objects."""
-        usage = {one: self.usage[one] for one in keys.sas if one in self.usage}
-        return Observation(restricted(self._state(copy=lambda one: one), keys), usage, self.links, self.remembered)
+        state = restricted(self._state(copy=lambda one: one), keys)
+        if keys.rest:
+            self._seen_rest = self._rest()
+        for name in SILENT:
+            if name in keys.whole:
+                self._seen[name] = dict(getattr(state, name))
+            for key in getattr(keys, name):
+                self._note(self._seen.setdefault(name, {}), name, key)
+        usage = self.usage if "sas" in keys.whole else {one: self.usage[one] for one in keys.sas if one in self.usage}
+        return Observation(state, dict(usage), self.links, self.remembered)
 
     def _state(self, copy: Callable[[dict[Any, Any]], dict[Any, Any]] = dict) -> KernelState:
         return KernelState(
@@ -97,9 +115,9 @@ class FakeKernel:
 
     def remember(self, incarnation: str) -> None:
         """Keep the incarnation."""
-        before = self._silent()
         self.remembered = incarnation
-        self._keep_in_sight(before)
+        if self._seen_rest is not None:
+            self._seen_rest = (*self._seen_rest[:-1], incarnation)
 
     def incarnation(self) -> str | None:
         """Give the incarnation kept."""
@@ -109,15 +127,37 @@ class FakeKernel:
         """Give no descriptor: whoever waits asks :meth:`changed`."""
         return ()
 
-    def changed(self) -> bool:
-        """Tell whether SAs, policies, links or tables were changed since last asked, but by :meth:`apply`."""
-        now = self._notified()
-        changed, self._told, self._untold = self._untold or now != self._told, now, False
+    def changed(self) -> Keys:
+        """Tell which SAs and policies, or whether links or tables, were changed since last asked, but by apply."""
+        self._notice()
+        changed, self._untold = self._untold, Keys()
         return changed
 
-    def look(self) -> bool:
-        """Tell whether links, attachments or maps are other than last observed."""
-        return self._seen is not None and self._silent() != self._seen
+    def look(self) -> Iterator[Keys]:
+        """Tell whether links, attachments or maps are other than last read or written."""
+        if self._seen_rest is None:
+            return
+        yield Keys(rest=self._rest() != self._seen_rest)
+        for name in SILENT:
+            yield Keys(whole=frozenset({name} if getattr(self, name) != self._seen.get(name, {}) else ()))
+
+    def audit(self, mappings: Iterable[str] = MAPPINGS) -> Iterator[Piece]:
+        """Give a copy of some mappings, so many objects a step: as they are at that step."""
+        for name in mappings:
+            reading = name, dict[Any, Any]()
+            self._readings.append(reading)
+            try:
+                yield Piece(name, begins=True)
+                left = iter(list(getattr(self, name)))
+                while keys := list(islice(left, PORTION)):
+                    found = {key: held[key] for held in (getattr(self, name),) for key in keys if key in held}
+                    reading[1].update(found)
+                    yield Piece(name, found, {key: self.usage[key] for key in found if name == "sas"})
+                if name in SILENT:
+                    self._seen[name] = reading[1]
+            finally:
+                self._readings = [one for one in self._readings if one is not reading]
+            yield Piece(name, ends=True)
 
     def attach_missing(
         self, node_addresses: Iterable[Address], uplinks: Collection[str]
@@ -168,30 +208,40 @@ class FakeKernel:
                     return sa
         return None
 
-    def _notified(self) -> tuple[object, ...]:
+    def _notified(self) -> tuple[dict[SaId, Sa], dict[PolicyId, Policy], tuple[object, ...]]:
         """Give what the kernel notifies of."""
-        return list(self.sas.values()), list(self.policies.values()), self.links, self.nat_exemption
+        return dict(self.sas), dict(self.policies), (self.links, self.nat_exemption)
 
-    def _silent(self) -> tuple[object, ...]:
-        """Give what nobody is told of."""
-        maps = dict(self.pods), dict(self.peers), dict(self.sources), dict(self.formers)
-        sets = frozenset(self.attachments), frozenset(self.services), frozenset(self.pod_devices)
-        return self.links, *maps, *sets, self.remembered
+    def _rest(self) -> tuple[object, ...]:
+        """Give of what nobody is told of all but the mappings."""
+        return (
+            self.links,
+            *(frozenset(one) for one in (self.attachments, self.services, self.pod_devices)),
+            self.remembered,
+        )
 
-    def _keep_in_sight(self, before: tuple[object, ...]) -> None:
-        """Have no look find what was written here; what somebody else has written ``before`` is found still."""
-        if before == self._seen:
-            self._seen = self._silent()
+    def _notice(self) -> None:
+        """Take note of what somebody else has changed."""
+        (sas, policies, rest), now = self._told, self._notified()
+        self._untold.add(Keys(_differing(sas, now[0]), _differing(policies, now[1]), rest=rest != now[2]))
+        self._told = now
+
+    def _note(self, held: dict[Any, Any], name: str, key: Any) -> None:
+        """Take over what a mapping has under a key."""
+        held.pop(key, None)
+        held.update((key, one) for one in (getattr(self, name).get(key),) if one is not None)
 
     def apply(self, operations: Sequence[Operation]) -> tuple[Failure, ...]:
         """Carry out what is not refused."""
-        self._untold = self._untold or self._notified() != self._told
-        before = self._silent()
+        self._notice()
         try:
             return self._carried_out(operations)
         finally:
             self._told = self._notified()
-            self._keep_in_sight(before)
+            written = Keys.of(operations)
+            for name, held in (*self._seen.items(), *self._readings):
+                for key in getattr(written, name):
+                    self._note(held, name, key)
 
     def _carried_out(self, operations: Sequence[Operation]) -> tuple[Failure, ...]:
         failures = []
@@ -223,8 +273,9 @@ class FakeKernel:
             case ops.DeleteSa(sa):
                 self._delete_sa(sa)
             case ops.SetPolicy(policy, replace=may_replace):
-                if policy.id in self.policies and not may_replace:
+                if not may_replace and (policy.id in self.policies or policy.id in self.foreign_policies):
                     raise ConflictError("add policy", str(policy.id), errno.EEXIST)
+                self.foreign_policies.discard(policy.id)
                 self.policies[policy.id] = policy
             case ops.DeletePolicy(policy):
                 self.policies.pop(policy.id, None)
@@ -293,3 +344,14 @@ class FakeKernel:
         if found is not None:
             del self.sas[found.id]
             self.usage.pop(found.id, None)
+
+
+def _differing(before: dict[Any, Any], now: dict[Any, Any]) -> dict[Any, None]:
+    """Give the keys of what has come, gone or changed."""
+    if before == now:
+        return {}
+    return {key: None for key in (*before, *now) if before.get(key) != now.get(key)}
+
+
+if TYPE_CHECKING:
+    _FILLED: Kernel = FakeKernel()  # whatever the seam promises

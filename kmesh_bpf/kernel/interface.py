@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from kmesh_bpf.core.mirror import Keys
+from kmesh_bpf.core.audits import Piece
+from kmesh_bpf.core.mirror import MAPPINGS, Keys
 from kmesh_bpf.core.operations import Operation
 from kmesh_bpf.core.state import Observation
 from kmesh_bpf.core.view import Address
@@ -43,8 +44,12 @@ class Kernel(Protocol):
     def find(self, keys: Keys) -> Observation:
         """Find what there is of some objects of ours, as :meth:`observe` does; of SAs with their usage.
 
-        With ``keys.rest`` all that is not among the mappings of a KernelState too: devices and what is attached to
-        them, sets and switches, who this node is.
+        Of mappings in ``keys.whole`` all. With ``keys.rest`` all that is not among the mappings of a KernelState too:
+        devices and what is attached to them, sets and switches, who this node is.
+
+        Raises:
+            DecodeError, KernelError: as of :meth:`observe`.
+
         """
 
     def apply(self, operations: Sequence[Operation]) -> tuple[Failure, ...]:
@@ -62,14 +67,33 @@ class Kernel(Protocol):
         When one of them becomes readable, ask :meth:`changed`.
         """
 
-    def changed(self) -> bool:
-        """Take the notifications waiting; tell whether somebody else changed SAs, policies, devices, or our tables."""
+    def changed(self) -> Keys:
+        """Take the notifications waiting; give what somebody else has touched, of ours or in the place of ours.
 
-    def look(self) -> bool:
-        """Tell, cheaply, whether anything of ours that no notification tells of is other than last observed.
+        What it is now :meth:`find` tells. Where notifications were lost that is all that they would have told of.
+        """
+
+    def look(self) -> Iterator[Keys]:
+        """Look, cheaply, whether anything of ours that no notification tells of is other than last read or written.
+
+        A step takes a few milliseconds at most, and gives what is not: ``rest``, or a mapping as a whole, which
+        :meth:`audit` can read piece by piece. Between two steps anything may happen; whoever has no more use of it
+        closes it.
 
         Raises:
             KmeshBpfError: it could not be found out.
+
+        """
+
+    def audit(self, mappings: Iterable[str] = MAPPINGS) -> Iterator[Piece]:
+        """Read all objects of some mappings of a KernelState once more, one mapping after the other, piece by piece.
+
+        A step takes a few milliseconds at most. Between two steps anything may happen: the pieces are not of one
+        moment, and what comes meanwhile is in one or in none.
+
+        Raises:
+            DecodeError: a mapping changed under way each time it was begun, or is unreadable.
+            KernelError: the kernel refused to answer.
 
         """
 

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from kmesh_bpf.core import operations as ops
+from kmesh_bpf.core.audits import Piece
 from kmesh_bpf.core.diff import diff, missing
-from kmesh_bpf.core.mirror import Keys
+from kmesh_bpf.core.entries import HASHES
+from kmesh_bpf.core.mirror import MAPPINGS, Keys
 from kmesh_bpf.core.operations import Operation
 from kmesh_bpf.core.render import render
 from kmesh_bpf.core.state import Attachment, KernelState, Link, Observation, PeerEntry
-from kmesh_bpf.core.view import Address
+from kmesh_bpf.core.view import Address, Network
 from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError, UnsupportedError
-from kmesh_bpf.kernel import nat, privileges, programs, xfrm, xfrm_defaults, xfrm_stat
+from kmesh_bpf.kernel import nat, pieces, privileges, programs, xfrm, xfrm_defaults, xfrm_events, xfrm_stat
 from kmesh_bpf.kernel.interface import AttachMode, Failure
 from kmesh_bpf.kernel.leftovers import GoKmesh
 from kmesh_bpf.kernel.links import Links
-from kmesh_bpf.kernel.maps import Maps, Thresholds, find_maps
+from kmesh_bpf.kernel.map_folders import find_maps
+from kmesh_bpf.kernel.maps import Maps, Thresholds
 from kmesh_bpf.kernel.netlink import BATCH_MESSAGES, NetlinkSocket
 from kmesh_bpf.kernel.pin_root import check_owner
 from kmesh_bpf.kernel.pins import Pins, allow_descriptors
@@ -45,11 +49,13 @@ def _told(operation: Operation) -> tuple[Address, PeerEntry] | None:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """What the last observation found of what nobody notifies of changes."""
+    """What was found last of what nobody notifies of changes, and is little."""
 
     devices: tuple[Link, ...]
     attachments: frozenset[Attachment]
-    maps: tuple[object, ...]
+    services: frozenset[Network]
+    pod_devices: frozenset[int]
+    incarnation: str | None
 
 
 class LinuxKernel:
@@ -114,11 +120,13 @@ class LinuxKernel:
         tables = self._nat.subscribe()
         return descriptors if tables is None else (*descriptors, tables)
 
-    def changed(self) -> bool:
+    def changed(self) -> Keys:
         """See :class:`kmesh_bpf.kernel.interface.Kernel`."""
-        own, tables, devices = self._socket.port_id, self._nat.changed(), self._links.watcher.drain()
-        others = self._events is not None and any(port != own for _, port in self._events.drain())
-        return tables or devices or others
+        tables, devices = self._nat.changed(), self._links.watcher.drain()
+        events = self._events.notifications() if self._events else ()
+        found = xfrm_events.touched(events, self._socket.port_id)
+        found.rest = found.rest or tables or devices
+        return found
 
     def attach_missing(
         self, node_addresses: Iterable[Address], uplinks: Collection[str]
@@ -131,56 +139,59 @@ class LinuxKernel:
         refused = {failure.operation for failure in failures}
         return tuple(one for one in wanted if one not in refused), tuple(failures)
 
-    def look(self) -> bool:
+    def look(self) -> Iterator[Keys]:
         """See :class:`kmesh_bpf.kernel.interface.Kernel`; pins that somebody removed are made again on the way."""
         if self._seen is None or self._maps is None:
-            return False  # there is nothing yet to compare with
-        restored = self._pins is not None and self._pins.restore()
+            return  # there is nothing yet to compare with
+        yield Keys(rest=self._pins is not None and self._pins.restore())
         devices = self._links.list()
-        now = _Seen(devices, self._attached(devices), self._maps.fingerprint())
-        return restored or now != self._seen
+        yield Keys()
+        maps, attached = self._maps, self._attached(devices)
+        now = _Seen(devices, attached, maps.services(), maps.pod_devices(), maps.identity())
+        yield Keys(rest=now != self._seen)
+        for name in HASHES:
+            for differs in self._maps.look(name):
+                yield Keys(whole=frozenset({name} if differs else ()))
+
+    def audit(self, mappings: Iterable[str] = MAPPINGS) -> Iterator[Piece]:
+        """See :class:`kmesh_bpf.kernel.interface.Kernel`."""
+        for name in mappings:
+            if name in HASHES:
+                yield from pieces.of_entries(name, self._need_maps().pieces(name))
+                continue
+            with NetlinkSocket() as sock:  # of its own: what was asked for waits there, however long it takes
+                one = Xfrm(sock)
+                yield from pieces.of_sas(one.sa_pieces()) if name == "sas" else pieces.of_policies(one.policy_pieces())
 
     def observe(self) -> Observation:
         """See :class:`kmesh_bpf.kernel.interface.Kernel`."""
         if self._pins:
             self._pins.restore()
-        found = [one for one in self._xfrm.dump_sas() if one.sa]
-        policies = self._xfrm.dump_policies()
-        # Before the maps are read: what somebody changes meanwhile shows in what is read, or at the next look.
-        fingerprint, rest = self._fingerprint(), self._rest()
-        self._seen = _Seen(rest.links, rest.state.attachments, fingerprint)
-        state = replace(
-            rest.state,
-            sas={one.id: one.sa for one in found if one.sa},
-            policies={policy.id: policy for policy in policies},
-            pods=self._maps.pods() if self._maps else {},
-            peers=self._maps.peers() if self._maps else {},
-            sources=self._maps.sources() if self._maps else {},
-            formers=self._maps.formers() if self._maps else {},
-        )
-        return replace(rest, state=state, usage={one.id: one.usage for one in found})
+        return self.find(Keys.everything())
 
     def find(self, keys: Keys) -> Observation:
         """See :class:`kmesh_bpf.kernel.interface.Kernel`."""
-        maps = self._need_maps()
-        found = [one for one in self._xfrm.find_sas(keys.sas) if one.sa]
-        rest = self._rest() if keys.rest else Observation(KernelState())
-        if keys.rest and self._seen is not None:
-            self._seen = replace(self._seen, devices=rest.links, attachments=rest.state.attachments)
-        pods = ((address, maps.pod(address)) for address in keys.pods)
-        peers = ((address, maps.peer(address)) for address in keys.peers)
-        sources = ((address, maps.source(address)) for address in keys.sources)
-        formers = ((pair, maps.former(pair)) for pair in keys.formers)
-        state = replace(
-            rest.state,
-            sas={one.id: one.sa for one in found if one.sa},
-            policies={policy.id: policy for policy in self._xfrm.find_policies(keys.policies)},
-            pods={address: flags for address, flags in pods if flags},
-            peers={address: entry for address, entry in peers if entry is not None},
-            sources={address: ifindex for address, ifindex in sources if ifindex is not None},
-            formers={pair: spi for pair, spi in formers if spi is not None},
-        )
-        return replace(rest, state=state, usage={one.id: one.usage for one in found})
+        whole = keys.whole
+        found = self._xfrm.dump_sas() if "sas" in whole else self._xfrm.find_sas(keys.sas)
+        ours = [(one.sa, one.usage) for one in found if one.sa]
+        policies = self._xfrm.dump_policies() if "policies" in whole else self._xfrm.find_policies(keys.policies)
+        rest = self._found_rest() if keys.rest else Observation(KernelState())
+        entries: dict[str, Any] = {name: self._entries(name, keys) for name in HASHES}
+        sas, found_policies = {sa.id: sa for sa, _ in ours}, {policy.id: policy for policy in policies}
+        state = replace(rest.state, sas=sas, policies=found_policies, **entries)
+        return replace(rest, state=state, usage={sa.id: usage for sa, usage in ours})
+
+    def _entries(self, mapping: str, keys: Keys) -> dict[Any, Any]:
+        if self._maps is None:
+            return {}
+        named = getattr(keys, mapping)
+        return self._maps.all_of(mapping) if mapping in keys.whole else self._maps.some_of(mapping, named)
+
+    def _found_rest(self) -> Observation:
+        rest = self._rest()
+        state = rest.state
+        self._seen = _Seen(rest.links, state.attachments, state.services, state.pod_devices, rest.incarnation)
+        return rest
 
     def _rest(self) -> Observation:
         """Observe all but the mappings of a KernelState, and the usage of SAs."""
@@ -202,9 +213,6 @@ class LinuxKernel:
             refusing=xfrm_defaults.refusing(self._socket),
         )
 
-    def _fingerprint(self) -> tuple[object, ...]:
-        return self._maps.fingerprint() if self._maps else ()
-
     def _lowered(self, found: Thresholds | None) -> bool:
         """Tell whether the thresholds are ours: lowered, and those before kept."""
         return found is not None and found == lowered(found) and bool(self._maps and self._maps.thresholds())
@@ -224,10 +232,11 @@ class LinuxKernel:
     def remember(self, incarnation: str) -> None:
         """See :class:`kmesh_bpf.kernel.interface.Kernel`."""
         self._need_maps().set_identity(incarnation, self.settings.node_mark_mask)
+        if self._seen is not None:
+            self._seen = replace(self._seen, incarnation=incarnation)
 
     def apply(self, operations: Sequence[Operation]) -> tuple[Failure, ...]:
         """See :class:`kmesh_bpf.kernel.interface.Kernel`; runs of XFRM operations go out as batches."""
-        before = self._fingerprint() if self._seen is not None else ()
         failures: list[Failure] = []
         for kind, run in groupby(operations, key=_batch):
             together = list(run)
@@ -235,9 +244,6 @@ class LinuxKernel:
                 failures.extend(self._apply_xfrm([one for one in together if isinstance(one, XfrmOperation)]))
             elif kind is not ops.SetPod or not self._set_pods(together):
                 failures.extend(self._apply_each(together))
-        if self._seen is not None and before == self._seen.maps:
-            # What we write ourselves is nothing to look into; what somebody else has written before is, still.
-            self._seen = replace(self._seen, maps=self._fingerprint())
         return tuple(failures)
 
     def remove_stale(self) -> None:

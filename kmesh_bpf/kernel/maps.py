@@ -4,69 +4,31 @@ from __future__ import annotations
 
 import errno
 import os
-import sys
-from collections.abc import Iterable, Iterator, Mapping
-from functools import cache
-from ipaddress import IPv4Address, IPv6Address, ip_network
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
 from kmesh_bpf import contract
-from kmesh_bpf._abi import ffi, lib
+from kmesh_bpf._abi import ffi
+from kmesh_bpf.core import entries
+from kmesh_bpf.core.entries import HASHES, Entry
 from kmesh_bpf.core.state import PeerEntry, PodFlags
 from kmesh_bpf.core.view import Address, Network
 from kmesh_bpf.errors import DecodeError, EncodeError, KernelError, LayoutError, UnsupportedError
 from kmesh_bpf.kernel import bpf
-from kmesh_bpf.kernel.pinned_map import PinnedMap
+from kmesh_bpf.kernel.map_folders import NAMES, TYPES, find_maps, is_complete, map_folders
+from kmesh_bpf.kernel.pinned_map import AUDIT_ENTRIES, BATCH_ENTRIES, PinnedMap
 
-TYPES = {
-    "kmesh_pods4": lib.BPF_MAP_TYPE_HASH,
-    "kmesh_pods6": lib.BPF_MAP_TYPE_HASH,
-    "kmesh_peers4": lib.BPF_MAP_TYPE_HASH,
-    "kmesh_peers6": lib.BPF_MAP_TYPE_HASH,
-    "kmesh_svcs4": lib.BPF_MAP_TYPE_LPM_TRIE,
-    "kmesh_svcs6": lib.BPF_MAP_TYPE_LPM_TRIE,
-    "kmesh_srcs4": lib.BPF_MAP_TYPE_HASH,
-    "kmesh_srcs6": lib.BPF_MAP_TYPE_HASH,
-    "kmesh_devices": lib.BPF_MAP_TYPE_HASH,
-    "kmesh_formers": lib.BPF_MAP_TYPE_HASH,
-    "kmesh_counters": lib.BPF_MAP_TYPE_PERCPU_ARRAY,
-    "kmesh_self": lib.BPF_MAP_TYPE_ARRAY,
-}
-NAMES = tuple(TYPES)
 START_THE_DAEMON = "is the daemon running there, and is this its pin root?"
 Thresholds = tuple[int, int, int, int]
 """Of the policy hash: local and remote prefix length of IPv4, then of IPv6."""
 FOUND = ("found_local4", "found_remote4", "found_local6", "found_remote6")
 """Their members in kmesh_self, each plus 1."""
+ENTRIES: Mapping[str, Callable[[Address], Entry]] = MappingProxyType(
+    {"pods": entries.pod, "peers": entries.peer, "sources": entries.source}
+)
 CPUS = Path("/sys/devices/system/cpu/possible")
-
-
-def maps_folder(pin_root: Path, max_pods: int) -> Path:
-    """Give the folder of the maps of this version's layout and of a capacity."""
-    return pin_root / f"maps-{contract.VERSION}-{max_pods}"
-
-
-def map_folders(pin_root: Path) -> list[Path]:
-    """Give the folders of all maps below a pin root, of whatever version."""
-    return sorted(pin_root.glob("maps-[0-9]*-[0-9]*"))
-
-
-def is_complete(folder: Path, names: Iterable[str] = NAMES) -> bool:
-    """Tell whether all maps are pinned there."""
-    return all((folder / name).exists() for name in names)
-
-
-def newest_first(folders: Iterable[Path]) -> list[Path]:
-    """Sort folders by when something was pinned in them last."""
-    return sorted(folders, key=lambda folder: folder.stat().st_mtime_ns, reverse=True)
-
-
-def find_maps(pin_root: Path) -> Path | None:
-    """Give the newest complete maps folder of this version's layout below a pin root; None: there is none."""
-    found = newest_first(folder for folder in pin_root.glob(f"maps-{contract.VERSION}-*") if is_complete(folder))
-    return next(iter(found), None)
 
 
 def open_maps(pin_root: Path) -> Maps:
@@ -136,15 +98,50 @@ class Maps:
             os.close(one.fd)
         self._maps.clear()
 
-    def fingerprint(self) -> tuple[object, ...]:
-        """Give what is another one once an entry of ours has come, gone or changed; counters aside.
+    def look(self, mapping: str) -> Iterator[bool]:
+        """Look, in steps of a millisecond or two, whether anybody but us has written into the hashes of a mapping.
+
+        ``mapping``: a key of HASHES. See :meth:`kmesh_bpf.kernel.pinned_map.PinnedMap.look`.
 
         Raises:
             KernelError: a dump broke off.
 
         """
-        hashes = (one.fingerprint() for name, one in self._maps.items() if TYPES[name] == lib.BPF_MAP_TYPE_HASH)
-        return *hashes, self.services(), self.identity()
+        for name in HASHES[mapping]:
+            yield from self._maps[name].look()
+
+    def pieces(self, mapping: str, room: int = AUDIT_ENTRIES) -> Iterator[dict[Any, Any]]:
+        """Give what a mapping holds, so many entries a step; what others write meanwhile is in there or not.
+
+        ``mapping``: a key of HASHES; what comes are parts of what the method of that name gives.
+
+        Raises:
+            KernelError: a dump broke off.
+
+        """
+        value_of = entries.VALUE_OF[mapping]
+        for name in HASHES[mapping]:
+            key_of = entries.key_of(name)
+            for piece in self._maps[name].pieces(room):
+                yield {key_of(key): value_of(value) for key, value in piece}
+
+    def all_of(self, mapping: str) -> dict[Any, Any]:
+        """Give all that a mapping holds; ``mapping``: a key of HASHES.
+
+        Raises:
+            KernelError: a dump broke off.
+
+        """
+        found: dict[Any, Any] = {}
+        for piece in self.pieces(mapping, BATCH_ENTRIES):
+            found |= piece
+        return found
+
+    def some_of(self, mapping: str, keys: Iterable[Any]) -> dict[Any, Any]:
+        """Give what a mapping holds under some keys; ``mapping``: a key of HASHES."""
+        value_of = entries.VALUE_OF[mapping]
+        found = ((key, self._find(mapping, key)) for key in keys)
+        return {key: value_of(value) for key, value in found if value is not None}
 
     def complete(self) -> bool:
         """Tell whether all are still pinned."""
@@ -164,12 +161,11 @@ class Maps:
 
     def pods(self) -> dict[Address, PodFlags]:
         """Give who is managed."""
-        flags = cache(PodFlags)
-        return {address: flags(value.flags) for address, value in self._by_address("kmesh_pods")}
+        return self.all_of("pods")
 
     def pod(self, address: Address) -> PodFlags:
         """Give what is said of one address; nothing where it has no entry."""
-        value = self._of("kmesh_pods", address).find(address.packed)
+        value = self._find("pods", address)
         return PodFlags(value.flags if value is not None else 0)
 
     def set_pod(self, address: Address, flags: PodFlags) -> None:
@@ -179,7 +175,7 @@ class Maps:
             MapFullError: there is no room.
 
         """
-        self._of("kmesh_pods", address).set(address.packed, [int(flags)])
+        self._write(entries.pod(address, flags))
 
     def set_pods(self, pods: Mapping[Address, PodFlags]) -> None:
         """Write many entries with few system calls.
@@ -189,21 +185,20 @@ class Maps:
 
         """
         for version in (4, 6):
-            own = {address.packed: [int(flags)] for address, flags in pods.items() if address.version == version}
-            self._maps[f"kmesh_pods{version}"].set_many(own)
+            own = (entries.pod(address, flags) for address, flags in pods.items() if address.version == version)
+            self._maps[f"kmesh_pods{version}"].set_many({entry.key: entry.value for entry in own})
 
     def delete_pod(self, address: Address) -> None:
         """Remove an entry, if there."""
-        self._of("kmesh_pods", address).delete(address.packed)
+        self._remove(entries.pod(address))
 
     def peers(self) -> dict[Address, PeerEntry]:
         """Give the peers by outer address."""
-        return {address: _peer(value) for address, value in self._by_address("kmesh_peers")}
+        return self.all_of("peers")
 
     def peer(self, address: Address) -> PeerEntry | None:
         """Give the peer at an outer address; None: there is no entry."""
-        value = self._of("kmesh_peers", address).find(address.packed)
-        return _peer(value) if value is not None else None
+        return self.some_of("peers", (address,)).get(address)
 
     def set_peer(self, address: Address, entry: PeerEntry) -> None:
         """Write an entry.
@@ -212,28 +207,15 @@ class Maps:
             MapFullError: there is no room.
 
         """
-        value = {
-            "node_id": entry.node_id,
-            "node_mark": entry.node_mark,
-            "spi": entry.spi,
-            "incarnations": entry.incarnations,
-            "retired": entry.retired,
-            "pair": entry.pair,
-        }
-        self._of("kmesh_peers", address).set(address.packed, value)
+        self._write(entries.peer(address, entry))
 
     def delete_peer(self, address: Address) -> None:
         """Remove an entry, if there."""
-        self._of("kmesh_peers", address).delete(address.packed)
+        self._remove(entries.peer(address))
 
     def sources(self) -> dict[Address, int]:
         """Give the device (ifindex) of each managed pod's address of this node."""
-        return {address: value.ifindex for address, value in self._by_address("kmesh_srcs")}
-
-    def source(self, address: Address) -> int | None:
-        """Give the device that an address is bound to; None: there is no entry."""
-        value = self._of("kmesh_srcs", address).find(address.packed)
-        return int(value.ifindex) if value is not None else None
+        return self.all_of("sources")
 
     def set_source(self, address: Address, ifindex: int) -> None:
         """Bind an address to a device.
@@ -242,15 +224,15 @@ class Maps:
             MapFullError: there is no room.
 
         """
-        self._of("kmesh_srcs", address).set(address.packed, [ifindex])
+        self._write(entries.source(address, ifindex))
 
     def delete_source(self, address: Address) -> None:
         """Release an address, if there."""
-        self._of("kmesh_srcs", address).delete(address.packed)
+        self._remove(entries.source(address))
 
     def pod_devices(self) -> frozenset[int]:
         """Give the devices (ifindex) that carry no source but those bound to them."""
-        return frozenset(int.from_bytes(key, sys.byteorder) for key, _ in self._maps["kmesh_devices"].entries())
+        return frozenset(entries.number_of(key) for key, _ in self._maps["kmesh_devices"].entries())
 
     def add_pod_device(self, ifindex: int) -> None:
         """Let a device carry bound sources only.
@@ -259,21 +241,15 @@ class Maps:
             MapFullError: there is no room.
 
         """
-        self._maps["kmesh_devices"].set(_index(ifindex), [0])
+        self._write(entries.pod_device(ifindex))
 
     def delete_pod_device(self, ifindex: int) -> None:
         """Let a device carry any source, if it was bound."""
-        self._maps["kmesh_devices"].delete(_index(ifindex))
+        self._remove(entries.pod_device(ifindex))
 
     def formers(self) -> dict[int, int]:
         """Give the tunnels (PeerEntry.pair) whose SAs are gone, and the highest key version that was in use."""
-        entries = self._maps["kmesh_formers"].entries()
-        return {int.from_bytes(key, sys.byteorder): value.spi for key, value in entries}
-
-    def former(self, pair: int) -> int | None:
-        """Give the highest key version that was in use by a tunnel; None: there is no entry."""
-        value = self._maps["kmesh_formers"].find(pair.to_bytes(8, sys.byteorder))
-        return int(value.spi) if value is not None else None
+        return self.all_of("formers")
 
     def set_former(self, pair: int, spi: int) -> None:
         """Remember a tunnel.
@@ -282,20 +258,16 @@ class Maps:
             MapFullError: there is no room.
 
         """
-        self._maps["kmesh_formers"].set(pair.to_bytes(8, sys.byteorder), [spi])
+        self._write(entries.former(pair, spi))
 
     def delete_former(self, pair: int) -> None:
         """Forget a pair, if there."""
-        self._maps["kmesh_formers"].delete(pair.to_bytes(8, sys.byteorder))
+        self._remove(entries.former(pair))
 
     def services(self) -> frozenset[Network]:
         """Give the Service CIDRs."""
-        found: set[Network] = set()
-        for version in (4, 6):
-            for key in self._maps[f"kmesh_svcs{version}"].each_key():
-                cidr = ffi.from_buffer(f"struct kmesh_cidr{version} *", key)
-                found.add(ip_network((bytes(ffi.buffer(ffi.addressof(cidr, "address"))), cidr.prefix_length)))
-        return frozenset(found)
+        names = ("kmesh_svcs4", "kmesh_svcs6")
+        return frozenset(entries.service_of(name, key) for name in names for key in self._maps[name].each_key())
 
     def add_service(self, cidr: Network) -> None:
         """Write a prefix.
@@ -304,11 +276,11 @@ class Maps:
             MapFullError: there is no room.
 
         """
-        self._of("kmesh_svcs", cidr).set(_trie_key(cidr), [0])
+        self._write(entries.service(cidr))
 
     def delete_service(self, cidr: Network) -> None:
         """Remove a prefix, if there."""
-        self._of("kmesh_svcs", cidr).delete(_trie_key(cidr))
+        self._remove(entries.service(cidr))
 
     def counters(self) -> dict[str, int]:
         """Give the counters by name, summed over the CPUs."""
@@ -348,7 +320,7 @@ class Maps:
         value.contract_version = contract.VERSION
         value.node_mark_mask = node_mark_mask
         value.incarnation = incarnation.encode().ljust(ffi.sizeof(value.incarnation), b"\0")
-        self._maps["kmesh_self"].set(_index(0), value[0])
+        self._maps["kmesh_self"].set(_index(0), contract.raw(value))
 
     def thresholds(self) -> Thresholds | None:
         """Give the policy hash thresholds that were found before we lowered them; None: we have not."""
@@ -361,7 +333,7 @@ class Maps:
         value = self._self()
         for name, bits in zip(FOUND, found or (-1,) * len(FOUND), strict=True):
             setattr(value, name, bits + 1)
-        self._maps["kmesh_self"].set(_index(0), value[0])
+        self._maps["kmesh_self"].set(_index(0), contract.raw(value))
 
     def capacity(self, name: str) -> int:
         """Give how many entries a map has room for."""
@@ -374,26 +346,17 @@ class Maps:
     def _self(self) -> Any:
         return self._maps["kmesh_self"].get(_index(0))
 
-    def _of(self, family: str, address: Address | Network) -> PinnedMap:
-        return self._maps[f"{family}{address.version}"]
+    def _find(self, mapping: str, key: Address | int) -> Any:
+        """Give a pointer to a copy of the value that a mapping has under a key; None: there is no such entry."""
+        entry = entries.former(key) if isinstance(key, int) else ENTRIES[mapping](key)
+        return self._maps[entry.map].find(entry.key)
 
-    def _by_address(self, family: str) -> Iterator[tuple[Address, Any]]:
-        for key, value in self._maps[f"{family}4"].entries():
-            yield IPv4Address(key), value
-        for key, value in self._maps[f"{family}6"].entries():
-            yield IPv6Address(key), value
+    def _write(self, entry: Entry) -> None:
+        self._maps[entry.map].set(entry.key, entry.value)
 
-
-def _peer(value: Any) -> PeerEntry:
-    return PeerEntry(value.node_id, value.node_mark, value.spi, value.incarnations, value.retired, value.pair)
+    def _remove(self, entry: Entry) -> None:
+        self._maps[entry.map].delete(entry.key)
 
 
 def _index(number: int) -> bytes:
     return bytes(ffi.buffer(ffi.new("__u32 *", number)))
-
-
-def _trie_key(cidr: Network) -> bytes:
-    key = ffi.new(f"struct kmesh_cidr{cidr.version} *")
-    key.prefix_length = cidr.prefixlen
-    ffi.buffer(ffi.addressof(key, "address"))[:] = cidr.network_address.packed
-    return bytes(ffi.buffer(key))

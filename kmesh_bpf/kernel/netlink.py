@@ -14,10 +14,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING
 
 from kmesh_bpf._abi import ffi, lib
 from kmesh_bpf.errors import DecodeError, EncodeError, KernelError
+
+if TYPE_CHECKING:
+    from kmesh_bpf._abi import nlmsghdr
 
 HEADER = ffi.sizeof("struct nlmsghdr")
 ATTRIBUTE_HEADER = ffi.sizeof("struct nlattr")
@@ -40,6 +43,18 @@ class Ack:
 
     errno: int
     detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """What the kernel tells of its own accord. ``number``: the message's type, NLMSG_OVERRUN where some were lost.
+
+    ``port_id``: of the socket by which it was brought about, 0: the kernel's own doing.
+    """
+
+    number: int
+    port_id: int
+    body: bytes
 
 
 def align(length: int) -> int:
@@ -81,7 +96,7 @@ def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
         offset += align(length)
 
 
-def messages(data: bytes) -> Iterator[tuple[Any, bytes]]:
+def messages(data: bytes) -> Iterator[tuple[nlmsghdr, bytes]]:
     """Give (struct nlmsghdr, body) of each message of a datagram.
 
     Raises:
@@ -99,7 +114,7 @@ def messages(data: bytes) -> Iterator[tuple[Any, bytes]]:
         offset += align(header.nlmsg_len)
 
 
-def _ack(header: Any, body: bytes) -> Ack:
+def _ack(header: nlmsghdr, body: bytes) -> Ack:
     if len(body) < ERROR_HEADER:
         raise DecodeError(f"netlink acknowledgement of {len(body)} bytes")
     error = ffi.from_buffer("struct nlmsgerr *", body[:ERROR_HEADER])
@@ -196,20 +211,50 @@ class NetlinkSocket:
             KernelError: the kernel refused.
 
         """
+        found: list[tuple[int, bytes]] = []
+        for piece in self.dump_pieces(request):
+            if piece is None:
+                found.clear()
+            else:
+                found.extend(piece)
+        return found
+
+    def dump_pieces(self, request: bytes) -> Iterator[list[tuple[int, bytes]] | None]:
+        """Give (type, body) of the messages of a dump as they come, a few dozen a step; None: it begins anew.
+
+        The kernel writes no more of it than was asked for; so it may be left off for as long as one likes, on a socket
+        that is used for nothing else meanwhile.
+
+        Raises:
+            DecodeError, KernelError: as of :meth:`dump`.
+
+        """
         for _ in range(DUMP_TRIES):
-            found = self._dump_once(request)
-            if found is not None:
-                return found
+            torn = False
+            for piece in self._dump_once(request):
+                torn = torn or piece is None
+                if piece:
+                    yield piece
+            if not torn:
+                return
+            yield None
         raise DecodeError(f"the kernel's objects changed during each of {DUMP_TRIES} dumps")
 
-    def drain(self) -> list[tuple[int, int]]:
-        """Give (type, port id of who caused it) of all notifications waiting; an overrun is one of type OVERRUN."""
-        found: list[tuple[int, int]] = []
+    def notifications(self) -> list[Notification]:
+        """Give all notifications waiting.
+
+        Raises:
+            DecodeError: one of them is no netlink message.
+            KernelError: the socket failed.
+
+        """
+        found: list[Notification] = []
         for data in self.waiting():
             if data is None:
-                found.append((int(lib.NLMSG_OVERRUN), 0))
+                found.append(Notification(int(lib.NLMSG_OVERRUN), 0, b""))
             else:
-                found.extend((int(header.nlmsg_type), int(header.nlmsg_pid)) for header, _ in messages(data))
+                heads = messages(data)
+                found.extend(Notification(int(one.nlmsg_type), int(one.nlmsg_pid), body) for one, body in heads)
         return found
 
     def waiting(self) -> list[bytes | None]:
@@ -244,7 +289,7 @@ class NetlinkSocket:
         except OSError as error:
             raise KernelError("send", "netlink request", error.errno or 0) from error
 
-    def _receive(self) -> Iterator[tuple[Any, bytes]]:
+    def _receive(self) -> Iterator[tuple[nlmsghdr, bytes]]:
         try:
             data, _, flags, _ = self._socket.recvmsg(RECEIVE_BYTES)
         except OSError as error:
@@ -266,15 +311,16 @@ class NetlinkSocket:
                     acks[index] = _ack(header, body)
         return [acks[index] for index in range(len(requests))]
 
-    def _dump_once(self, request: bytes) -> list[tuple[int, bytes]] | None:
+    def _dump_once(self, request: bytes) -> Iterator[list[tuple[int, bytes]] | None]:
+        """Give the messages of one dump, receipt by receipt; None, among them or last, if they are not of one state."""
         self._send(self._next(request, lib.NLM_F_DUMP))
-        found: list[tuple[int, bytes]] = []
-        torn = False
         while True:
+            found: list[tuple[int, bytes]] = []
             for header, body in self._receive():
                 if header.nlmsg_seq != self._sequence:
                     continue
-                torn = torn or bool(header.nlmsg_flags & lib.NLM_F_DUMP_INTR)
+                if header.nlmsg_flags & lib.NLM_F_DUMP_INTR:
+                    yield None
                 if header.nlmsg_type == lib.NLMSG_ERROR:
                     ack = _ack(header, body)
                     raise KernelError("dump", "netlink objects", ack.errno, ack.detail)
@@ -283,5 +329,7 @@ class NetlinkSocket:
                     number = -int.from_bytes(body[:DONE_BYTES], sys.byteorder, signed=True)
                     if number > 0:
                         raise KernelError("dump", "netlink objects", number)
-                    return None if torn else found
+                    yield found
+                    return
                 found.append((int(header.nlmsg_type), body))
+            yield found

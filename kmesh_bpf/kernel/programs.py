@@ -2,7 +2,7 @@
 
 Below the pin root (a folder in bpffs)::
 
-    maps-<contract version>-<capacity>/<map>     shared by all builds of one layout: kmesh_bpf.kernel.maps
+    maps-<contract version>-<capacity>/<map>     shared by all builds of one layout: kmesh_bpf.kernel.map_folders
     programs/<digest of sources and settings>/<program>
     links/…, clsact/…                            kmesh_bpf.kernel.tc
     running/                                     locked by the daemon: kmesh_bpf.kernel.pin_root
@@ -24,7 +24,7 @@ from pathlib import Path
 from kmesh_bpf import contract
 from kmesh_bpf.core.state import Program
 from kmesh_bpf.errors import LoadError, UnsupportedError
-from kmesh_bpf.kernel import maps
+from kmesh_bpf.kernel import map_folders
 from kmesh_bpf.kernel.carry_over import carry_over
 from kmesh_bpf.kernel.pin_root import RUNNING, locked, need_bpffs
 
@@ -73,7 +73,7 @@ def source_folder() -> Path:
 def expected(pin_root: Path, settings: Settings, sources: Path | None = None) -> LoadedPrograms:
     """Give where the programs and maps for these sources and settings belong, be they there or not."""
     sources = sources or source_folder()
-    folder = maps.maps_folder(pin_root, settings.max_pods)
+    folder = map_folders.maps_folder(pin_root, settings.max_pods)
     return LoadedPrograms(
         pin_root / "programs" / _digest(_compiler_flags(settings, folder), sources), folder, compiled=False
     )
@@ -96,7 +96,7 @@ def ensure_loaded(pin_root: Path, settings: Settings, sources: Path | None = Non
     wanted = expected(pin_root, settings, sources)
     programs, folder = wanted.programs, wanted.maps
     with locked(pin_root):
-        if _is_complete(programs) and maps.is_complete(folder):
+        if _is_complete(programs) and map_folders.is_complete(folder):
             return wanted
         # Under a name that is never looked for, then renamed: a crash half way leaves nothing that looks complete.
         for left_over in programs.parent.glob(f"{UNFINISHED}*"):
@@ -120,9 +120,9 @@ def remove_stale(pin_root: Path, keep: LoadedPrograms) -> None:
     for folder in pin_root.glob("programs/*"):
         if folder != keep.programs:
             _remove(folder, PROGRAM_NAMES)
-    for folder in maps.map_folders(pin_root):
+    for folder in map_folders.map_folders(pin_root):
         if folder != keep.maps:
-            _remove(folder, maps.NAMES)
+            _remove(folder, map_folders.NAMES)
 
 
 def remove_all(pin_root: Path) -> None:
@@ -133,7 +133,7 @@ def remove_all(pin_root: Path) -> None:
     """
     for folder in pin_root.glob("programs/*"):
         _remove(folder, PROGRAM_NAMES)
-    for folder in maps.map_folders(pin_root):
+    for folder in map_folders.map_folders(pin_root):
         _remove(folder, [pin.name for pin in folder.iterdir()])
     for folder in (*(pin_root / name for name in OWN_FOLDERS), pin_root):
         _remove(folder, ())

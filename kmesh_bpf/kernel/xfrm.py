@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from kmesh_bpf._abi import lib
 from kmesh_bpf.core import operations as ops
@@ -16,8 +16,8 @@ from kmesh_bpf.kernel.xfrm_messages import DecodedSa
 
 XfrmOperation = ops.AddSa | ops.ReplaceSa | ops.DeleteSa | ops.SetPolicy | ops.DeletePolicy
 
-GROUPS: int = lib.XFRMGRP_SA | lib.XFRMGRP_POLICY
-"""Multicast groups that tell of every change of an SA or policy."""
+GROUPS: int = lib.XFRMGRP_SA | lib.XFRMGRP_POLICY | lib.XFRMGRP_EXPIRE
+"""Multicast groups that tell of every change of an SA or policy; of one that expires only the last one tells."""
 NO_ESP = frozenset({errno.EPROTONOSUPPORT, errno.ENOSYS, errno.ENOENT})
 """What the kernel answers to an SA of ours where it lacks ESP (the type) or GCM (the algorithm; seen: ENOSYS)."""
 
@@ -45,6 +45,19 @@ class Xfrm:
         decoded = [wire.decode_policy(body) for number, body in bodies if number == lib.XFRM_MSG_NEWPOLICY]
         self.rivals = tuple(found.rival for found in decoded if found.rival is not None)
         return [found.policy for found in decoded if found.policy is not None]
+
+    def sa_pieces(self) -> Iterator[list[DecodedSa] | None]:
+        """Give the same, a few dozen a step; None: from the start once more. The socket must be of no other use."""
+        for piece in self._socket.dump_pieces(wire.encode_dump_sas()):
+            bodies = [body for number, body in piece or () if number == lib.XFRM_MSG_NEWSA]
+            yield None if piece is None else [sa for sa in map(wire.decode_sa, bodies) if sa is not None]
+
+    def policy_pieces(self) -> Iterator[list[Policy] | None]:
+        """Give the policies that are ours in the same way; what others have is of no interest here."""
+        for piece in self._socket.dump_pieces(wire.encode_dump_policies()):
+            bodies = [body for number, body in piece or () if number == lib.XFRM_MSG_NEWPOLICY]
+            found = [wire.decode_policy(body).policy for body in bodies]
+            yield None if piece is None else [policy for policy in found if policy is not None]
 
     def find_sas(self, identities: Iterable[SaId]) -> list[DecodedSa]:
         """Give those of some SAs that are there."""

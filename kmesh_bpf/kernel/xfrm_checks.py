@@ -5,10 +5,10 @@ from __future__ import annotations
 from ipaddress import IPv6Address
 
 from kmesh_bpf._abi import lib
+from kmesh_bpf.core import marks
 from kmesh_bpf.core.state import Mark, Policy, Sa
 from kmesh_bpf.core.view import Address
 from kmesh_bpf.errors import EncodeError
-from kmesh_bpf.kernel import xfrm_marks
 
 MAX32 = 0xFFFFFFFF
 
@@ -28,7 +28,7 @@ def check_sa(sa: Sa) -> None:
         raise EncodeError(f"SA {sa.src} -> {sa.dst}: replay window {sa.replay_window} is not within 0..4096 packets")
     for mark in (sa.mark, sa.output_mark):
         _check_mark(mark)
-    if not xfrm_marks.of_sa(sa.mark, sa.output_mark):
+    if not marks.are_of_sa(sa.mark, sa.output_mark):
         # It would not be taken for ours when read back, and stay for ever.
         raise EncodeError(f"SA {sa.src} -> {sa.dst}: marks {sa.mark} and {sa.output_mark} are not ours")
     _check_addresses(sa.src, sa.dst)
@@ -48,7 +48,7 @@ def check_policy(policy: Policy) -> None:
     if not 0 <= policy.spi <= MAX32 or not 0 <= policy.priority <= MAX32:
         raise EncodeError(f"policy {policy.src} -> {policy.dst}: SPI or priority is no 32-bit number")
     _check_mark(policy.mark)
-    if not xfrm_marks.of_policy(policy.direction, policy.mark):
+    if not marks.is_of_policy(policy.direction, policy.mark):
         raise EncodeError(
             f"policy {policy.src} -> {policy.dst} {policy.direction.value}: mark {policy.mark} is not ours"
         )

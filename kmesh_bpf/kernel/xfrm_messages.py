@@ -8,22 +8,21 @@ from __future__ import annotations
 import socket
 import sys
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from functools import lru_cache
+from ipaddress import ip_network
 from typing import Any
 
 from kmesh_bpf import contract
 from kmesh_bpf._abi import ffi, lib
-from kmesh_bpf.core.policies import UNMARKED
+from kmesh_bpf.core import marks
 from kmesh_bpf.core.state import ICV_BITS, Direction, Mark, Policy, PolicyId, Rival, Sa, SaId, SaUsage
-from kmesh_bpf.core.view import KEY_BYTES, Address, Key, Network
+from kmesh_bpf.core.view import KEY_BYTES, Address, Key
 from kmesh_bpf.errors import ConfigError, DecodeError
-from kmesh_bpf.kernel import xfrm_checks, xfrm_marks, xfrm_rivals
+from kmesh_bpf.kernel import xfrm_checks, xfrm_rivals
+from kmesh_bpf.kernel import xfrm_structs as structs
 from kmesh_bpf.kernel.netlink import attribute, attributes, message
 
 AEAD_NAME = b"rfc4106(gcm(aes))"
-FAMILIES = {4: int(socket.AF_INET), 6: int(socket.AF_INET6)}
-VERSIONS = {family: version for version, family in FAMILIES.items()}
 DIRECTIONS = {
     Direction.IN: lib.XFRM_POLICY_IN,
     Direction.OUT: lib.XFRM_POLICY_OUT,
@@ -35,9 +34,6 @@ PASSING, PRIORITY, INDEX, LASTING = (
 )
 ACTIONS = (lib.XFRM_POLICY_ALLOW, lib.XFRM_POLICY_BLOCK)
 ALL_ALGORITHMS = 0xFFFFFFFF
-WORD_BITS = 32
-TUNNELS = 1 << 14
-"""How many tunnel ends, or what is the same for all policies of a tunnel, are kept as they were read or written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,26 +72,26 @@ def encode_new_sa(sa: Sa) -> bytes:
     """
     xfrm_checks.check_sa(sa)
     info = ffi.new("struct xfrm_usersa_info *")
-    info.sel.family = 0 if sa.any_family else FAMILIES[sa.src.version]
-    _put_address(info.id.daddr, sa.dst)
-    _put_address(info.saddr, sa.src)
+    info.sel.family = 0 if sa.any_family else structs.FAMILIES[sa.src.version]
+    structs.put_address(info.id.daddr, sa.dst)
+    structs.put_address(info.saddr, sa.src)
     info.id.spi = socket.htonl(sa.spi)
     info.id.proto = socket.IPPROTO_ESP
     info.reqid = contract.REQID
-    info.family = FAMILIES[sa.src.version]
+    info.family = structs.FAMILIES[sa.src.version]
     info.mode = lib.XFRM_MODE_TUNNEL
     info.flags = (lib.XFRM_STATE_AF_UNSPEC if sa.any_family else 0) | (lib.XFRM_STATE_ESN if sa.replay_window else 0)
     _put_no_limits(info.lft)
-    parts = [_bytes(info), attribute(lib.XFRMA_ALG_AEAD, _aead(sa.key))]
+    parts = [contract.raw(info), attribute(lib.XFRMA_ALG_AEAD, _aead(sa.key))]
     if sa.mark:
-        parts.append(attribute(lib.XFRMA_MARK, _mark(sa.mark)))
+        parts.append(attribute(lib.XFRMA_MARK, structs.mark(sa.mark)))
     if sa.output_mark:
-        parts.append(attribute(lib.XFRMA_SET_MARK, _u32(sa.output_mark.value)))
-        parts.append(attribute(lib.XFRMA_SET_MARK_MASK, _u32(sa.output_mark.mask)))
+        parts.append(attribute(lib.XFRMA_SET_MARK, structs.u32(sa.output_mark.value)))
+        parts.append(attribute(lib.XFRMA_SET_MARK_MASK, structs.u32(sa.output_mark.mask)))
     if sa.replay_window:
-        words = -(-sa.replay_window // WORD_BITS)
+        words = -(-sa.replay_window // structs.WORD_BITS)
         esn = ffi.new("struct xfrm_replay_state_esn *", {"bmp_len": words, "replay_window": sa.replay_window})
-        parts.append(attribute(lib.XFRMA_REPLAY_ESN_VAL, _bytes(esn) + bytes(4 * words)))
+        parts.append(attribute(lib.XFRMA_REPLAY_ESN_VAL, contract.raw(esn) + bytes(4 * words)))
     return message(lib.XFRM_MSG_NEWSA, lib.NLM_F_CREATE | lib.NLM_F_EXCL, b"".join(parts))
 
 
@@ -112,11 +108,11 @@ def encode_get_sa(identity: SaId) -> bytes:
 
 def _sa_id(identity: SaId) -> bytes:
     info = ffi.new("struct xfrm_usersa_id *")
-    _put_address(info.daddr, identity.dst)
+    structs.put_address(info.daddr, identity.dst)
     info.spi = socket.htonl(identity.spi)
-    info.family = FAMILIES[identity.dst.version]
+    info.family = structs.FAMILIES[identity.dst.version]
     info.proto = socket.IPPROTO_ESP
-    return _bytes(info) + (attribute(lib.XFRMA_MARK, _mark(identity.mark)) if identity.mark else b"")
+    return contract.raw(info) + (attribute(lib.XFRMA_MARK, structs.mark(identity.mark)) if identity.mark else b"")
 
 
 def encode_set_policy(policy: Policy, *, replace: bool) -> bytes:
@@ -128,12 +124,12 @@ def encode_set_policy(policy: Policy, *, replace: bool) -> bytes:
     """
     xfrm_checks.check_policy(policy)
     info = ffi.new("struct xfrm_userpolicy_info *")
-    _put_selector(info.sel, policy)
+    structs.put_selector(info.sel, policy)
     _put_no_limits(info.lft)
     info.priority = policy.priority
     info.dir = DIRECTIONS[policy.direction]
     info.action = lib.XFRM_POLICY_BLOCK if policy.block else lib.XFRM_POLICY_ALLOW
-    body = _bytes(info) + _template(policy.tunnel_src, policy.tunnel_dst, policy.spi) + _policy_mark(policy)
+    body = contract.raw(info) + _template(policy.tunnel_src, policy.tunnel_dst, policy.spi) + _policy_mark(policy)
     return message(lib.XFRM_MSG_UPDPOLICY if replace else lib.XFRM_MSG_NEWPOLICY, 0, body)
 
 
@@ -150,9 +146,9 @@ def encode_get_policy(identity: PolicyId) -> bytes:
 
 def _policy_id(identity: PolicyId) -> bytes:
     info = ffi.new("struct xfrm_userpolicy_id *")
-    _put_selector(info.sel, identity)
+    structs.put_selector(info.sel, identity)
     info.dir = DIRECTIONS[identity.direction]
-    return _bytes(info) + _policy_mark(identity)
+    return contract.raw(info) + _policy_mark(identity)
 
 
 def encode_dump_sas() -> bytes:
@@ -174,15 +170,15 @@ def decode_sa(body: bytes) -> DecodedSa | None:
         DecodeError: it is cut short, or it is ours and not of a shape we write.
 
     """
-    info, rest = _take("struct xfrm_usersa_info", body)
+    info, rest = structs.take("struct xfrm_usersa_info", body)
     found = dict(attributes(rest))
     if info.id.proto != socket.IPPROTO_ESP or not info.id.spi:
         return None
-    src, dst = _address(info.saddr, info.family), _address(info.id.daddr, info.family)
-    mark = _read_mark(found.get(lib.XFRMA_MARK))
+    src, dst = structs.address(info.saddr, info.family), structs.address(info.id.daddr, info.family)
+    mark = structs.read_mark(found.get(lib.XFRMA_MARK))
     identity = SaId(src, dst, socket.ntohl(info.id.spi), mark)
     esn = (
-        _take("struct xfrm_replay_state_esn", found[lib.XFRMA_REPLAY_ESN_VAL])[0]
+        structs.take("struct xfrm_replay_state_esn", found[lib.XFRMA_REPLAY_ESN_VAL])[0]
         if lib.XFRMA_REPLAY_ESN_VAL in found
         else None
     )
@@ -199,8 +195,10 @@ def decode_sa(body: bytes) -> DecodedSa | None:
     output = None
     if lib.XFRMA_SET_MARK in found:
         mask = found.get(lib.XFRMA_SET_MARK_MASK)
-        output = Mark(_read_u32(found[lib.XFRMA_SET_MARK]), _read_u32(mask) if mask else xfrm_checks.MAX32)
-    if info.reqid != contract.REQID or not xfrm_marks.of_sa(mark, output):
+        output = Mark(
+            structs.read_u32(found[lib.XFRMA_SET_MARK]), structs.read_u32(mask) if mask else xfrm_checks.MAX32
+        )
+    if info.reqid != contract.REQID or not marks.are_of_sa(mark, output):
         return DecodedSa(identity, usage, None)
     sa = Sa(
         src=src,
@@ -232,24 +230,24 @@ def decode_policy(body: bytes) -> DecodedPolicy:
 @lru_cache(maxsize=1 << 18)
 def _decode_policy(body: bytes) -> DecodedPolicy:
     """Read a policy without what passes (lifetimes, times of use, index), so that it is read once and not each pass."""
-    info, rest = _take("struct xfrm_userpolicy_info", body)
+    info, rest = structs.take("struct xfrm_userpolicy_info", body)
     found = dict(attributes(rest))
-    mark = _read_mark(found.get(lib.XFRMA_MARK)) or UNMARKED
+    mark = structs.read_mark(found.get(lib.XFRMA_MARK)) or marks.UNMARKED
     templates = found.get(lib.XFRMA_TMPL, b"")
     if info.dir not in BY_NUMBER:
         return DecodedPolicy(None)
     direction = BY_NUMBER[info.dir]
     one = len(templates) == ffi.sizeof("struct xfrm_user_tmpl")
-    template = _take("struct xfrm_user_tmpl", templates)[0] if one else None
-    if template is None or template.reqid != contract.REQID or not xfrm_marks.of_policy(direction, mark):
+    template = structs.take("struct xfrm_user_tmpl", templates)[0] if one else None
+    if template is None or template.reqid != contract.REQID or not marks.is_of_policy(direction, mark):
         return DecodedPolicy(None, _rival(info, direction, mark) if xfrm_rivals.comes_before(info, found) else None)
     policy = Policy(
         direction=direction,
-        src=_network(info.sel.saddr, info.sel.prefixlen_s, info.sel.family),
-        dst=_network(info.sel.daddr, info.sel.prefixlen_d, info.sel.family),
+        src=structs.network(info.sel.saddr, info.sel.prefixlen_s, info.sel.family),
+        dst=structs.network(info.sel.daddr, info.sel.prefixlen_d, info.sel.family),
         mark=mark,
-        tunnel_src=_address(template.saddr, template.family),
-        tunnel_dst=_address(template.id.daddr, template.family),
+        tunnel_src=structs.address(template.saddr, template.family),
+        tunnel_dst=structs.address(template.id.daddr, template.family),
         spi=socket.ntohl(template.id.spi),
         priority=info.priority,
         block=info.action == lib.XFRM_POLICY_BLOCK,
@@ -260,78 +258,108 @@ def _decode_policy(body: bytes) -> DecodedPolicy:
     return DecodedPolicy(policy)
 
 
+def decode_sa_id(struct: str, body: bytes) -> SaId | None:
+    """Read which SA a notification is about, whose body begins with a struct; None: another protocol than ESP.
+
+    Of one that was removed the struct is that by which it is named; where it came from stands in the attributes then.
+
+    Raises:
+        DecodeError: it is cut short.
+
+    """
+    head, rest = structs.take(struct, body)
+    found = dict(attributes(rest))
+    if struct == "struct xfrm_usersa_id":
+        info = structs.take("struct xfrm_usersa_info", found.get(lib.XFRMA_SA, b""))[0]
+    else:
+        info = head.state if struct == "struct xfrm_user_expire" else head
+    if info.id.proto != socket.IPPROTO_ESP:
+        return None
+    src, dst = structs.address(info.saddr, info.family), structs.address(info.id.daddr, info.family)
+    return SaId(src, dst, socket.ntohl(info.id.spi), structs.read_mark(found.get(lib.XFRMA_MARK)))
+
+
+def is_rival(struct: str, body: bytes) -> bool:
+    """Tell whether a notification is about a policy of others that comes, or came, before ours.
+
+    Raises:
+        DecodeError: it is cut short.
+
+    """
+    head, rest = structs.take(struct, body)
+    if struct == "struct xfrm_userpolicy_id":
+        info = dict(attributes(rest)).get(lib.XFRMA_POLICY, b"")
+    else:
+        info = contract.raw(ffi.addressof(head.pol) if struct == "struct xfrm_user_polexpire" else head)
+    return decode_policy(info + rest).rival is not None
+
+
+def decode_policy_id(struct: str, body: bytes) -> PolicyId | None:
+    """Read which policy a notification is about, whose body begins with a struct; None: of no direction of ours.
+
+    Raises:
+        DecodeError: it is cut short.
+
+    """
+    head, rest = structs.take(struct, body)
+    found = dict(attributes(rest))
+    if struct == "struct xfrm_userpolicy_id":  # by its index alone, where it was removed by that
+        info = structs.take("struct xfrm_userpolicy_info", found.get(lib.XFRMA_POLICY, b""))[0]
+    else:
+        info = head.pol if struct == "struct xfrm_user_polexpire" else head
+    if info.dir not in BY_NUMBER:
+        return None
+    src = structs.network(info.sel.saddr, info.sel.prefixlen_s, info.sel.family)
+    dst = structs.network(info.sel.daddr, info.sel.prefixlen_d, info.sel.family)
+    return PolicyId(BY_NUMBER[info.dir], src, dst, structs.read_mark(found.get(lib.XFRMA_MARK)) or marks.UNMARKED)
+
+
 def _rival(info: Any, direction: Direction, mark: Mark) -> Rival:
     # The kernel keeps a selector as it comes, bits behind its prefix length and all.
-    src = ip_network((_address(info.sel.saddr, info.sel.family), info.sel.prefixlen_s), strict=False)
-    dst = ip_network((_address(info.sel.daddr, info.sel.family), info.sel.prefixlen_d), strict=False)
+    src = ip_network((structs.address(info.sel.saddr, info.sel.family), info.sel.prefixlen_s), strict=False)
+    dst = ip_network((structs.address(info.sel.daddr, info.sel.family), info.sel.prefixlen_d), strict=False)
     return Rival(direction, src, dst, mark, info.priority)
 
 
 def _sequence(found: dict[int, bytes], esn: Any) -> int:
     """Give the highest sequence number sent or received over an SA, with or without ESN."""
     if esn:
-        return int(max(esn.oseq_hi << WORD_BITS | esn.oseq, esn.seq_hi << WORD_BITS | esn.seq))
+        return int(max(esn.oseq_hi << structs.WORD_BITS | esn.oseq, esn.seq_hi << structs.WORD_BITS | esn.seq))
     if lib.XFRMA_REPLAY_VAL not in found:
         return 0
-    state = _take("struct xfrm_replay_state", found[lib.XFRMA_REPLAY_VAL])[0]
+    state = structs.take("struct xfrm_replay_state", found[lib.XFRMA_REPLAY_VAL])[0]
     return max(int(state.oseq), int(state.seq))
 
 
-@lru_cache(maxsize=TUNNELS)
+@lru_cache(maxsize=structs.TUNNELS)
 def _template(src: Address, dst: Address, spi: int) -> bytes:
     """Encode what a policy says of its tunnel, which thousands of them have in common."""
     template = ffi.new("struct xfrm_user_tmpl *")
-    _put_address(template.id.daddr, dst)
-    _put_address(template.saddr, src)
+    structs.put_address(template.id.daddr, dst)
+    structs.put_address(template.saddr, src)
     template.id.spi = socket.htonl(spi)
     template.id.proto = socket.IPPROTO_ESP
-    template.family = FAMILIES[dst.version]
+    template.family = structs.FAMILIES[dst.version]
     template.reqid = contract.REQID
     template.mode = lib.XFRM_MODE_TUNNEL
     template.aalgos = template.ealgos = template.calgos = ALL_ALGORITHMS
-    return attribute(lib.XFRMA_TMPL, _bytes(template))
+    return attribute(lib.XFRMA_TMPL, contract.raw(template))
 
 
 def _policy_mark(policy: Policy | PolicyId) -> bytes:
     """Encode a policy's mark; the kernel leaves one that matches everything out of its dumps, and so do we."""
-    return b"" if policy.mark == UNMARKED else attribute(lib.XFRMA_MARK, _mark(policy.mark))
-
-
-def _bytes(struct: Any) -> bytes:
-    return bytes(ffi.buffer(struct))
-
-
-def _u32(value: int) -> bytes:
-    return value.to_bytes(4, sys.byteorder)
-
-
-def _read_u32(payload: bytes) -> int:
-    if len(payload) != WORD_BITS // 8:
-        raise DecodeError(f"a 32-bit attribute of {len(payload)} bytes")
-    return int.from_bytes(payload, sys.byteorder)
-
-
-@lru_cache(maxsize=TUNNELS)
-def _mark(mark: Mark) -> bytes:
-    return _bytes(ffi.new("struct xfrm_mark *", (mark.value, mark.mask)))
-
-
-def _read_mark(payload: bytes | None) -> Mark | None:
-    if payload is None:
-        return None
-    mark = _take("struct xfrm_mark", payload)[0]
-    return Mark(mark.v, mark.m)
+    return b"" if policy.mark == marks.UNMARKED else attribute(lib.XFRMA_MARK, structs.mark(policy.mark))
 
 
 def _aead(key: Key) -> bytes:
     algorithm = ffi.new("struct xfrm_algo_aead *", (AEAD_NAME, KEY_BYTES * 8, ICV_BITS))
-    return _bytes(algorithm) + key.reveal()
+    return contract.raw(algorithm) + key.reveal()
 
 
 def _read_key(payload: bytes | None, identity: SaId) -> Key:
     if payload is None:
         raise DecodeError(f"SA {identity}: ours by reqid, but without an AEAD")
-    algorithm, key = _take("struct xfrm_algo_aead", payload)
+    algorithm, key = structs.take("struct xfrm_algo_aead", payload)
     if ffi.string(algorithm.alg_name) != AEAD_NAME or algorithm.alg_icv_len != ICV_BITS:
         raise DecodeError(f"SA {identity}: ours by reqid, but with another algorithm")
     try:
@@ -340,58 +368,6 @@ def _read_key(payload: bytes | None, identity: SaId) -> Key:
         raise DecodeError(f"SA {identity}: ours by reqid, but {error}") from error
 
 
-@cache
-def _pointer_and_size(struct: str) -> tuple[Any, int]:
-    return ffi.typeof(f"{struct} *"), ffi.sizeof(struct)
-
-
-def _take(struct: str, data: bytes) -> tuple[Any, bytes]:
-    """Give the struct at the head of the data, and the data behind it (aligned as netlink does)."""
-    pointer, size = _pointer_and_size(struct)
-    if len(data) < size:
-        raise DecodeError(f"{struct} of {len(data)} bytes instead of {size}")
-    return ffi.from_buffer(pointer, data[:size]), data[(size + 3) & ~3 :]
-
-
 def _put_no_limits(limits: Any) -> None:
     for name in ("soft_byte_limit", "hard_byte_limit", "soft_packet_limit", "hard_packet_limit"):
         setattr(limits, name, lib.XFRM_INF)
-
-
-def _put_address(target: Any, address: Address) -> None:
-    ffi.memmove(ffi.addressof(target), address.packed, len(address.packed))
-
-
-def _address(source: Any, family: int) -> Address:
-    return _read_address(_bytes(ffi.addressof(source)), family)
-
-
-@lru_cache(maxsize=TUNNELS)
-def _read_address(raw: bytes, family: int) -> Address:
-    if family not in VERSIONS:
-        raise DecodeError(f"address of unknown family {family}")
-    return IPv4Address(raw[:4]) if VERSIONS[family] == 4 else IPv6Address(raw)
-
-
-def _network(source: Any, prefix_length: int, family: int) -> Network:
-    return _read_network(_bytes(ffi.addressof(source)), prefix_length, family)
-
-
-@lru_cache(maxsize=1 << 16)
-def _read_network(raw: bytes, prefix_length: int, family: int) -> Network:
-    """Read a selector's network; kept, for each pod's address is in several policies."""
-    address = _read_address(raw, family)
-    try:
-        if isinstance(address, IPv4Address):
-            return IPv4Network((address, prefix_length))
-        return IPv6Network((address, prefix_length))
-    except ValueError as error:
-        raise DecodeError(f"selector {address}/{prefix_length}: {error}") from error
-
-
-def _put_selector(selector: Any, policy: Policy | PolicyId) -> None:
-    selector.family = FAMILIES[policy.src.version]
-    _put_address(selector.saddr, policy.src.network_address)
-    _put_address(selector.daddr, policy.dst.network_address)
-    selector.prefixlen_s = policy.src.prefixlen
-    selector.prefixlen_d = policy.dst.prefixlen

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.bench import chain, messages, packets, standing, starts
+from tests.bench import audits, chain, messages, packets, standing, starts
 from tests.bench.results import HEAD, Result
 from tests.bench.sizes import SIZES, Size
 
@@ -28,6 +28,7 @@ PARTS: dict[str, tuple[Callable[[Size], Iterator[Result]], str]] = {
     "start": (starts.start, "cold start and warm restart, beside ip"),
     "rotation": (starts.rotation, "a key's replacement; needs ESP"),
     "policy": (starts.policy, "updating and deleting a policy among many"),
+    "audit": (audits.audits, "what an event may wait for: the longest step of a look and of an audit"),
     "idle": (standing.idle, "an hour in which nothing happens"),
     "memory": (standing.memory, "resident memory"),
     "scrape": (standing.scrape, "the size of the metrics"),

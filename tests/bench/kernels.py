@@ -10,12 +10,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from ipaddress import ip_address
-from itertools import count, groupby
+from itertools import count, groupby, islice
 from pathlib import Path
 from typing import Any
 
 from kmesh_bpf import Address, FakeKernel, Key, LinuxKernel, Settings
 from kmesh_bpf.core import operations as ops
+from kmesh_bpf.core.audits import Piece
 from kmesh_bpf.core.mirror import Keys
 from kmesh_bpf.core.operations import Operation
 from kmesh_bpf.core.state import Observation, Sa, SaId, SaUsage
@@ -27,6 +28,8 @@ from tests.lab.network import inside
 
 PIN_ROOT = Path(f"/sys/fs/bpf/kmesh-bench-{os.getpid()}")
 NUMBERS = count()
+SAS_IN_A_PIECE = 36
+"""As many as the kernel gives at once."""
 SA_OPERATIONS = (ops.AddSa, ops.ReplaceSa, ops.DeleteSa)
 
 
@@ -101,12 +104,9 @@ class Memory(FakeKernel):
                 self._apply(operation)
         return ()
 
-    def observe(self) -> Observation:
-        self.usage = {identity: self._sas.usage(identity) for identity in self.sas}
-        return super().observe()
-
     def find(self, keys: Keys) -> Observation:
-        self.usage = {identity: self._sas.usage(identity) for identity in keys.sas if identity in self.sas}
+        asked = self.sas if "sas" in keys.whole else keys.sas
+        self.usage = {identity: self._sas.usage(identity) for identity in asked if identity in self.sas}
         return super().find(keys)
 
 
@@ -136,19 +136,31 @@ class Real:
         return ()
 
     def observe(self) -> Observation:
-        return self._with_sas(self.kernel.observe(), None)
+        return self._with_sas(self.kernel.observe(), Keys.everything())
 
     def find(self, keys: Keys) -> Observation:
         if self._sas is None:
             return self.kernel.find(keys)
-        return self._with_sas(self.kernel.find(replace(keys, sas={})), keys)
+        return self._with_sas(self.kernel.find(replace(keys, sas={}, whole=keys.whole - {"sas"})), keys)
 
-    def _with_sas(self, found: Observation, keys: Keys | None) -> Observation:
+    def audit(self, mappings: Sequence[str]) -> Iterator[Piece]:
+        if self._sas is None or "sas" not in mappings:
+            yield from self.kernel.audit(mappings)
+            return
+        yield Piece("sas", begins=True)
+        left = iter(list(self._sas.sas.items()))
+        while some := dict(islice(left, SAS_IN_A_PIECE)):
+            yield Piece("sas", some, {identity: self._sas.usage(identity) for identity in some})
+        yield Piece("sas", ends=True)
+        yield from self.kernel.audit([name for name in mappings if name != "sas"])
+
+    def _with_sas(self, found: Observation, keys: Keys) -> Observation:
         if self._sas is None:
             return found
-        held = self._sas.sas if keys is None else {one: self._sas.sas[one] for one in keys.sas if one in self._sas.sas}
+        asked = self._sas.sas if "sas" in keys.whole else keys.sas
+        held = {one: self._sas.sas[one] for one in asked if one in self._sas.sas}
         usage = {identity: self._sas.usage(identity) for identity in held}
-        return replace(found, state=replace(found.state, sas=dict(held)), usage=usage)
+        return replace(found, state=replace(found.state, sas=held), usage=usage)
 
 
 def has_esp() -> bool:

@@ -8,12 +8,13 @@ import time
 from collections.abc import Iterator
 
 from kmesh.launcher.daemon import PERIOD
-from kmesh.launcher.looks import DEAREST, LOOK
+from kmesh.launcher.looks import AUDIT, DEAREST, LOOK, SLOWLY
 from kmesh.telling.peers import Peers
 from kmesh.telling.readiness import answer, judged
 from kmesh.telling.record import KeyRecord, Pass, Record, after_pass, surveyed
 
 from kmesh_bpf import Options, Reconciler
+from tests.bench.audits import least, steps
 from tests.bench.chain import Chain, as_the_daemon
 from tests.bench.clusters import Cluster, view_of
 from tests.bench.kernels import Clock, Memory, real
@@ -31,30 +32,29 @@ RESIDENT = "; print(next(line.split()[1] for line in open('/proc/self/status') i
 
 
 def idle(size: Size) -> Iterator[Result]:
-    """Measure what an hour costs in which nothing happens: whole observations, and looks in between."""
+    """Measure what an hour costs in which nothing happens: passes over what is little, looks, and audits, all in steps."""
     clock = Clock()
     cluster = Cluster(size.peers[-1], size.wide)
     with as_the_daemon(), real(clock) as kernel:
         try:
             chain = Chain(cluster, kernel, clock, Options(max_exact=size.max_exact))
-            began = time.process_time()
-            for _ in range(size.passes):
+            passes = chain.reconciler
+
+            def one_pass() -> None:
                 clock.now += PERIOD
-                chain.reconciler.forget()
-                report = chain.reconciler.run(cluster.view())
+                passes.doubt_rest()
+                report = passes.run(cluster.view())
                 assert report.converged and not report.applied
-            audit = (time.process_time() - began) / size.passes
-            began, wall = time.process_time(), time.perf_counter()
-            for _ in range(size.passes):
-                assert not kernel.look()
-            look = (time.process_time() - began) / size.passes
-            between = max(LOOK, DEAREST * (time.perf_counter() - wall) / size.passes)
+
+            a_pass = least(one_pass, size.passes) / 1e3
+            (_, look, _), (_, audit, _) = (steps(begin, size.passes) for begin in (passes.look, passes.audit))
         finally:
             cluster.close()
-    hour = audit * HOUR / PERIOD + look * HOUR / between
+    look, audit = look / 1e3, audit / 1e3
+    hour = HOUR * (a_pass / PERIOD + look / max(LOOK, DEAREST * look) + audit / (AUDIT + SLOWLY * audit))
     how = f"{size.peers[-1]:,} peers, {size.wide:,} pods"
     yield Result(f"an idle hour, {how}", hour, "an hundredth of a core", HOUR / 100, "s", 1.0)
-    yield Result(f"a whole observation, {how}", audit * 1e3, "a look", look * 1e3, "ms")
+    yield Result(f"an audit, {how}", audit * 1e3, "a look", look * 1e3, "ms")
 
 
 def memory(size: Size) -> Iterator[Result]:

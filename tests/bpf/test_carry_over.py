@@ -13,7 +13,8 @@ from kmesh_bpf._abi import ffi
 from kmesh_bpf.core.state import PeerEntry, PodFlags, Program
 from kmesh_bpf.errors import MapFullError
 from kmesh_bpf.kernel import bpf
-from kmesh_bpf.kernel.maps import Maps, find_maps
+from kmesh_bpf.kernel.map_folders import find_maps
+from kmesh_bpf.kernel.maps import Maps
 from kmesh_bpf.kernel.programs import Settings, ensure_loaded, remove_stale
 from tests.bpf.model import SHOT
 from tests.bpf.node import READY

@@ -13,7 +13,8 @@ from kmesh_bpf.core.state import Program
 from kmesh_bpf.errors import ConfigError, LoadError, UnsupportedError
 from kmesh_bpf.kernel import bpf, programs
 from kmesh_bpf.kernel.linux import LinuxKernel
-from kmesh_bpf.kernel.maps import NAMES, Maps
+from kmesh_bpf.kernel.map_folders import NAMES
+from kmesh_bpf.kernel.maps import Maps
 from kmesh_bpf.kernel.pin_root import RUNNING, claim, need_bpffs
 from kmesh_bpf.kernel.programs import Settings, ensure_loaded, remove_all, remove_stale, source_folder
 

@@ -240,6 +240,6 @@ def test_an_incarnation_that_does_not_fit_is_refused_and_the_one_before_stays(sm
 def test_an_incarnation_that_somebody_wrote_over_is_an_error_of_ours(small):
     value = small._self()
     value.incarnation = b"\xff" * 40
-    small._maps["kmesh_self"].set(maps._index(0), value[0])
+    small._maps["kmesh_self"].set(maps._index(0), bytes(ffi.buffer(value)))
     with pytest.raises(DecodeError, match="is no text"):
         small.identity()

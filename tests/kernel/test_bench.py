@@ -18,6 +18,7 @@ ROWS = {
     "start": ("cold start, Python's share", "warm restart", "wall time"),
     "rotation": ("until announced", "until the old is gone"),
     "policy": ("update a policy among 36", "delete a policy among 36"),
+    "audit": ("the longest step of a look", "the longest step of an audit", "a pod written and read back"),
     "idle": ("an idle hour",),
     "memory": ("imports of the daemon", "the daemon, 6 peers"),
     "scrape": ("a scrape, 6 peers",),

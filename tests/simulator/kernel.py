@@ -30,8 +30,7 @@ from tests.simulator.noted import NotedDict, NotedSet, noted
 from tests.simulator.packets import Fate, Frame, Inner
 from tests.simulator.xfrm import LOW, Sad, Spd, Window
 
-SILENT = ("pods", "peers", "sources", "formers", "attachments", "services", "pod_devices")
-HELD = {*SILENT, "sas", "policies", "strangers"}
+HELD = {"sas", "policies", "strangers", "pods", "peers", "sources", "formers", "attachments", "services", "pod_devices"}
 BYTES = 84
 """What a packet counts for in an SA's usage: a ping's."""
 
@@ -307,12 +306,6 @@ class NodeKernel(Breaking):
         """Give a number that is another one whenever the objects of that name have changed."""
         held: NotedDict | NotedSet = getattr(self, name)
         return held.stamp
-
-    def _notified(self) -> tuple[object, ...]:
-        return self.stamp("sas"), self.stamp("policies"), self.links, self.nat_exemption
-
-    def _silent(self) -> tuple[object, ...]:
-        return self.links, *map(self.stamp, SILENT), self.remembered
 
     def _masquerade(self, version: int) -> Address | None:
         """Give the address that a masquerade rule chooses, None: there is no rule."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from ipaddress import ip_address
@@ -14,6 +15,7 @@ from kmesh.launcher.announcer import Announcer
 from kmesh.launcher.config import Config
 from kmesh.launcher.config import parse as flags
 from kmesh.launcher.daemon import FIRST_RETRY, LAST_RETRY, Daemon
+from kmesh.launcher.looks import Looks
 from kmesh.telling.record import Bounds, Pass
 from kmesh.telling.recorder import Recorder
 
@@ -93,6 +95,7 @@ class Machine:
         self.arguments: tuple[str, ...] = ()
         self.lies = False
         self.daemon: Daemon | None = None
+        self.audit: Iterator[bool] = iter(())
         self.source: SimulatedCluster | None = None
         self.outbox: Outbox | NoReports | None = None
         self.wake_at = 0.0
@@ -169,6 +172,8 @@ class Machine:
             self,
             fresh=self._fresh,
         )
+        self.daemon.looks = Looks(self.daemon.passes, lambda: 0.0)  # never due: looks and audits are turns' business
+        self.audit = self.daemon.passes.audit()
         self.wake_at, self.retry = self.world.now, FIRST_RETRY
         self.kernel.changed()
 
@@ -189,10 +194,8 @@ class Machine:
                 self.outbox.turn()
             self.daemon.announcer.write()
             news = self.source.changed() or self.daemon.announcer.news
-            changed = self.kernel.changed()
-            if changed:
-                self.daemon._guard()
-            if not (changed or news or self.world.now >= self.wake_at or self.kernel.look()):
+            changed = [self.daemon.kernel_changed(), *self.daemon.passes.look(), self._audits(self.daemon)]
+            if not (any(changed) or news or self.world.now >= self.wake_at):
                 self._tell(self.daemon)
                 return False
             self._step(self.daemon, self.source)
@@ -201,6 +204,13 @@ class Machine:
             self.world.story.tell(f"{self.name}'s daemon is killed between two operations, and started again")
             self.start()
         return True
+
+    def _audits(self, daemon: Daemon) -> bool:
+        """Do a step of an audit; tell whether it found anything."""
+        found = next(self.audit, None)
+        if found is None:
+            self.audit = daemon.passes.audit()
+        return bool(found)
 
     def _step(self, daemon: Daemon, source: SimulatedCluster) -> None:
         judge = self.world.judge

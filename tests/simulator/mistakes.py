@@ -259,7 +259,14 @@ _MADE = (
         tuple((sas._Tunnel, one, _only_known(one)) for one in ("found_inbound", "found_outbound")),
     ),
     Mistake("read half a view", ((KubernetesCluster, "_whole", lambda self: True),)),
-    Mistake("repair only what was notified", ((NodeKernel, "look", lambda self: False), (daemon, "PERIOD", math.inf))),
+    Mistake(
+        "repair only what was notified",
+        (
+            (NodeKernel, "look", lambda self: iter(())),
+            (NodeKernel, "audit", lambda self, mappings=(): iter(())),
+            (daemon, "PERIOD", math.inf),
+        ),
+    ),
     Mistake("the SPI of a former incarnation remembered", ((parts, "_entry", _entry_of_anybody),)),
     Mistake("an SA of other content counted as made", ((sas._Tunnel, "is_made", lambda self, sa: True),)),
     Mistake("ids that live in old SAs given again", ((marks, "allocate", _no_taken()),)),

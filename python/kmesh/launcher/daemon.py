@@ -123,7 +123,8 @@ class Daemon:
         self.memory = Memory()
         self.views = Views(config.node)
         self.passes = Reconciler(kernel, config.options, self.clock, fresh or fresh_incarnation)
-        self.whole_at = -math.inf
+        self.looks = Looks(self.passes, time.monotonic)
+        self.rest_at = -math.inf
         self.stopping = False
         self.took, self.ended = 0.0, -math.inf
         recorder.count(kernel.counters, kernel.xfrm_errors)
@@ -159,9 +160,8 @@ class Daemon:
         """
         try:
             self.memory.addresses = own_addresses(self.passes.observe().state)
-            self.whole_at = time.monotonic()
-            if self._attach():
-                self._forget()
+            self.rest_at = time.monotonic()
+            self._attach()
             until = time.monotonic() + FIRST_SECONDS
             while not self.stopping and (left := until - time.monotonic()) > 0:
                 objects = self.source.read()
@@ -198,14 +198,10 @@ class Daemon:
         be too.
         """
         until = time.monotonic() + wait  # whoever sets the clock back must not stop the passes
-        look = Looks(self.kernel, time.monotonic)
         while not self.stopping and (left := until - time.monotonic()) > 0:
-            selector.select(min(self.source.poll_interval, left, look.left(), self.recorder.due()))
-            if self.kernel.changed():
-                self._guard()
-            elif not (self.source.changed() or self.announcer.news):
-                if look.left() <= 0 and look.finds_anything() and heed:
-                    self._forget()
+            selector.select(min(self.source.poll_interval, left, self.looks.left(), self.recorder.due()))
+            if not (self.kernel_changed() or self.source.changed() or self.announcer.news):
+                if self.looks.step() and heed:
                     return
                 self._catch_up()
                 continue
@@ -219,8 +215,14 @@ class Daemon:
             return
         self._catch_up()  # where something always happens there is no better time
         time.sleep(max(0.0, until - time.monotonic()))
-        if self.kernel.changed():
-            self._guard()
+        self.kernel_changed()
+
+    def kernel_changed(self) -> bool:
+        """Take in what others have changed, and see to devices that have come; tell whether there is anything."""
+        touched = self.passes.changed()
+        if touched.rest:
+            self._attach()
+        return bool(touched)
 
     def _catch_up(self) -> None:
         """Do what events need not wait for: tell what there is to tell, keep what the next boot needs."""
@@ -229,23 +231,13 @@ class Daemon:
         if self.boot is not None:
             self.boot.catch_up()
 
-    def _forget(self) -> None:
-        """Have the next pass observe the whole kernel, and not only what it writes."""
-        self.passes.forget()
-        self.whole_at = time.monotonic()
-
-    def _guard(self) -> None:
-        """Give a device that has just come its programs before anything else; a pass does the rest, and tells."""
-        self._forget()
-        self._attach()
-
     def _attach(self) -> bool:
         """Attach what devices lack; tell whether anything was."""
         addresses = self.memory.addresses
         if not addresses:
             return False  # no daemon before has left anything to go by
         try:
-            done, _ = self.kernel.attach_missing(addresses, self.config.options.uplinks)
+            done = self.passes.attach_missing(addresses, self.config.options.uplinks)
         except KmeshBpfError as error:
             log.debug("%s; a pass will tell", error)
             return False
@@ -259,8 +251,11 @@ class Daemon:
         started = time.monotonic()
         self._acknowledge()
         objects = self.source.read()
-        if started - self.whole_at >= PERIOD or self.kernel.changed() or self.kernel.look():
-            self._forget()
+        if started - self.rest_at >= PERIOD:
+            self.passes.doubt_rest()
+            self.rest_at = started
+        self.passes.changed()
+        self.looks.catch_up()
         view = self.view(objects)
         report = self.passes.run(view, shown=self._shown(objects))
         self.memory.addresses = view.node.addresses
@@ -279,7 +274,7 @@ class Daemon:
         elif not report.failures:
             return SETTLE  # what is left is of a later step: the first pass only brought it about
         if report.failures:
-            self._forget()  # somebody else may be at work
+            self.passes.forget()  # somebody else may be at work
             return TRANSITION_PERIOD
         if claims_changed:
             return SETTLE

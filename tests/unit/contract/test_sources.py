@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[3]
 FOLDERS = ("bpf", "deploy", "kmesh_bpf", "python", "scripts", "tests")
 SUFFIXES = ("", ".py", ".pyi", ".c", ".h", ".sh")
-NOT_OURS = ("_abi.c", "__pycache__", "build", "corpus", ".egg-info")
+NOT_OURS = ("_abi.c", "_abi.pyi", "__pycache__", "build", "corpus", ".egg-info")
 LONGEST = 400
 """Lines."""
 

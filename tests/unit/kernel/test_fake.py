@@ -7,7 +7,7 @@ import pytest
 
 from kmesh_bpf import ConfigError, FakeKernel, Key
 from kmesh_bpf.core import operations as ops
-from kmesh_bpf.core.state import Attachment, Link, Mark, PeerEntry, PodFlags, Program, Sa
+from kmesh_bpf.core.state import Attachment, Direction, Link, Mark, PeerEntry, PodFlags, Policy, Program, Sa
 from kmesh_bpf.errors import ConflictError
 from kmesh_bpf.kernel.interface import Kernel
 from tests.unit.core import mesh
@@ -24,6 +24,10 @@ def kernel() -> FakeKernel:
     return made
 
 
+def finds(kernel: FakeKernel) -> bool:
+    return any([*kernel.look()])
+
+
 def test_it_promises_what_the_seam_does():
     verbs = {name for name in vars(Kernel) if not name.startswith("_")}
     assert verbs <= set(dir(FakeKernel))
@@ -38,7 +42,7 @@ def test_of_what_it_did_itself_it_is_not_told(kernel):
     "change",
     [
         lambda kernel: kernel.sas.clear(),
-        lambda kernel: kernel.policies.update({None: None}),
+        lambda kernel: kernel.policies.update({"selector": "policy"}),
         lambda kernel: setattr(kernel, "links", mesh.LINKS[:2]),
         lambda kernel: setattr(kernel, "nat_exemption", True),
     ],
@@ -48,7 +52,7 @@ def test_of_what_somebody_else_did_it_is_told_once_whatever_it_does_itself_meanw
     kernel.apply((ops.AddSa(SA),))
     change(kernel)
     kernel.apply(meanwhile)
-    assert (kernel.changed(), kernel.changed()) == (True, False)
+    assert (bool(kernel.changed()), bool(kernel.changed())) == (True, False)
 
 
 @pytest.mark.parametrize(
@@ -68,21 +72,21 @@ def test_of_what_somebody_else_did_it_is_told_once_whatever_it_does_itself_meanw
 def test_a_look_finds_what_nobody_tells_of_until_it_is_observed(kernel, change):
     kernel.remember("x" * 36)
     kernel.observe()
-    assert not kernel.look()
+    assert not finds(kernel)
     change(kernel)
-    assert kernel.look()
+    assert finds(kernel)
     kernel.observe()
-    assert not kernel.look()
+    assert not finds(kernel)
 
 
 def test_a_look_does_not_find_what_is_written_here_but_what_others_wrote_before(kernel):
     kernel.observe()
     kernel.remember("x" * 36)
     assert not kernel.apply((ops.SetPod(HERE, PodFlags.LOCAL),))
-    assert not kernel.look()
+    assert not finds(kernel)
     kernel.pods[HERE] = PodFlags.REMOTE
     kernel.apply((ops.SetSource(HERE, 3),))
-    assert kernel.look()
+    assert finds(kernel)
 
 
 def test_a_device_that_comes_gets_its_program_and_is_bound_and_what_is_refused_is_told(kernel):
@@ -121,6 +125,16 @@ def test_an_sa_is_found_by_the_bits_that_it_looks_at_and_the_last_one_added_firs
     assert kernel.find_sa(L, 1, 0x1000D0) is narrow
     (failure,) = kernel.apply((ops.AddSa(SA),))
     assert isinstance(failure.error, ConflictError)
+
+
+def test_a_foreign_policy_in_our_place_is_a_conflict_and_no_object_of_ours(kernel):
+    policy = Policy(Direction.OUT, mesh.node(1).pod_cidrs[0], mesh.node(2).pod_cidrs[0], Mark(0xE0, 0xEF), L, R)
+    kernel.foreign_policies.add(policy.id)
+    (failure,) = kernel.apply((ops.SetPolicy(policy),))
+    assert isinstance(failure.error, ConflictError)
+    assert kernel.observe().state.policies == {}
+    assert kernel.apply((ops.SetPolicy(policy, replace=True),)) == ()
+    assert (kernel.observe().state.policies, kernel.foreign_policies) == ({policy.id: policy}, set())
 
 
 def test_what_is_gone_already_is_absent_as_asked(kernel):

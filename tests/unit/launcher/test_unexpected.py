@@ -8,13 +8,16 @@ import select
 import socket
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
 from kmesh import unexpected
 from kmesh.cluster.secret import parse_keys
+from kmesh.launcher.looks import Looks
 
 from kmesh_bpf import KernelError
+from kmesh_bpf.core.mirror import Keys
 from kmesh_bpf.errors import LoadError, UnsupportedError
 from kmesh_bpf.kernel import boot_guard, nat, nft, programs
 from kmesh_bpf.kernel.rules import Rules
@@ -59,7 +62,7 @@ class Loop:
     def __init__(self, node: Node, monkeypatch: pytest.MonkeyPatch, passes: int) -> None:
         self.node, self.left = node, passes
         node.memory.subscribe = lambda: ()
-        node.memory.changed = lambda: True
+        node.memory.changed = lambda: Keys(rest=True)
         node.memory.attach_missing = lambda *_: ((), ())
         for name, seconds in (("FIRST_RETRY", 0.01), ("TRANSITION_PERIOD", 0.05), ("LAST_RETRY", 0.05)):
             monkeypatch.setattr(f"kmesh.launcher.daemon.{name}", seconds)
@@ -119,8 +122,10 @@ def test_so_is_what_happens_between_two_passes(node, monkeypatch, caplog, failur
     if place == "look":
         monkeypatch.setattr("kmesh.launcher.looks.LOOK", 0.01)
         monkeypatch.setattr("kmesh.launcher.daemon.PERIOD", 0.05)
-    node.memory.changed = lambda: place == "attach_missing"
-    setattr(node.memory, place, once(failure, lambda *_: ((), ()) if place == "attach_missing" else True))
+        node.daemon.looks = Looks(node.daemon.passes, time.monotonic)
+    then = {"changed": Keys(rest=True), "attach_missing": ((), ()), "look": [Keys(rest=True)]}
+    node.memory.changed = lambda: Keys(rest=place == "attach_missing")
+    setattr(node.memory, place, once(failure, lambda *_: then[place]))
     with caplog.at_level(logging.INFO, "kmesh"):
         loop.run()
     assert any(re.match(said, record.getMessage()) for record in caplog.records)

@@ -1,13 +1,15 @@
 """How long a daemon waits between two passes, and what ends the wait."""
 
+from collections.abc import Iterator
 from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
 from kmesh.launcher.daemon import LONGEST_SETTLE, SETTLE
-from kmesh.launcher.looks import DEAREST, LOOK, Looks
+from kmesh.launcher.looks import AUDIT, DEAREST, LOOK, OVERDUE, SLOWLY, Looks
 
 from kmesh_bpf import KernelError
+from kmesh_bpf.core.mirror import Keys
 from tests.unit.cluster import kube
 from tests.unit.launcher.standin import Node
 
@@ -34,7 +36,7 @@ def test_an_event_after_quiet_is_acted_on_at_once_and_one_soon_after_a_pass_is_a
     node.daemon.took, node.daemon.ended = took, 100.0 - ago
     monkeypatch.setattr("kmesh.launcher.daemon.time.monotonic", lambda: 100.0)
     node.put(kube.pod("late", 2, 77))
-    node.memory.changed = lambda: False
+    node.memory.changed = Keys
     monkeypatch.setattr("kmesh.launcher.daemon.time.sleep", slept.append)
     node.daemon._sleep(SimpleNamespace(select=lambda seconds: []), 30.0)
     assert slept == pytest.approx(settled)
@@ -53,6 +55,7 @@ class Waiting:
         monkeypatch.setattr(node.memory, "look", self.look)
         monkeypatch.setattr(node.memory, "attach_missing", self.attach)
         node.source.changed = lambda: False
+        node.daemon.looks = Looks(node.daemon.passes, lambda: self.now)
 
     def select(self, seconds: float) -> None:
         self.now += seconds
@@ -61,13 +64,14 @@ class Waiting:
         self.slept.append(seconds)
         self.now += seconds
 
-    def changed(self) -> bool:
+    def changed(self) -> Keys:
         told, self.device_at = self.now >= self.device_at, self.device_at if self.now < self.device_at else 999.0
-        return told
+        return Keys(rest=told)
 
-    def look(self) -> bool:
+    def look(self) -> Iterator[Keys]:
         self.looked.append(self.now)
-        return len(self.looked) > self.found_after
+        yield Keys()
+        yield Keys(rest=len(self.looked) > self.found_after)
 
     def attach(self, addresses, uplinks):
         self.attached_at = self.now
@@ -160,16 +164,80 @@ def test_a_device_that_comes_has_its_programs_before_the_daemon_waits_for_more_a
     assert waiting.now > waiting.attached_at
 
 
+class Passes:
+    """Steps of looks and audits that take some seconds each, and find something at their numbers in ``finding``."""
+
+    def __init__(self) -> None:
+        self.now, self.seconds, self.steps = 0.0, 0.002, 5
+        self.finding, self.failing, self.log = (), (), []
+        self.looks = Looks(self, lambda: self.now)
+
+    def look(self) -> Iterator[bool]:
+        return self.round("look")
+
+    def audit(self) -> Iterator[bool]:
+        return self.round("audit")
+
+    def round(self, what: str) -> Iterator[bool]:
+        for number in range(self.steps):
+            self.now += self.seconds
+            self.log.append(what)
+            if what in self.failing:
+                raise KernelError("dump", "the map", 12)
+            yield (what, number) in self.finding
+
+    def until(self, end: float) -> list[float]:
+        """Do what is due until then, as a daemon to which nothing happens; give when something was found."""
+        found = []
+        while self.now < end:
+            if self.looks.step():
+                found.append(self.now)
+            self.now += max(self.looks.left(), 1e-6)
+        return found
+
+
 def test_a_look_that_fails_leaves_it_to_a_pass_to_tell_and_a_dear_one_comes_rarely():
-    now = [0.0]
+    passes = Passes()
+    passes.seconds, passes.failing = 0.1, ("look",)
+    assert passes.looks.left() == LOOK
+    passes.now += LOOK
+    assert passes.looks.left() == 0
+    assert passes.looks.step()
+    assert passes.looks.left() == pytest.approx(DEAREST * 0.1)
 
-    def look() -> bool:
-        now[0] += 0.1
-        raise KernelError("dump", "the map", 12)
 
-    looks = Looks(SimpleNamespace(look=look), lambda: now[0])
-    assert looks.left() == LOOK
-    now[0] += LOOK
-    assert looks.left() == 0
-    assert looks.finds_anything()
-    assert looks.left() == pytest.approx(DEAREST * 0.1)
+def test_between_two_steps_nothing_is_waited_for_and_what_is_found_is_told_at_once():
+    passes = Passes()
+    passes.finding = (("look", 1),)
+    passes.now += LOOK
+    assert [passes.looks.step() for _ in range(3)] == [False, True, False]
+    assert passes.looks.left() == 0
+    assert passes.now == pytest.approx(LOOK + 3 * passes.seconds)
+
+
+def test_looks_and_audits_take_their_share_of_a_processor_and_no_more():
+    passes = Passes()
+    passes.steps = 100
+    passes.until(2000.0)
+    spent = {what: passes.log.count(what) * passes.seconds for what in ("look", "audit")}
+    assert 0.8 / DEAREST < spent["look"] / 2000 < 1.02 / DEAREST
+    assert 0.5 / SLOWLY < spent["audit"] / 2000 < 1.02 / SLOWLY
+
+
+def test_a_small_cluster_is_audited_twice_a_minute_whole():
+    passes = Passes()
+    passes.until(300.0)
+    assert passes.log.count("audit") / passes.steps == pytest.approx(300 / (AUDIT + 4 * SLOWLY * passes.seconds), abs=1)
+
+
+def test_where_events_never_cease_a_step_is_done_once_a_second_all_the_same():
+    passes = Passes()
+    for _ in range(400):
+        passes.now += 0.01
+        passes.looks.catch_up()
+    assert passes.log.count("look") >= 1
+    passes.now += OVERDUE
+    passes.looks.catch_up()
+    before = len(passes.log)
+    passes.looks.catch_up()
+    assert len(passes.log) == before, "one step, and then the events"

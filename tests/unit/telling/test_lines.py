@@ -79,7 +79,7 @@ def test_what_is_done_ahead_of_a_pass_is_told_too(node, caplog):
     node.steps()
     node.memory.links = (*node.memory.links, replace(mesh.LINKS[2], ifindex=9, name="late", far_addresses=()))
     with caplog.at_level(logging.INFO, "kmesh"):
-        node.daemon._guard()
+        node.daemon._attach()
     (line,) = [one.getMessage() for one in caplog.records]
     assert line.startswith("ahead of a pass: ")
     assert line.endswith(" programs")
