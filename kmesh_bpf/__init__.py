@@ -14,7 +14,7 @@ from kmesh_bpf.core.explain import Fate, Stop, Trace, trace
 from kmesh_bpf.core.incarnation import Announcement, Cause, Decision, Memory
 from kmesh_bpf.core.marks import check_mark_mask
 from kmesh_bpf.core.marks import check_mask as check_node_mark_mask
-from kmesh_bpf.core.operations import AddSa, Attach, DeletePod, Operation, SetPod
+from kmesh_bpf.core.operations import AddSa, Attach, DeletePod, DeleteSa, Operation, SetPod
 from kmesh_bpf.core.options import Options
 from kmesh_bpf.core.planner import Plan, make_plan
 from kmesh_bpf.core.problems import Problem, ProblemKind
@@ -59,6 +59,7 @@ __all__ = [
     "ConfigError",
     "Decision",
     "DeletePod",
+    "DeleteSa",
     "Direction",
     "Evidence",
     "FakeKernel",
