@@ -282,7 +282,9 @@ class Judge:
                 if doubtful or len(said) > 1 or said not in ({None}, {(pod.machine.name, pod.label)}):
                     return "a daemon's view of a pod is not the newest"
         if trip.via is not None and any(machine.is_go for machine in machines):
-            return "by a NodePort, with a Go node on the way, which encrypts nothing to nodes and takes nothing from them"
+            return (
+                "by a NodePort, with a Go node on the way, which encrypts nothing to nodes and takes nothing from them"
+            )
         if len(machines) > 2 and truth.says(trip.dst) is None:
             return "by a NodePort to a pod of a third node that is not managed (README, Limits)"
         return None

@@ -223,6 +223,7 @@ FIRST = {
     "a restart forgets what it had announced": 3,
     "what was decrypted is not asked for its mark": 0,
     "what was decrypted is not asked for our reqid": 18,
+    "always replacing a policy": 5,
 }
 
 _MADE = (
@@ -256,7 +257,8 @@ _MADE = (
     Mistake(
         "what was decrypted is not asked for our reqid",
         tuple(
-            (model.PROGRAMS, one, _by_the_mark(model.PROGRAMS[one])) for one in (Program.MARK_DECRYPT, Program.POD_GUARD)
+            (model.PROGRAMS, one, _by_the_mark(model.PROGRAMS[one]))
+            for one in (Program.MARK_DECRYPT, Program.POD_GUARD)
         ),
     ),
     Mistake("announcing though programs are not attached", ((daemon, "Attach", _Nothing),)),

@@ -117,7 +117,9 @@ class Feed:
             return
         for line in list(self.lines):
             line.turn()
-        rests = not server.away and all(line.revision == server.revision and line.shelf.lost_at is None for line in self.lines)
+        rests = not server.away and all(
+            line.revision == server.revision and line.shelf.lost_at is None for line in self.lines
+        )
         self._at_rest = (server.epoch, server.revision) if rests else None
 
     def stir(self) -> None:

@@ -53,7 +53,9 @@ class World:
     ``go``: some nodes are of another make, the first one and now and then one that joins.
     """
 
-    def __init__(self, seed: str, size: int, pods: int, families: tuple[int, ...], story: Story, *, go: bool = False) -> None:
+    def __init__(
+        self, seed: str, size: int, pods: int, families: tuple[int, ...], story: Story, *, go: bool = False
+    ) -> None:
         self.story, self.families, self.go = story, families, go
         self.now = START
         self.random = Random(seed)

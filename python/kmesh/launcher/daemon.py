@@ -67,8 +67,8 @@ FIRST_RETRY, LAST_RETRY = 0.5, 30.0
 class Memory:
     """What the daemon knows beyond the cluster and the kernel: the keys it has seen and what it has announced.
 
-    ``secret``: what keys were last taken from. ``used``: digests of keys that were in force before. ``evidence``: what the last pass left in the kernel that claims
-    are measured by. ``addresses``: this node's, of the last pass.
+    ``secret``: what keys were last taken from. ``used``: digests of keys that were in force before. ``evidence``: what
+    the last pass left in the kernel that claims are measured by. ``addresses``: this node's, of the last pass.
     ``standing``: what the last pass found wrong, by where.
     """
 

@@ -195,7 +195,6 @@ def test_a_key_that_came_back_is_not_kept_for_those_who_cannot_know_that_it_did(
     assert digest(key(1)) in following.used
 
 
-
 def test_after_a_delete_the_spi_goes_on_above_every_announced_one():
     assert next_keys(None, {"n1": 3, "n2": 7, "n3": 5}, key(8)) == ring(8)
 
