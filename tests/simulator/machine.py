@@ -14,7 +14,7 @@ from typing import Any
 from kmesh.launcher.announcer import Announcer
 from kmesh.launcher.config import Config
 from kmesh.launcher.config import parse as flags
-from kmesh.launcher.daemon import FIRST_RETRY, LAST_RETRY, Daemon
+from kmesh.launcher.daemon import FIRST_RETRY, LAST_RETRY, TRANSITION_PERIOD, Daemon
 from kmesh.launcher.looks import Looks
 from kmesh.telling.record import Bounds, Pass
 from kmesh.telling.recorder import Recorder
@@ -27,6 +27,8 @@ from tests.simulator.server import Manifest
 from tests.simulator.source import Feed, Outbox, SimulatedCluster
 
 UPLINK = 2
+REFUSED = 0.4
+"""How likely an operation is refused by a kernel that refuses some."""
 BOUNDS = Bounds(silence=90.0, view_age=60.0)
 
 
@@ -100,6 +102,7 @@ class Machine:
         self.outbox: Outbox | NoReports | None = None
         self.wake_at = 0.0
         self.retry = FIRST_RETRY
+        self.failing = False
         self.kill_in: int | None = None
         self.refusals = 0
         self.lag = 0.0
@@ -217,6 +220,7 @@ class Machine:
         try:
             judge.begins(self, source.read())
             wait = daemon.step()
+            self.failing = wait == TRANSITION_PERIOD
         except KmeshBpfError as error:
             daemon.recorder.failed(str(error))
             self.wake_at = self.world.now + self.retry
@@ -237,12 +241,13 @@ class Machine:
 
     def _between(self, operation: Operation) -> KernelError | None:
         """Before each operation: the daemon may be killed here, the kernel may refuse, and packets are on their way."""
+        judge = self.world.judge
         self._may_die()
-        if self.refusals:
+        if self.refusals and self.world.random.random() < REFUSED:
             self.refusals -= 1
-            self.world.judge.tampered(self, "its kernel has refused an operation")
+            judge.refused(self)
             return KernelError("do", self.kernel.render(operation), errno.ENOMEM)
-        self.world.judge.overwrites(self, operation)
+        judge.overwrites(self, operation)
         self.world.between_operations(self, operation)
         return None
 
