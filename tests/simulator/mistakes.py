@@ -79,7 +79,7 @@ def _announce_first() -> Callable[..., Any]:
 
     def announcing(self: daemon.Daemon, objects: Any) -> Any:
         found = view(self, objects)
-        ring, kept = self.memory.keyring, self.kernel.incarnation()
+        ring, kept = self.keys.keyring, self.kernel.incarnation()
         if ring is not None and kept and self.memory.announced and ring.current > self.memory.announced:
             node = local_node(objects, self.config.node)
             self.source.publish(kmesh_node_info(node, ring.current, self.config.options.replay_window, boot_id=kept))

@@ -13,15 +13,13 @@ import selectors
 import socket
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from kmesh import unexpected
 from kmesh.cluster.objects import NAMESPACE, ClusterObjects, NodeInfo, parse
-from kmesh.cluster.secret import LONGEST_HISTORY, Keyring, accept, digest, holds_key, parse_keys
 from kmesh.cluster.shared import find
 from kmesh.cluster.snapshot import kmesh_node_info, local_node
 from kmesh.cluster.source import ClusterSource
@@ -30,8 +28,9 @@ from kmesh.errors import ClusterError
 from kmesh.launcher.announcer import Announced, Announcer, Draft
 from kmesh.launcher.boot import BootGuard
 from kmesh.launcher.config import Config
+from kmesh.launcher.keys import Keys
 from kmesh.launcher.looks import Looks
-from kmesh.telling.lines import counted, milliseconds, news
+from kmesh.launcher.pass_log import PassLog
 from kmesh.telling.record import KeyRecord, Pass
 from kmesh.telling.recorder import Recorder
 from kmesh_bpf import (
@@ -39,17 +38,14 @@ from kmesh_bpf import (
     AddSa,
     Announcement,
     Attach,
-    ConfigError,
     Evidence,
     Kernel,
-    Key,
     KmeshBpfError,
     Operation,
     Reconciler,
     Report,
     View,
     evidence,
-    managed_pods,
     own_addresses,
 )
 
@@ -70,28 +66,18 @@ FIRST_SECONDS = 10.0
 
 @dataclass(slots=True)
 class Memory:
-    """What the daemon knows beyond the cluster and the kernel: the keys it has seen and what it has announced.
+    """What the daemon knows beyond the cluster, the kernel and its keys: what it has announced.
 
-    ``keys``: those that the Secret holds, and those that an SA still uses. ``used``: digests of keys that were in force
-    before. ``secret``: what the keys were taken from, or were not. ``evidence``: what the last pass left in the kernel
-    that claims are measured by. ``addresses``: this node's, of the last pass, before the first as the kernel has them
-    of a daemon before.
-    ``standing``: what the last pass found wrong, by where.
+    ``evidence``: what the last pass left in the kernel that claims are measured by. ``addresses``: this node's, of the
+    last pass, before the first as the kernel has them of a daemon before.
     """
 
-    secret: Mapping[str, Any] | None = None
-    keyring: Keyring | None = None
-    keys: dict[int, Key] = field(default_factory=dict)
-    used: tuple[str, ...] = ()
     announced: int = 0
     announced_at: float = 0.0
-    refused: str = ""
-    standing: dict[str, tuple[str, ...]] = field(default_factory=dict)
     published: bool = False
     generation: int = 0
     evidence: Evidence | None = None
     addresses: Collection[Address] = ()
-    ready: bool = False
 
 
 class Daemon:
@@ -121,6 +107,8 @@ class Daemon:
         self.boot = boot
         self.clock = recorder.clock
         self.memory = Memory()
+        self.keys = Keys()
+        self.log = PassLog(kernel)
         self.views = Views(config.node)
         self.passes = Reconciler(kernel, config.options, self.clock, fresh or fresh_incarnation)
         self.whole_at = -math.inf
@@ -249,9 +237,7 @@ class Daemon:
         except KmeshBpfError as error:
             log.debug("%s; a pass will tell", error)
             return False
-        if done:
-            log.info("ahead of a pass: %s", counted(done))
-            self._log_operations(done)
+        self.log.ahead(done)
         return bool(done)
 
     def step(self) -> float:
@@ -264,13 +250,12 @@ class Daemon:
         view = self.view(objects)
         report = self.passes.run(view, shown=self._shown(objects))
         self.memory.addresses = view.node.addresses
-        self._tell(report)
         self._forget_keys(report)
         self._announce(report, objects)
         claims_changed = self._look(report, view, objects)
         self.ended = time.monotonic()
         self.took = self.ended - started
-        self._log_pass(report)
+        self.log.passed(report, self.took)
         self.recorder.passed(Pass(view, report, self._key(), objects.problems, self.clock(), self.took))
         if self.boot is not None:
             self.boot.passed(report)
@@ -296,9 +281,8 @@ class Daemon:
         return claims != (view.pods, view.problems)
 
     def _key(self) -> KeyRecord:
-        memory = self.memory
-        spi = memory.keyring.current if memory.keyring else 0
-        return KeyRecord(spi, memory.announced, memory.refused, memory.generation, self.announcer.hindrance)
+        keys, memory = self.keys, self.memory
+        return KeyRecord(keys.current, memory.announced, keys.refused, memory.generation, self.announcer.hindrance)
 
     def preview(self) -> tuple[Operation, ...]:
         """Give what a first pass would do (``--dry-run``); see :meth:`view` for errors."""
@@ -316,18 +300,21 @@ class Daemon:
         if not objects.complete:
             # Half a view would take down what a former daemon of this node has built.
             raise ClusterError(f"the cluster is not known yet: {'; '.join(objects.problems) or 'it is being read'}")
-        self._take_keys(objects)
+        self.keys.take(objects.secret)
+        refused = self.keys.refused
+        sentences = (f"the key in the Secret is refused, the old one stays: {refused}",) if refused else ()
+        self.log.problems("key", sentences)
         local_node(objects, self.config.node)
         ours = self._ours(objects)
         if not self.memory.published and ours is not None and self.kernel.incarnation() == ours.boot_id:
             # A restart: our inbound SAs for that version have been there all along.
             self.memory.announced = ours.spi
-        self._problems("cluster", objects.problems)
+        self.log.problems("cluster", objects.problems)
         # Of now: an address that was given on to another node's pod is not ours any more once its device is gone.
         self.memory.evidence = evidence(self.passes.observe())
         return self.views.view(
             objects,
-            keys=self.memory.keys,
+            keys=self.keys.known,
             services=tuple(dict.fromkeys((*self.config.services, *objects.services))),
             announced=self.memory.announced,
             announced_at=self.memory.announced_at,
@@ -345,54 +332,24 @@ class Daemon:
             return Announcement()
         return Announcement(ours.boot_id, ours.addresses, ours.uid, ours.replay_window or 0)
 
-    def _take_keys(self, objects: ClusterObjects) -> None:
-        if objects.secret is self.memory.secret:
-            return  # a source gives the same object until there is another one
-        self.memory.secret = objects.secret
-        if objects.secret is None or not holds_key(objects.secret):
-            return
-        before = self.memory.keyring
-        known = Keyring(before.current, self.memory.keys, self.memory.used) if before else None
-        try:
-            keyring = accept(known, parse_keys(objects.secret))
-        except ConfigError as error:
-            self.memory.refused = str(error)
-            self._problems("key", (f"the key in the Secret is refused, the old one stays: {error}",))
-            return
-        if keyring != self.memory.keyring:
-            log.info("key with SPI %d taken from the Secret", keyring.current)
-        self._problems("key", ())
-        self.memory.keyring, self.memory.refused = keyring, ""
-        self.memory.keys.update(keyring.keys)
-        self._note_used(keyring.used)
-
-    def _note_used(self, digests: Iterable[str]) -> None:
-        self.memory.used = tuple(dict.fromkeys((*digests, *self.memory.used)))[:LONGEST_HISTORY]
-
     def _forget_keys(self, report: Report) -> None:
-        """Keep of the keys that the Secret does not hold any more those that an SA still uses; of others, a digest."""
-        memory = self.memory
-        others = memory.keys.keys() - memory.keyring.keys.keys() if memory.keyring else ()
-        if not others or report.touched is not None:
-            return  # time enough when all SAs have been looked at anyway
-        in_use = {identity.spi for identity in report.observed.state.sas}
-        gone = [memory.keys.pop(spi) for spi in sorted(others, reverse=True) if spi not in in_use]
-        self._note_used(map(digest, gone))
+        """Forget keys of no more use: time enough when all SAs have been looked at anyway."""
+        if self.keys.beyond and report.touched is None:
+            self.keys.forget({identity.spi for identity in report.observed.state.sas})
 
     def _announce(self, report: Report, objects: ClusterObjects) -> None:
         """Have the newest key announced once every inbound SA for it is in the kernel.
 
         That is the first step of docs/design.md, "Replacing the key".
         """
-        keyring = self.memory.keyring
-        if keyring is None:
+        if not self.keys.current:
             return
         missing = [
             operation
             for operation in report.drift
             if isinstance(operation, Attach) or (isinstance(operation, AddSa) and operation.sa.mark is not None)
         ]
-        spi = self.memory.announced if missing else keyring.current
+        spi = self.memory.announced if missing else self.keys.current
         if not spi:
             self.announcer.put(None)
             return
@@ -422,35 +379,6 @@ class Daemon:
             self.passes.memory = self.passes.memory.announced(recreated=draft.recreate)
         if memory.announced != draft.spi or not memory.published:
             memory.announced, memory.announced_at, memory.published = draft.spi, done.at, True
-
-    def _tell(self, report: Report) -> None:
-        if report.decision.new:
-            level = logging.WARNING if report.renewed else logging.INFO
-            log.log(level, "%s: new incarnation %s, and new keys", report.decision.why, report.incarnation)
-        self._log_operations(report.applied)
-        self._problems("kernel", tuple(str(failure.error) for failure in report.failures), logging.ERROR)
-        self._problems("plan", tuple(map(str, report.plan.problems)))
-        if report.converged and not self.memory.ready:
-            self.memory.ready = True
-            managed = managed_pods(report.plan.state)
-            log.info("ready: %d peers, %d managed addresses", len(report.plan.ready_peers), len(managed))
-
-    def _log_pass(self, report: Report) -> None:
-        """Tell in a line what a pass has changed; for who debugs, how long it took, and in which phase."""
-        if report.applied:
-            log.info("%s (%s)", counted(report.applied), milliseconds(self.took))
-        phases = ", ".join(f"{phase} {milliseconds(seconds)}" for phase, seconds in report.spent.items())
-        log.debug("a pass of %s: %s", milliseconds(self.took), phases)
-
-    def _log_operations(self, applied: Iterable[Operation]) -> None:
-        if log.isEnabledFor(logging.DEBUG):
-            for operation in applied:
-                log.debug("%s", self.kernel.render(operation))
-
-    def _problems(self, where: str, problems: tuple[str, ...], level: int = logging.WARNING) -> None:
-        for sentence in news(self.memory.standing.get(where, ()), problems):
-            log.log(level, "%s", sentence)
-        self.memory.standing[where] = problems
 
 
 def fresh_incarnation() -> str:

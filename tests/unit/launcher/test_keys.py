@@ -2,7 +2,7 @@
 
 import pytest
 from kmesh.cluster.secret import KEPT, LONGEST_HISTORY, digest, parse_keys
-from kmesh.launcher import daemon
+from kmesh.launcher import keys
 
 from kmesh_bpf import Key
 from tests.unit.cluster import kube
@@ -11,7 +11,7 @@ from tests.unit.cluster import kube
 @pytest.fixture
 def parsed(monkeypatch) -> list[int]:
     found = []
-    monkeypatch.setattr(daemon, "parse_keys", lambda secret: found.append(1) or parse_keys(secret))
+    monkeypatch.setattr(keys, "parse_keys", lambda secret: found.append(1) or parse_keys(secret))
     return found
 
 
@@ -55,11 +55,11 @@ def test_what_the_secret_holds_and_what_an_sa_uses_is_remembered_and_nothing_els
     last = KEPT + 4
     for number in range(1, last + 1):
         replaced(node, number)
-        memory = node.daemon.memory
-        assert memory.keys.keys() == memory.keyring.keys.keys() == set(range(max(1, number - KEPT), number + 1))
+        held = node.daemon.keys
+        assert held.known.keys() == held.keyring.keys.keys() == set(range(max(1, number - KEPT), number + 1))
     assert node.ready() == (200, [])
-    assert digest(Key(kube.material(1))) in memory.used
-    assert len(memory.used) <= LONGEST_HISTORY
+    assert digest(Key(kube.material(1))) in held.used
+    assert len(held.used) <= LONGEST_HISTORY
 
 
 def test_one_that_the_secret_holds_no_more_stays_as_long_as_an_sa_uses_it(node):
@@ -69,8 +69,8 @@ def test_one_that_the_secret_holds_no_more_stays_as_long_as_an_sa_uses_it(node):
         node.daemon.passes.forget()
     spis = {sa.spi for sa in node.memory.sas.values()}
     assert 1 in spis, "the peers have not moved"
-    assert node.daemon.memory.keyring.keys.keys() == set(range(3, KEPT + 4))
-    assert node.daemon.memory.keys.keys() == set(range(3, KEPT + 4)) | spis
+    assert node.daemon.keys.keyring.keys.keys() == set(range(3, KEPT + 4))
+    assert node.daemon.keys.known.keys() == set(range(3, KEPT + 4)) | spis
 
 
 def test_a_key_that_was_forgotten_is_not_taken_again(node):
@@ -84,9 +84,9 @@ def test_a_key_that_was_forgotten_is_not_taken_again(node):
             node.clock.now += 60
             node.daemon.passes.forget()
             node.steps(2)
-    memory = node.daemon.memory
-    assert memory.keys.keys() == {2}
+    held = node.daemon.keys
+    assert held.known.keys() == {2}
     node.put(kube.secret(kube.entry(3, kube.material(1))))
     node.steps(2)
-    assert "was in force before" in memory.refused
-    assert memory.keyring.current == 2
+    assert "was in force before" in held.refused
+    assert held.keyring.current == 2
