@@ -29,7 +29,7 @@ class GoDaemon(Daemon):
         return replace(view, peers=tuple(replace(peer, node_traffic=False, replay_window=0) for peer in view.peers))
 
     def _announce(self, report: Report, objects: ClusterObjects) -> None:
-        ours, ring = self._ours(objects), self.memory.keyring
+        ours, ring = self._ours(objects), self.keys.keyring
         began = ours is not None and ours.boot_id == report.incarnation
         missing = any(isinstance(one, AddSa) and one.sa.mark is not None for one in report.drift)
         spi = ring.current if ring is not None and began and not missing else self.memory.announced
