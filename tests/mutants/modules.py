@@ -40,7 +40,7 @@ GROUPS = (
     ),
     Group(
         "kmesh.cluster",
-        ("fields", "objects", "placed", "placement", "reporting", "secret", "shared", "snapshot", "status", "views"),
+        ("fields", "objects", "placed", "placement", "secret", "shared", "snapshot", "status", "views"),
         tuple(
             f"cluster/test_{name}.py"
             for name in (
@@ -48,7 +48,6 @@ GROUPS = (
                 "objects",
                 "odd_objects",
                 "placement",
-                "reporting",
                 "secret",
                 "shared",
                 "snapshot",
@@ -59,7 +58,11 @@ GROUPS = (
     ),
     Group("kmesh.cluster.kubernetes", ("kubeconfig",), ("cluster/test_kubeconfig.py",)),
     Group("kmesh.kmeshctl", ("health", "traffic"), ("kmeshctl",)),
-    Group("kmesh.launcher", ("conditions", "events", "metrics", "readiness", "record", "telling"), ("launcher",)),
+    Group(
+        "kmesh.telling",
+        ("conditions", "events", "lines", "metrics", "peers", "readiness", "record", "reporting", "totals"),
+        ("telling",),
+    ),
 )
 
 
