@@ -9,6 +9,7 @@ setup(
         "kmesh.cluster.kubernetes",
         "kmesh.kmeshctl",
         "kmesh.launcher",
+        "kmesh.telling",
         "kmesh_bpf",
         "kmesh_bpf.cdef",
         "kmesh_bpf.core",

@@ -14,11 +14,20 @@ from kmesh_bpf.core.explain import Fate, Stop, Trace, trace
 from kmesh_bpf.core.incarnation import Announcement, Cause, Decision, Memory
 from kmesh_bpf.core.marks import check_mark_mask
 from kmesh_bpf.core.marks import check_mask as check_node_mark_mask
-from kmesh_bpf.core.operations import AddSa, Attach, Operation
+from kmesh_bpf.core.operations import AddSa, Attach, DeletePod, Operation, SetPod
 from kmesh_bpf.core.options import Options
 from kmesh_bpf.core.planner import Plan, make_plan
 from kmesh_bpf.core.problems import Problem, ProblemKind
-from kmesh_bpf.core.state import Direction, KernelState, Observation, SaId, SaUsage, managed_pods, remote_pods
+from kmesh_bpf.core.state import (
+    Direction,
+    KernelState,
+    Observation,
+    SaId,
+    SaUsage,
+    managed_pods,
+    own_addresses,
+    remote_pods,
+)
 from kmesh_bpf.core.view import Address, Key, Network, Node, Peer, Pod, Pods, View
 from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError
 from kmesh_bpf.kernel import boot_guard, privileges
@@ -49,6 +58,7 @@ __all__ = [
     "Cause",
     "ConfigError",
     "Decision",
+    "DeletePod",
     "Direction",
     "Evidence",
     "FakeKernel",
@@ -77,6 +87,7 @@ __all__ = [
     "Report",
     "SaId",
     "SaUsage",
+    "SetPod",
     "Settings",
     "Stop",
     "Trace",
@@ -90,6 +101,7 @@ __all__ = [
     "make_plan",
     "managed_pods",
     "open_maps",
+    "own_addresses",
     "preview",
     "privileges",
     "reconcile",

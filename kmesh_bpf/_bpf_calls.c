@@ -137,6 +137,26 @@ static long kmesh_link_create(int prog_fd, int ifindex, int attach_type, uint32_
 	return call(BPF_LINK_CREATE, &attr);
 }
 
+/* 0: none runs there, or this kernel has no such chains. What does not fit is ENOSPC, and the first one has been told. */
+static long kmesh_first_program(int ifindex, int attach_type)
+{
+	uint32_t id = 0;
+	union bpf_attr attr = { .query = { .target_fd = ifindex, .attach_type = attach_type,
+					   .prog_ids = pointer(&id), .prog_cnt = 1 } };
+	long answer = call(BPF_PROG_QUERY, &attr);
+
+	if (answer == -ENOENT || answer == -EINVAL || answer == -ENODEV)
+		return 0;
+	return answer < 0 && answer != -ENOSPC ? answer : (long)id;
+}
+
+static long kmesh_link_detach(int link_fd)
+{
+	union bpf_attr attr = { .link_detach = { .link_fd = link_fd } };
+
+	return call(BPF_LINK_DETACH, &attr);
+}
+
 static long kmesh_link_update(int link_fd, int prog_fd)
 {
 	union bpf_attr attr = { .link_update = { .link_fd = link_fd, .new_prog_fd = prog_fd } };

@@ -6,18 +6,22 @@ the kernel, makes the next one cost what has changed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from kmesh_bpf.core.diff import diff
 from kmesh_bpf.core.incarnation import Announcement, Decision, Memory, Needs, decide, remember
-from kmesh_bpf.core.mirror import Keys, Mirror, restricted
+from kmesh_bpf.core.mirror import Held, Keys, Mirror, restricted
 from kmesh_bpf.core.operations import Operation
 from kmesh_bpf.core.options import Options
 from kmesh_bpf.core.planner import Plan, Planner
 from kmesh_bpf.core.reach import in_order
 from kmesh_bpf.core.state import Observation, SaId
-from kmesh_bpf.core.view import View
+from kmesh_bpf.core.view import Address, View
 from kmesh_bpf.kernel.interface import Failure, Kernel
 
 ROUNDS = 3
@@ -26,14 +30,20 @@ MANY = 1000
 """From so many objects written on all are read back: in a dump each costs less than half of what asking for it does."""
 
 
+Phase = Literal["observe", "plan", "apply", "read back"]
+
+
 @dataclass(frozen=True, slots=True)
 class Report:
     """What a pass did. ``drift``: what still differs from the plan after it; empty when the pass succeeded.
 
     ``applied`` was carried out, what is in ``failures`` was not. ``decision``: on the incarnation that the objects were
-    made for. ``observed``: what the pass left in the kernel, until the next pass of the same reconciler. ``reachable``:
+    made for. ``observed``: what the pass left in the kernel, until the next pass of the same reconciler. ``held`` gives
+    of that what there is for a peer's address; ``touched``: the addresses for which it gives something else than after
+    the pass before, or SAs of which their use was asked since, None: maybe all. ``reachable``:
     names of the peers, of those that we should be able to send to, that we can send to by what was observed. ``memory``
-    is for the next pass.
+    is for the next pass. ``spent``: seconds by phase, since the report before. ``sends``: the lowest key version that
+    is sent with to any peer; 0: nothing is sent.
     """
 
     plan: Plan
@@ -44,6 +54,10 @@ class Report:
     observed: Observation
     reachable: frozenset[str]
     memory: Memory
+    held: Callable[[Address], Held]
+    touched: frozenset[Address] | None
+    spent: Mapping[Phase, float]
+    sends: int = 0
 
     @property
     def expected(self) -> frozenset[str]:
@@ -86,6 +100,7 @@ class Reconciler:
         self._fresh_incarnation = fresh_incarnation
         self._planner = Planner(options)
         self._mirror: Mirror | None = None
+        self._spent: Counter[Phase] = Counter()
         self._fresh: frozenset[SaId] | None = None
         """SAs whose usage was asked for in this pass; None: of all."""
         self._open = Keys()
@@ -131,34 +146,52 @@ class Reconciler:
 
     def _run(self, view: View, shown: Announcement | None) -> Report:
         mirror = self._observed()
-        decision, view, plan = self._decided(view, mirror, shown)
+        with self._phase("plan"):
+            decision, view, plan = self._decided(view, mirror, shown)
+            drift = self._drift(plan, mirror)
         if decision.new:
             self._kernel.remember(decision.incarnation)
             mirror.remember(decision.incarnation)
         applied: list[Operation] = []
         failures: tuple[Failure, ...] = ()
-        drift = self._drift(plan, mirror)
         for done in range(ROUNDS):
             now = in_order(drift, mirror)
             if not now:
                 break
             waiting = len(now) < len(drift)
-            failures = self._kernel.apply(now)
+            with self._phase("apply"):
+                failures = self._kernel.apply(now)
             refused = {id(failure.operation) for failure in failures}
             applied.extend(operation for operation in now if id(operation) not in refused)
             self._read_back(now, mirror)
-            plan = self._plan(view, mirror, self._clock())
-            drift = self._drift(plan, mirror)
+            with self._phase("plan"):
+                plan = self._plan(view, mirror, self._clock())
+                drift = self._drift(plan, mirror)
             if failures and (done or not waiting):
                 break  # not before what has waited, and was not refused, had its turn
         self.memory = replace(remember(self.memory, decision, shown, self._clock()), departed=plan.departing)
         self._note_reached(mirror)
-        return Report(plan, tuple(applied), failures, drift, decision, mirror.observation, self._reachable, self.memory)
+        spent, self._spent = self._spent, Counter()
+        return Report(
+            plan,
+            tuple(applied),
+            failures,
+            drift,
+            decision,
+            mirror.observation,
+            self._reachable,
+            self.memory,
+            mirror.held,
+            mirror.take_touched(),
+            spent,
+            min((version for version in mirror.sent if version), default=0),
+        )
 
     def _observed(self) -> Mirror:
         """Give the mirror, with what this pass must know anew."""
         if self._mirror is None:
-            observed = self._kernel.observe()
+            with self._phase("observe"):
+                observed = self._kernel.observe()
             self._planner, self._mirror = Planner(self._options), Mirror(observed)
             self._open, self._reachable = Keys(), frozenset()
             self._fresh = None
@@ -185,7 +218,8 @@ class Reconciler:
         view = _as(view, mirror.observation.incarnation or fresh)
         plan = self._plan(view, mirror, now)
         needs = Needs(plan.lost, plan.returned, len(plan.state.formers))
-        decision = decide(mirror.observation, needs, shown, view.node.addresses, view.peers, memory, fresh, now)
+        addresses, window = view.node.addresses, self._options.replay_window
+        decision = decide(mirror.observation, needs, shown, addresses, view.peers, memory, fresh, now, window)
         if decision.incarnation != view.node.boot_id:
             view = _as(view, decision.incarnation)
             plan = self._plan(view, mirror, now)
@@ -201,10 +235,19 @@ class Reconciler:
 
     def _read_back(self, written: tuple[Operation, ...], mirror: Mirror) -> None:
         keys = Keys.of(written)
-        if len(keys) > MANY:
-            mirror.replace(self._kernel.observe())
-        else:
-            mirror.take(keys, self._kernel.find(keys))
+        with self._phase("read back"):
+            if len(keys) > MANY:
+                mirror.replace(self._kernel.observe())
+            else:
+                mirror.take(keys, self._kernel.find(keys))
+
+    @contextmanager
+    def _phase(self, phase: Phase) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._spent[phase] += time.perf_counter() - began  # type: ignore[assignment] # typeshed's counts are int
 
     def _note_reached(self, mirror: Mirror) -> None:
         names, self._replanned = self._replanned, frozenset()

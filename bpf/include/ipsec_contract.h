@@ -5,9 +5,9 @@
  * asserts) and cffi's cdef (kmesh_bpf/_build.py). cdef knows no preprocessor beyond `#define NAME number`,
  * so nothing else may stand here.
  *
- * Layout of a map entry changes -> raise KMESH_CONTRACT_VERSION: it is part of the path the maps are pinned at.
+ * Layout or meaning of a map entry changes -> raise KMESH_CONTRACT_VERSION: it is part of the path the maps are pinned at.
  */
-#define KMESH_CONTRACT_VERSION 2
+#define KMESH_CONTRACT_VERSION 3
 
 /*
  * skb marks. The low byte says what became, or is to become, of a packet; the rest is other people's. Of the two marks
@@ -97,7 +97,10 @@ struct kmesh_peer {
 	__u32 retired;
 	/* Fingerprint of the two nodes, their addresses and incarnations, that node_id and the SAs were made for. */
 	__u64 incarnations;
-	/* Fingerprint of the two incarnations alone, as keys are made of them; 0: of version 1, which kept none. */
+	/*
+	 * Fingerprint of the tunnel: of the two addresses and incarnations that its keys are made of. Version 2 made it of
+	 * the incarnations alone; 0: of version 1, which kept none.
+	 */
 	__u64 pair;
 };
 
@@ -116,7 +119,7 @@ struct kmesh_device {
 };
 
 /*
- * A pair of incarnations whose keys were in use and whose SAs are gone: `spi` is the highest version. Of pair 0 is not
+ * A tunnel (kmesh_peer.pair) whose keys were in use and whose SAs are gone: `spi` is the highest version. Of 0 is not
  * known which one it was.
  */
 struct kmesh_former {

@@ -25,7 +25,7 @@ class Desired:
 
     def put(self, replaced: Iterable[tuple[KernelState, KernelState]]) -> None:
         """Put parts in the place of former ones, all at once: what one of them gives up another may have taken over."""
-        pairs = tuple(replaced)
+        pairs = tuple(pair for pair in replaced if pair[0] is not pair[1])
         for name in MAPPINGS:
             mapping, changed = self.mappings[name], getattr(self.changed, name)
             gone: dict[Any, None] = {}

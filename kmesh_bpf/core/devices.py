@@ -22,6 +22,10 @@ SWITCHES = frozenset({"bridge", "openvswitch", "vrf"})
 """Kinds that hand on to their ports what is sent to them, to those of pods too: the ports that lead out are guarded."""
 STACKED = frozenset({"vlan", "macvlan", "macvtap", "ipvlan"})
 """Kinds that hand on to the device below what is sent to them, no otherwise than if it had been sent to that one."""
+RETURNING = frozenset({"ifb"})
+"""Kinds that hand what is redirected to them (tc mirred; nothing else passes) back to the device that it came by, whose
+programs have seen it: CNI's bandwidth plugin shapes with them what pods send. A guard there would take a pod's packet
+for one that leaves unencrypted, and one that was decrypted for one that leaves again."""
 
 NAMES = 5
 """Pods named in one sentence."""
@@ -142,6 +146,8 @@ def _is_port(link: Link, by_index: Mapping[int, Link]) -> bool:
 def _programs(link: Link, by_index: Mapping[int, Link], is_pods: bool, uplinks: Collection[str]) -> tuple[Program, ...]:
     if is_pods:
         return (Program.MARK_ENCRYPT, Program.POD_GUARD)
+    if link.kind in RETURNING:
+        return ()
     # Until the address of its other end tells, a pair that has just come may be an uplink: between its route and our
     # hearing of it no guard but this one would keep what was decrypted for a pod that has just gone from leaving by it.
     guard = Program.INNER_GUARD if _is_inner(link, by_index, uplinks) else Program.LEAK_GUARD

@@ -1,13 +1,14 @@
 """Peers that went, and may come back: how long their SAs stay, and what is remembered of them afterwards. Pure.
 
 A sequence must never start anew under a key that was in use, and a key is made of the two nodes' addresses and
-incarnations only. So what goes is remembered as a *former*, the pair of incarnations (:func:`marks.pair`) and the
-highest key version used, in the kernel, before its SAs go (:mod:`kmesh_bpf.core.diff`). None of its versions is made
-again as long as this node is who it is; with a new incarnation of this node all formers are forgotten, for none of
-their keys can come back.
+incarnations only. So what goes is remembered as a *former*, the tunnel (:func:`keys.pair`) and the highest key version
+used, in the kernel, before its SAs go (:mod:`kmesh_bpf.core.diff`). None of its versions is made again as long as this
+node is who it is; with a new incarnation of this node all formers are forgotten, for none of their keys can come back.
 
-Of a peer that went during an upgrade from contract version 1 the pair is not known. Its former stands for everybody's:
-who comes next is taken for that peer, which costs one new incarnation and lets no key be used twice.
+What contract version 2 has left goes by the two incarnations alone (:func:`marks.second_pair`), so it stands for all
+tunnels of that pair. Of a peer that went during an upgrade from contract version 1 not even that is known: its former
+stands for everybody's. Whoever comes next and is meant by such a one is taken for the peer that went, which costs one
+new incarnation and lets no key be used twice.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from kmesh_bpf.core import marks
+from kmesh_bpf.core import keys, marks
 from kmesh_bpf.core.mirror import Mirror
 from kmesh_bpf.core.state import PeerEntry, Sa, SaId
+from kmesh_bpf.core.tunnels import Ends, tunnels
 from kmesh_bpf.core.view import Address, Node
 
 DEPARTED_LINGER = 30.0
@@ -30,7 +32,7 @@ class Partings:
     """What remains of peers that the plan has no place for.
 
     ``peers`` and ``sas`` stay for a while; ``departing``: since when each fingerprint of theirs is missed, in the
-    planner's clock; ``formers``: all that must be remembered, by pair.
+    planner's clock; ``formers``: all that must be remembered, by tunnel (PeerEntry.pair).
     """
 
     peers: Mapping[Address, PeerEntry]
@@ -76,7 +78,7 @@ def partings(
 
 
 def used_versions(local: Node, mirror: Mirror, otherwise: Iterable[Address]) -> dict[int, int]:
-    """Give the highest key version by pair, of those whose SAs are gone, or go with this plan.
+    """Give the highest key version by tunnel (PeerEntry.pair), of those whose SAs are gone, or go with this plan.
 
     ``otherwise``: addresses of peers to be planned that the kernel holds for other incarnations.
     """
@@ -90,9 +92,14 @@ def used_versions(local: Node, mirror: Mirror, otherwise: Iterable[Address]) -> 
     return highest
 
 
-def used_with(pair: int, versions: Mapping[int, int]) -> int:
-    """Give the highest key version that may have been in use with a pair before, 0: none. ``versions`` by pair."""
-    return max(versions.get(pair, 0), versions.get(marks.UNKNOWN_PAIR, 0))
+def used_with(local: Node, peer: Node, versions: Mapping[int, int]) -> dict[Ends, int]:
+    """Give the highest key version that may have been in use before, 0: none, for each tunnel between two nodes.
+
+    ``versions``: as :func:`used_versions` gives them.
+    """
+    of_all = max(versions.get(marks.second_pair(local, peer), 0), versions.get(marks.UNKNOWN_PAIR, 0))
+    ends = set(tunnels(local, peer).values())
+    return {one: max(versions.get(keys.pair(*one, local.boot_id, peer.boot_id), 0), of_all) for one in ends}
 
 
 def reuses(planned: Iterable[Sa], held: Mapping[SaId, Sa], used: int) -> bool:

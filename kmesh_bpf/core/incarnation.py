@@ -21,6 +21,9 @@ applies counts::
                   peers have removed their SAs, or will
     X, in use,    our addresses are not those that it shows: they could       new          ADDRESSES
     not unseen    change back
+    X, not        our replay window is not the one that it shows: peers       new          WINDOW
+    unseen        have made their SAs for that one, as they keep them, and
+                  with ESN on one end only no packet is understood
     X             a peer is back whose SAs are gone, and would have them      new          RETURNED
                   made under its old keys: it was away for longer than
                   DEPARTED_LINGER, or its addresses changed and back
@@ -63,16 +66,21 @@ class Cause(Enum):
     CROWDED = "too many peers have come and gone"
     FORGOTTEN = "our KmeshNodeInfo was deleted or replaced, and the peers have removed their SAs"
     ADDRESSES = "our addresses change"
+    WINDOW = "our replay window is not the one that the peers' SAs were made for"
     RETURNED = "a peer is back whose SAs are gone, and their keys must not be used again"
 
 
 @dataclass(frozen=True, slots=True)
 class Announcement:
-    """What the cluster shows of us: our KmeshNodeInfo. Without a boot id there is none. ``uid`` "": nobody counts."""
+    """What the cluster shows of us: our KmeshNodeInfo. Without a boot id there is none. ``uid`` "": nobody counts.
+
+    ``replay_window``: as peers read it, in packets; None: nobody has asked.
+    """
 
     boot_id: str = ""
     addresses: tuple[str, ...] = ()
     uid: str = ""
+    replay_window: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +143,15 @@ def decide(
     memory: Memory,
     fresh: str,
     now: float,
+    replay_window: int,
 ) -> Decision:
     """Decide by the table above.
 
     ``needs`` is of the plan for the incarnation that the kernel keeps, if it does. ``shown`` None: there is no cluster
-    that tells of us, so nothing follows from it. ``addresses`` are this node's, ``fresh`` an incarnation never used.
+    that tells of us, so nothing follows from it. ``addresses`` and ``replay_window`` (the setting) are this node's,
+    ``fresh`` an incarnation never used.
     """
-    cause = _cause(observed, needs, shown, tuple(map(str, addresses)), memory, now)
+    cause = _cause(observed, needs, shown, tuple(map(str, addresses)), memory, now, replay_window)
     incarnation = observed.incarnation if cause is Cause.KEPT and observed.incarnation else fresh
     why = cause.value if cause is not Cause.RETURNED else f"{cause.value}: {', '.join(sorted(needs.returned))}"
     return Decision(incarnation, cause, why, _recreate(shown, incarnation, peers))
@@ -192,6 +202,7 @@ def _cause(
     addresses: tuple[str, ...],
     memory: Memory,
     now: float,
+    replay_window: int,
 ) -> Cause:
     kept = observed.incarnation
     if not kept:
@@ -205,6 +216,8 @@ def _cause(
             return Cause.FORGOTTEN
         if shown.addresses != addresses:
             return Cause.ADDRESSES
+    if shown is not None and kept == shown.boot_id and shown.replay_window not in (None, replay_window):
+        return Cause.WINDOW
     rested = memory.renewed_at is None or now - memory.renewed_at >= RENEWAL_SECONDS
     return Cause.RETURNED if needs.returned and rested else Cause.KEPT
 

@@ -20,10 +20,14 @@ class Retirement:
     """When an inbound SA of an older key version may go, in seconds.
 
     ``grace``: we must have announced the newer version for so long. ``idle``: nothing came over the old SA for so long.
+    ``silence``: the same, where nothing proves that the peer sends with a newer one. Longer than a daemon or an API
+    server is away on a bad day: until its daemon has heard of our announcement, a peer that has something to send again
+    does so with the old version. Not for ever: a key is replaced so that the one before is of no use any more.
     """
 
     grace: float = 10.0
     idle: float = 10.0
+    silence: float = 3 * 3600.0
 
 
 def derive(psk: Key, src: Address, dst: Address, src_boot_id: str, dst_boot_id: str) -> Key:
@@ -34,6 +38,16 @@ def derive(psk: Key, src: Address, dst: Address, src_boot_id: str, dst_boot_id: 
     """
     text = f"{src}{dst}{src_boot_id[:BOOT_ID_CHARACTERS]}{dst_boot_id[:BOOT_ID_CHARACTERS]}"
     return Key(hashlib.sha512(psk.reveal() + text.encode()).digest()[:KEY_BYTES])
+
+
+def pair(local: Address, remote: Address, local_boot_id: str, remote_boot_id: str) -> int:
+    """Give a 64-bit fingerprint of a tunnel, never 0: of all that its two keys are made of but for the cluster's key.
+
+    As fine as :func:`derive`, and no finer: tunnels that differ here have no key in common, and those that do not have
+    all. A node of another name, or with one address more, derives the same keys between the same addresses.
+    """
+    words = (str(local), str(remote), local_boot_id[:BOOT_ID_CHARACTERS], remote_boot_id[:BOOT_ID_CHARACTERS])
+    return int.from_bytes(hashlib.sha256("\0".join(words).encode()).digest()[:8], "big") or 1
 
 
 def outbound_version(held: Collection[int], announced_by_peer: int) -> int | None:
@@ -49,21 +63,28 @@ def inbound_versions(
     usage: Mapping[int, SaUsage],
     now: float,
     retirement: Retirement,
+    sends: int = 0,
 ) -> dict[int, float | None]:
     """Give the versions to accept from a peer: every one we hold, but for those that it provably left behind.
 
     A version goes when the peer announces a newer one (it sends with the highest it holds that is not above ours),
-    we have announced a newer one for the grace period, *and* its SA, if there is one, has been idle. With each comes
-    when it may go if nothing else happens, in the clock of ``now``; None: not by the passing of time. ``usage`` is by
-    version; ``announced_at`` is when we announced ours.
+    we have announced a newer one for the grace period, *and* its SA, if there is one, has been idle. That proves
+    nothing of a peer that has nothing to send, and whose daemon is late: so of one that tells what it ``sends`` with
+    (the lowest version, to whomever; 0: it does not tell) it takes that it tells of a newer one, or that a packet came
+    over a newer SA; else the SA must have been idle for much longer. With each version comes when it may go if nothing
+    else happens, in the clock of ``now``; None: not by the passing of time. ``usage`` is by version; ``announced_at``
+    is when we announced ours.
     """
+    received = max((version for version, use in usage.items() if use.packets), default=0)
     kept: dict[int, float | None] = {}
     for version in sorted(held):
         if announced_by_peer <= version or announced <= version:
             kept[version] = None
             continue
         use = usage.get(version)
-        quiet = max(use.last_used, use.added) + retirement.idle if use is not None else 0.0
+        proven = not sends or max(sends, received) > version
+        idle = retirement.idle if proven else retirement.silence
+        quiet = max(use.last_used, use.added, 0 if proven else announced_at) + idle if use is not None else 0.0
         goes = max(announced_at + retirement.grace, quiet)
         if now < goes:
             kept[version] = goes

@@ -14,7 +14,7 @@ MIN_NODE_BITS = 8
 TELLING_BITS = contract.MARK_ENCRYPT ^ contract.MARK_DECRYPTED
 """The two bits that tell the marks apart: one asks for encryption, one tells of decryption."""
 UNKNOWN_PAIR = 0
-"""In the place of :func:`pair`, where contract version 1 has left an entry of the peer map, which had none."""
+"""In the place of :func:`keys.pair`, where contract version 1 has left an entry of the peer map, which had none."""
 
 
 def check_mark_mask(mask: int) -> int:
@@ -117,10 +117,10 @@ def incarnations(local: Node, peer: Node) -> int:
     return _fingerprint(local.name, local.boot_id, peer.name, peer.boot_id, *map(str, peer.addresses))
 
 
-def pair(local: Node, peer: Node) -> int:
-    """Give a 64-bit fingerprint of the two boot ids alone, never UNKNOWN_PAIR: whose differ have no key in common.
+def second_pair(local: Node, peer: Node) -> int:
+    """Give what contract version 2 had in the place of :func:`keys.pair`: of the two boot ids alone.
 
-    A node of another name, or with one address more, derives the same keys as long as its boot id is the same.
+    It is the same for a node that announces another one's boot id, so nothing new is remembered by it.
     """
     return _fingerprint(local.boot_id, peer.boot_id) or 1
 

@@ -96,6 +96,14 @@ class Changes:
     remotes: set[Address] = field(default_factory=set)
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What there is for a peer's address: its SAs, and the addresses of ours that policies lead to it from."""
+
+    sas: Mapping[SaId, Sa]
+    led_from: Collection[Address]
+
+
 class Mirror:
     """The kernel's objects as far as they are known; ``observation`` shows them, and changes with them."""
 
@@ -113,8 +121,13 @@ class Mirror:
         """SAs that policies of a former version point to by SPI."""
         self.leading: Counter[Ends] = Counter()
         """Tunnel ends that outbound policies lead to: with the newest SA between them, and from when it is there."""
+        self.sent: Counter[int] = Counter()
+        """The key versions that entries of the peer map tell of; 0 where nothing is sent."""
         self.fingerprints: dict[int, dict[Address, int]] = {}
         """Node ids in the peer map by address, by fingerprint of incarnations."""
+        self._led: dict[Address, set[Address]] = {}
+        """The addresses of ours that outbound policies lead from, by the peer's address that they lead to."""
+        self._touched: set[Address] | None = None
         self._sas: dict[SaId, Sa] = {}
         self._policies: dict[PolicyId, Policy] = {}
         self._usage: dict[SaId, SaUsage] = {}
@@ -136,8 +149,18 @@ class Mirror:
         found, self._changes = self._changes, Changes()
         return found
 
+    def held(self, address: Address) -> Held:
+        """Give what there is for a peer's address."""
+        return Held(self.by_remote.get(address, {}), self._led.get(address, ()))
+
+    def take_touched(self) -> frozenset[Address] | None:
+        """Give the addresses of which :meth:`held`, or the use of its SAs, changed since last asked; None: all."""
+        found, self._touched = self._touched, set()
+        return None if found is None else frozenset(found)
+
     def replace(self, observed: Observation) -> None:
         """Take in an observation of everything."""
+        self._touched = None
         for name in MAPPINGS:
             before, now = self._mapping(name), getattr(observed.state, name)
             changed = [key for key, value in now.items() if before.get(key) != value]
@@ -158,6 +181,8 @@ class Mirror:
             observed.incarnation,
             observed.suspects,
             can_hash=observed.can_hash,
+            rivals=observed.rivals,
+            refusing=observed.refusing,
         )
 
     def take(self, keys: Keys, found: Observation) -> None:
@@ -165,6 +190,7 @@ class Mirror:
         for name in MAPPINGS:
             self._take(name, getattr(keys, name), getattr(found.state, name))
         for identity in keys.sas:
+            self._touch(_remote(identity))
             if identity in found.usage:
                 self._usage[identity] = found.usage[identity]
             else:
@@ -203,6 +229,7 @@ class Mirror:
         if before is not None:
             remote = _remote(before)
             self._changes.remotes.add(remote)
+            self._touch(remote)
             held = self.by_remote[remote]
             held.pop(before.id, None)
             if not held:
@@ -214,21 +241,40 @@ class Mirror:
         if now is not None:
             remote = _remote(now)
             self._changes.remotes.add(remote)
+            self._touch(remote)
             self.by_remote.setdefault(remote, {})[identity] = now
             self.in_use[now.key] += 1
             self.with_window += now.replay_window > 0
             if now.mark is not None:
                 self.node_marks[now.mark.value] += 1
 
+    def _touch(self, address: Address) -> None:
+        if self._touched is not None:
+            self._touched.add(address)
+
+    def _lead(self, policy: Policy, number: int) -> None:
+        """Count an outbound policy, or one less."""
+        here, there = policy.tunnel_src, policy.tunnel_dst
+        self._touch(there)
+        self.leading[here, there] += number
+        led = self._led.setdefault(there, set())
+        if self.leading[here, there]:
+            led.add(here)
+            return
+        del self.leading[here, there]
+        led.discard(here)
+        if not led:
+            del self._led[there]
+
     def _sort_policy(self, identity: PolicyId, before: Policy | None, now: Policy | None) -> None:
+        if before is not None and _leads(before):
+            self._lead(before, -1)
+        if now is not None and _leads(now):
+            self._lead(now, 1)
         self.wide.discard(identity)
         self.pinned.pop(identity, None)
-        if before is not None and _leads(before):
-            _less(self.leading, (before.tunnel_src, before.tunnel_dst))
         if now is None:
             return
-        if _leads(now):
-            self.leading[now.tunnel_src, now.tunnel_dst] += 1
         if now.dst.prefixlen < now.dst.max_prefixlen and now.src == ANY[now.src.version]:
             self.wide.add(identity)
         if now.spi:
@@ -237,15 +283,17 @@ class Mirror:
     def _sort_peer(self, address: Address, before: PeerEntry | None, now: PeerEntry | None) -> None:
         self._changes.remotes.add(address)
         if before is not None:
+            _less(self.sent, before.spi)
             ids = self.fingerprints[before.incarnations]
             del ids[address]
             if not ids:
                 del self.fingerprints[before.incarnations]
         if now is not None:
+            self.sent[now.spi] += 1
             self.fingerprints.setdefault(now.incarnations, {})[address] = now.node_id
 
 
-def _remote(sa: Sa) -> Address:
+def _remote(sa: Sa | SaId) -> Address:
     """Give the peer's end."""
     return sa.dst if sa.mark is None else sa.src
 

@@ -115,7 +115,7 @@ class DeletePodDevice:
 
 @dataclass(frozen=True, slots=True)
 class SetFormer:
-    """Remember a pair of incarnations whose SAs go: the highest key version that was in use."""
+    """Remember a tunnel (PeerEntry.pair) whose SAs go: the highest key version that was in use."""
 
     pair: int
     spi: int
@@ -123,7 +123,7 @@ class SetFormer:
 
 @dataclass(frozen=True, slots=True)
 class DeleteFormer:
-    """Forget a pair of incarnations: its keys cannot come back."""
+    """Forget a tunnel: its keys cannot come back."""
 
     pair: int
 

@@ -18,7 +18,7 @@ from kmesh_bpf.core.options import Options
 from kmesh_bpf.core.policies import Way, policies_of
 from kmesh_bpf.core.sas import TunnelSas, earliest
 from kmesh_bpf.core.state import KernelState, PeerEntry, PodFlags, SaId
-from kmesh_bpf.core.tunnels import Ends, tunnels
+from kmesh_bpf.core.tunnels import Ends, local_end, tunnels
 from kmesh_bpf.core.view import Address, Peer, View
 
 NO_STATE = KernelState()
@@ -28,7 +28,7 @@ NO_STATE = KernelState()
 class Ground:
     """What a part goes by besides the view, the same for all peers.
 
-    ``used``: the highest key version of pairs whose SAs are gone (:func:`formers.used_versions`); ``pinned``,
+    ``used``: the highest key version of tunnels whose SAs are gone (:func:`formers.used_versions`); ``pinned``,
     ``windows_begin``, ``fresh``: as :class:`kmesh_bpf.core.sas.Held` has them.
     """
 
@@ -106,28 +106,28 @@ def _tunnels(view: View, peer: Peer, fingerprint: int, node_id: int, ground: Gro
     ends = tunnels(view.node, peer.node)
     mark = marks.node_mark(node_id, options.node_mark_mask)
     before = {address: _entry(mirror, address, fingerprint) for address in peer.node.addresses}
-    pair = marks.pair(view.node, peer.node)
-    used = formers.used_with(pair, ground.used)
+    used = formers.used_with(view.node, peer.node, ground.used)
     reached = max((keys.outbound_version(view.keys, peer.spi) or 0, *(entry.spi for entry in before.values())))
-    left_behind = used if min(reached, view.announced) > used else 0  # both are past what was used
+    reached = min(reached, view.announced)
     there = chain.from_iterable(mirror.by_remote.get(address, {}).values() for address in peer.node.addresses)
     held = sas.held(there, mirror.observation.usage, ground.pinned, ground.windows_begin, ground.fresh, mirror.leading)
     made: dict[Ends, TunnelSas] = {}
     for tunnel in sorted(set(ends.values()), key=str):
         entry = before[tunnel[1]]
-        entry = replace(entry, retired=max(entry.retired, left_behind))
+        if reached > used[tunnel]:  # both ends are past what was used
+            entry = replace(entry, retired=max(entry.retired, used[tunnel]))
         made[tunnel] = sas.plan_sas(view, peer, tunnel, mark, entry, held, options, ground.now)
-    planned = {sa.id: sa for one in made.values() for sa in one.sas}
-    if formers.reuses(planned.values(), mirror.state.sas, used):
+    if any(formers.reuses(one.sas, mirror.state.sas, used[tunnel]) for tunnel, one in made.items()):
         return None
+    planned = {sa.id: sa for one in made.values() for sa in one.sas}
     entries: dict[Address, PeerEntry] = {}
     gone: list[SaId] = []
     for (_, remote), one in made.items():
-        entries[remote] = PeerEntry(node_id, mark, one.spi, fingerprint, one.retired, pair)
+        entries[remote] = PeerEntry(node_id, mark, one.spi, fingerprint, one.retired, _pair(view, peer, remote))
         gone += one.missing
         gone += lost(one.sas, mirror.state, remote, fingerprint, view.announced, mirror.in_use)
     for address in peer.node.addresses:
-        entries.setdefault(address, PeerEntry(node_id, mark, 0, fingerprint, pair=pair))
+        entries.setdefault(address, PeerEntry(node_id, mark, 0, fingerprint, pair=_pair(view, peer, address)))
     sends = bool(ends) and all(one.sends for one in made.values())
     takes = any(sa.mark is not None for sa in planned.values())
     return _Tunnels(
@@ -138,6 +138,12 @@ def _tunnels(view: View, peer: Peer, fingerprint: int, node_id: int, ground: Gro
         tuple(chain.from_iterable(one.asks for one in made.values())),
         Way(peer, ends, sends) if sends or takes else None,
     )
+
+
+def _pair(view: View, peer: Peer, remote: Address) -> int:
+    """Give the fingerprint of the tunnel that leads to an address of a peer, or would if it were the first one."""
+    local = local_end(view.node, remote.version)
+    return keys.pair(local, remote, view.node.boot_id, peer.node.boot_id) if local else marks.UNKNOWN_PAIR
 
 
 def _entry(mirror: Mirror, address: Address, fingerprint: int) -> PeerEntry:

@@ -13,16 +13,17 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from kmesh_bpf.core import cidrs, claims, devices, formers, interference, marks, sas
+from kmesh_bpf.core import cidrs, claims, devices, formers, interference, rivals, sas
 from kmesh_bpf.core.desired import Desired
 from kmesh_bpf.core.mirror import Changes, Keys, Mirror
 from kmesh_bpf.core.options import Options
 from kmesh_bpf.core.parts import NO_STATE, Ground, Part, plan_part
 from kmesh_bpf.core.pods import Moves, Owners
+from kmesh_bpf.core.policies import blocks
 from kmesh_bpf.core.problems import Problem, ProblemKind
 from kmesh_bpf.core.reach import is_reached
 from kmesh_bpf.core.register import Register
-from kmesh_bpf.core.state import Direction, KernelState, Observation, PeerEntry, PodFlags, SaId
+from kmesh_bpf.core.state import Direction, KernelState, Observation, PeerEntry, PodFlags, Policy, PolicyId, SaId
 from kmesh_bpf.core.view import Address, Key, Node, Pods, View
 
 NOBODY: Mapping[int, float] = MappingProxyType({})
@@ -178,13 +179,14 @@ class Planner:
         return names - {""}, of_all
 
     def _with_other_used(self, view: View, used: dict[int, int]) -> set[str]:
-        """Take in which key versions have been used by pairs that are gone; give the peers that this concerns."""
+        """Take in which key versions have been used by tunnels that are gone; give the peers that this concerns."""
         before, self._used = self._used, used
         if used == before:
             return set()
-        pairs = {name: marks.pair(view.node, peer.node) for name, peer in self._register.accepted.items()}
         return {
-            name for name, pair in pairs.items() if formers.used_with(pair, used) != formers.used_with(pair, before)
+            name
+            for name, peer in self._register.accepted.items()
+            if formers.used_with(view.node, peer.node, used) != formers.used_with(view.node, peer.node, before)
         }
 
     def _ranged(self, view: View, moves: Moves, *, many: bool) -> set[str]:
@@ -238,14 +240,19 @@ class Planner:
         """Plan for this node's devices and pods, if anything about them has changed; give what that was and is."""
         observed, options = mirror.observation, self.options
         pods = Pods.of(view.pods).on(view.node.name)
-        inputs = (view.node, pods, self._owners.on(view.node.name), observed.links, observed.suspects)
+        others = (observed.suspects, observed.rivals, observed.refusing)
+        managed = self._owners.elsewhere() if observed.rivals else ()
+        inputs = (view.node, pods, self._owners.on(view.node.name), observed.links, others, managed)
         if self._is_known("here", inputs) and not changes.keys.sources and not changes.keys.rest:
             return self._here.state, self._here.state
         addresses = view.node.addresses
         local = (address for pod in pods for address in pod.addresses)
         found = devices.decide(observed.links, addresses, options.uplinks, local, mirror.state.sources)
         alone = devices.without_device(observed.links, addresses, options.uplinks, pods, found)
-        hindered = interference.judge(observed.suspects, observed.links, addresses, options.mark_mask)
+        hindered = (
+            *interference.judge(observed.suspects, observed.links, addresses, options.mark_mask),
+            *rivals.judge(observed.rivals, observed.refusing, managed, options.mark_mask),
+        )
         flags = dict.fromkeys(addresses, PodFlags.CANDIDATE | PodFlags.OWN)
         flags.update(dict.fromkeys(inputs[2], PodFlags.LOCAL))
         state = KernelState(pods=flags, sources=found.sources)
@@ -267,12 +274,28 @@ class Planner:
         planned = {address: entry for address in astray if (entry := self._entry(address)) is not None}
         kept, kept_sas = claims.keep_quarantined((one.node for one in others), mirror, planned)
         leaving = formers.partings(view.node, mirror, astray, planned | kept, departed, now)
-        state = KernelState(sas=kept_sas | dict(leaving.sas), peers=kept | dict(leaving.peers), formers=leaving.formers)
+        state = KernelState(
+            sas=kept_sas | dict(leaving.sas),
+            peers=kept | dict(leaving.peers),
+            formers=leaving.formers,
+            policies=self._blocks(view),
+        )
         before, self._rest = self._rest, state
         below = (view.candidates, tuple(address for one in others for address in one.node.addresses))
         if not self._is_known("below", below):
             self._desired.lay(dict.fromkeys((*below[0], *below[1]), PodFlags.CANDIDATE))
         return (before, state), leaving
+
+    def _blocks(self, view: View) -> dict[PolicyId, Policy]:
+        """Give the policies that drop what would go to a contested address in clear: no part encrypts it."""
+        if not view.contested or not self.options.strict:
+            return {}
+        found = {}
+        for one in blocks(view, sorted(view.contested, key=str), self.options):
+            name = self._register.name_at(one.dst.network_address)
+            if name is None or one.id not in self._parts.get(name, NO_PART).state.policies:
+                found[one.id] = one
+        return found
 
     def _entry(self, address: Address) -> PeerEntry | None:
         """Give the entry of the peer map that a part calls for."""
@@ -297,6 +320,8 @@ class Planner:
         )
         special = sorted(self._special.items())
         returned = frozenset(name for name, part in special if part.returned)
+        while self._due and self._due[0][0] != self._parts.get(self._due[0][1], NO_PART).due:
+            heapq.heappop(self._due)  # of a part that was made anew since
         due = self._due[0][0] if self._due else None
         gone = (since + formers.DEPARTED_LINGER for since in leaving.departing.values())
         return Plan(

@@ -62,6 +62,10 @@ class Owners:
         """Give how many addresses other nodes have."""
         return sum(self.numbers.values()) - self.numbers[self._here]
 
+    def elsewhere(self) -> tuple[Address, ...]:
+        """Give the addresses that other nodes have."""
+        return tuple(address for address, owner in self.all().items() if owner != self._here)
+
     def owner(self, address: Address) -> str | None:
         """Give the node that has the managed pod of an address, None: there is none."""
         if address in self._own:

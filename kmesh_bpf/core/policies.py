@@ -71,9 +71,14 @@ def policies_of(
             if address not in way.peer.unconfirmed:
                 yield from _both_ways(host(address), way, encrypt, decrypted)
     if options.strict and not sends:
-        tag = (*view.node.addresses, LOOPBACK)[0]
-        for address in pods:
-            yield Policy(Direction.OUT, ANY[address.version], host(address), encrypt, tag, tag, block=True)
+        yield from blocks(view, pods, options)
+
+
+def blocks(view: View, addresses: Iterable[Address], options: Options) -> Iterator[Policy]:
+    """Give the policies that drop what is to be encrypted and cannot be, to some addresses."""
+    tag, encrypt = (*view.node.addresses, LOOPBACK)[0], to_encrypt(options.mark_mask)
+    for address in addresses:
+        yield Policy(Direction.OUT, ANY[address.version], host(address), encrypt, tag, tag, block=True)
 
 
 def _both_ways(theirs: Network, way: Way, encrypt: Mark, decrypted: Mark) -> Iterator[Policy]:

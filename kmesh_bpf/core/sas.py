@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from kmesh_bpf import contract
 from kmesh_bpf.core import keys, marks
@@ -226,26 +226,21 @@ def _inbound(tunnel: _Tunnel, retired: int, now: float) -> tuple[tuple[Sa, ...],
 
     Retired is also one that nothing was received with.
     """
-    view, found = tunnel.view, tunnel.found_inbound()
-    usage = {spi: _as_known(sa, tunnel.held, now) for spi, sa in found.items()}
+    view, peer, found = tunnel.view, tunnel.peer, tunnel.found_inbound()
     held = {*view.keys, *found}
-    kept = keys.inbound_versions(
-        held,
-        tunnel.peer.spi,
-        view.announced,
-        view.announced_at,
-        usage,
-        now,
-        tunnel.options.retirement,
-    )
-    sas = tuple(tunnel.inbound(spi) for spi in kept if spi in found or spi > retired)
-    asks = (sa.id for spi, sa in found.items() if kept.get(spi) is not None and not tunnel.held.is_fresh(sa))
-    return sas, max((retired, *held.difference(kept))), earliest(*kept.values()), tuple(asks)
+    usage = {spi: tunnel.held.use(sa) for spi, sa in found.items()}
+    ours, rules = (view.announced, view.announced_at), tunnel.options.retirement
+    kept = keys.inbound_versions(held, peer.spi, *ours, usage, now, rules, peer.sends)
+    asks = {spi: sa.id for spi, sa in found.items() if spi not in kept and not tunnel.held.is_fresh(sa)}
+    stay = sorted(kept.keys() | asks)  # nothing goes of which it is not known whether it is used
+    sas = tuple(tunnel.inbound(spi) for spi in stay if spi in found or spi > retired)
+    return sas, max((retired, *held.difference(stay))), earliest(*kept.values()), tuple(asks.values())
 
 
 def _as_known(sa: Sa, held: Held, now: float) -> SaUsage:
     """Give how an SA was used; as far as that is not known, as if it had been right now."""
-    return held.use(sa) if held.is_fresh(sa) else replace(held.use(sa), last_used=int(now))
+    use = held.use(sa)
+    return use if held.is_fresh(sa) else SaUsage(use.added, int(now), use.packets, use.bytes)
 
 
 def _rests_at(sa: Sa, held: Held, now: float) -> float:

@@ -132,7 +132,8 @@ class PeerEntry:
     ``spi``: the highest key version of which an outbound SA was made, or is being made
     (:func:`kmesh_bpf.core.reach.in_order`). ``retired``: the highest key version of which the inbound SA was retired;
     neither it nor an older one comes back.
-    ``incarnations``, ``pair``: by the functions of these names in :mod:`kmesh_bpf.core.marks`.
+    ``incarnations``: by :func:`marks.incarnations`; ``pair``: by :func:`keys.pair`, or as an earlier contract version
+    has left it (:mod:`kmesh_bpf.core.formers`).
     """
 
     node_id: int
@@ -176,7 +177,7 @@ class KernelState:
     """All kernel objects of ours on one node, desired or observed.
 
     ``sources``: the device (ifindex) that a managed pod's packets come from, by the pod's address; ``pod_devices``:
-    those devices that must carry no other source. ``formers``: pairs of incarnations (PeerEntry.pair) whose keys
+    those devices that must carry no other source. ``formers``: tunnels (PeerEntry.pair) whose keys
     were in use and whose SAs are gone -> the highest key version used. ``nat_exemption``: the nft tables that keep
     address masquerading away from packets on their way to encryption. ``policy_hash``: policies of whole addresses are
     found by hash (hthresh 0/32, 0/128).
@@ -199,6 +200,11 @@ def managed_pods(state: KernelState) -> frozenset[Address]:
     """Give the addresses of managed pods, this node's and others'."""
     managed = PodFlags.LOCAL | PodFlags.REMOTE
     return frozenset(address for address, flags in state.pods.items() if flags & managed)
+
+
+def own_addresses(state: KernelState) -> frozenset[Address]:
+    """Give this node's own addresses."""
+    return frozenset(address for address, flags in state.pods.items() if flags & PodFlags.OWN)
 
 
 def remote_pods(state: KernelState) -> frozenset[Address]:
@@ -251,12 +257,24 @@ class Suspect:
 
 
 @dataclass(frozen=True, slots=True)
+class Rival:
+    """An XFRM policy of somebody else that comes before ours, or may: the smaller priority does."""
+
+    direction: Direction
+    src: Network
+    dst: Network
+    mark: Mark
+    priority: int
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """What was found in the kernel: our objects, how our SAs are used, the links, and what must be remembered.
 
     ``incarnation`` is the text kept in the pinned identity map, None where there is none yet. ``can_hash``: the kernel
     has policy hash thresholds (NEWSPDINFO, Linux 3.18), so that KernelState.policy_hash can be asked for.
-    ``suspects``: rules of others that may be in our way.
+    ``suspects``: rules of others that may be in our way; ``rivals``: policies of others that come before ours;
+    ``refusing``: directions in which XFRM drops what no policy selects.
     """
 
     state: KernelState
@@ -265,3 +283,5 @@ class Observation:
     incarnation: str | None = None
     suspects: tuple[Suspect, ...] = ()
     can_hash: bool = True
+    rivals: tuple[Rival, ...] = ()
+    refusing: frozenset[Direction] = frozenset()

@@ -69,7 +69,8 @@ class Peer:
     sends so itself (Go nodes, and earlier versions of ours, do not); of these not the ``unconfirmed`` ones, which the
     cluster's own record of the node has not. ``alive``: neither it nor its announcement is gone or about to go.
     ``vouched``: that record does not contradict its addresses. The node's pod CIDRs are those of that record, none
-    where there is no record.
+    where there is no record. ``sends``: the lowest key version that it sends with, to whomever; 0: it does not tell (a
+    Go node, an earlier version of ours).
     """
 
     node: Node
@@ -79,6 +80,7 @@ class Peer:
     alive: bool = True
     vouched: bool = True
     unconfirmed: frozenset[Address] = frozenset()
+    sends: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +165,9 @@ class View:
     to the cluster's pre-shared key, the previous ones included. ``announced`` is the version in our own KmeshNodeInfo,
     0 before the first; ``announced_at`` when it was written, in the same seconds as the ``now`` given to the planner.
     ``services`` are the cluster's Service CIDRs; ``candidates`` other addresses that DNAT may turn into a pod's: of
-    Services outside these CIDRs, and of all nodes. ``problems`` are sentences on claims
-    that do not hold (of pods, nodes, announcements).
+    Services outside these CIDRs, and of all nodes. ``contested``: addresses that a pod claims and a node has got: what
+    cannot be sent there encrypted is not sent. ``problems`` are sentences on claims that do not hold (of pods, nodes,
+    announcements).
     """
 
     node: Node
@@ -173,6 +176,7 @@ class View:
     keys: Mapping[int, Key] = field(default_factory=lambda: MappingProxyType({}))
     services: tuple[Network, ...] = ()
     candidates: frozenset[Address] = frozenset()
+    contested: frozenset[Address] = frozenset()
     problems: tuple[str, ...] = ()
     announced: int = 0
     announced_at: float = 0.0

@@ -145,6 +145,16 @@ def create_link(program: int, ifindex: int, attach_type: int) -> int:
     return int(lib.kmesh_link_create(program, ifindex, attach_type, BEFORE))
 
 
+def first_program(ifindex: int, attach_type: int) -> int:
+    """Give the kernel's number of the program at the head of a device's TCX chain; 0: there is none."""
+    return check(lib.kmesh_first_program(ifindex, attach_type), "ask about programs of device", ifindex)
+
+
+def detach_link(link: int, target: object) -> None:
+    """Take a link's program off at once: the descriptor stays, and does nothing any more."""
+    check(lib.kmesh_link_detach(link), "detach", target)
+
+
 def update_link(link: int, program: int, target: object) -> None:
     """Put another program into a link, without a gap."""
     check(lib.kmesh_link_update(link, program), "update link", target)

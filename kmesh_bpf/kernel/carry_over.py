@@ -1,4 +1,7 @@
-"""What new maps take over from those that were in use: of another capacity, or of the version before.
+"""What new maps take over from those that were in use: of another capacity, or of a version before.
+
+Of version 2 all is taken over as it is: it made the pairs of peers and formers otherwise, of the incarnations alone,
+and what it left counts by that (:mod:`kmesh_bpf.core.formers`). The first pass makes those of peers anew.
 
 Of version 1, whose pods and services lie as they do now: it had no sources, devices and formers, did not keep the
 policy hash thresholds (kmesh_self was shorter), and of a peer neither what was retired nor the pair (its entries were
@@ -45,7 +48,7 @@ def carry_over(pin_root: Path, folder: Path) -> None:
     """Fill new maps from the complete ones that were in use below a pin root; counters restart.
 
     Goes by the identity, which is written last: where it stands, the maps are filled. Of several the newest ones count,
-    and of an older version only where none of this version are filled.
+    and of an older version only where none of a newer one are filled.
 
     Raises:
         MapFullError: the new maps have not enough room.
@@ -58,7 +61,7 @@ def carry_over(pin_root: Path, folder: Path) -> None:
 
 
 def _filled(pin_root: Path, besides: Path) -> Maps | None:
-    kinds: dict[int, type[Maps]] = {contract.VERSION: Maps, 1: FirstMaps}
+    kinds: dict[int, type[Maps]] = {contract.VERSION: Maps, 2: Maps, 1: FirstMaps}
     for version, kind in kinds.items():
         folders = (one for one in pin_root.glob(f"maps-{version}-*") if one != besides)
         for folder in newest_first(one for one in folders if is_complete(one, kind.names)):

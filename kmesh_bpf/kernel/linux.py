@@ -15,7 +15,7 @@ from kmesh_bpf.core.render import render
 from kmesh_bpf.core.state import Attachment, KernelState, Link, Observation, PeerEntry
 from kmesh_bpf.core.view import Address
 from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError, UnsupportedError
-from kmesh_bpf.kernel import nat, privileges, programs, xfrm, xfrm_stat
+from kmesh_bpf.kernel import nat, privileges, programs, xfrm, xfrm_defaults, xfrm_stat
 from kmesh_bpf.kernel.interface import AttachMode, Failure
 from kmesh_bpf.kernel.leftovers import GoKmesh
 from kmesh_bpf.kernel.links import Links
@@ -145,13 +145,14 @@ class LinuxKernel:
         if self._pins:
             self._pins.restore()
         found = [one for one in self._xfrm.dump_sas() if one.sa]
+        policies = self._xfrm.dump_policies()
         # Before the maps are read: what somebody changes meanwhile shows in what is read, or at the next look.
         fingerprint, rest = self._fingerprint(), self._rest()
         self._seen = _Seen(rest.links, rest.state.attachments, fingerprint)
         state = replace(
             rest.state,
             sas={one.id: one.sa for one in found if one.sa},
-            policies={policy.id: policy for policy in self._xfrm.dump_policies()},
+            policies={policy.id: policy for policy in policies},
             pods=self._maps.pods() if self._maps else {},
             peers=self._maps.peers() if self._maps else {},
             sources=self._maps.sources() if self._maps else {},
@@ -197,6 +198,8 @@ class LinuxKernel:
             incarnation=self.incarnation(),
             suspects=(*self._rules.suspects(), *self._go.suspects(devices)),
             can_hash=thresholds is not None,
+            rivals=self._xfrm.rivals,
+            refusing=xfrm_defaults.refusing(self._socket),
         )
 
     def _fingerprint(self) -> tuple[object, ...]:

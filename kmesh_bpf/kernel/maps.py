@@ -266,17 +266,17 @@ class Maps:
         self._maps["kmesh_devices"].delete(_index(ifindex))
 
     def formers(self) -> dict[int, int]:
-        """Give the pairs of incarnations whose SAs are gone, and the highest key version that was in use."""
+        """Give the tunnels (PeerEntry.pair) whose SAs are gone, and the highest key version that was in use."""
         entries = self._maps["kmesh_formers"].entries()
         return {int.from_bytes(key, sys.byteorder): value.spi for key, value in entries}
 
     def former(self, pair: int) -> int | None:
-        """Give the highest key version that was in use by a pair of incarnations; None: there is no entry."""
+        """Give the highest key version that was in use by a tunnel; None: there is no entry."""
         value = self._maps["kmesh_formers"].find(pair.to_bytes(8, sys.byteorder))
         return int(value.spi) if value is not None else None
 
     def set_former(self, pair: int, spi: int) -> None:
-        """Remember a pair of incarnations.
+        """Remember a tunnel.
 
         Raises:
             MapFullError: there is no room.

@@ -18,7 +18,11 @@ from kmesh_bpf.errors import KmeshBpfError
 from kmesh_bpf.kernel import nat, nft
 
 RARELY, SOON = 300.0, 10.0
-"""Seconds between two readings, at least; the second as long as a rule is in the way, which somebody may be mending."""
+"""Seconds without another reading after one: at most, and at least. The second, too, as long as a rule is in the way,
+which somebody may be mending."""
+TIMES = 500.0
+"""In between, so many times as long as the reading took: a new rule among few is named soon, and where a proxy's are
+thousands and change all the time, reading takes no more than 1 of 500 parts of a processor."""
 MOST_CHAINS = 64
 """Chains that are read, of all tables together: each takes a process."""
 OURS = frozenset({masquerade.TABLE, boot_guard.TABLE})
@@ -40,16 +44,17 @@ class Rules:
 
     def suspects(self) -> tuple[Suspect, ...]:
         """Give the rules that may be in our way; none where they cannot be read: it is only advice."""
-        now = self._clock()
-        if now < self._due:
+        began = self._clock()
+        if began < self._due:
             return self._found
-        self._due = now + RARELY
+        self._due = began + RARELY
         with suppress(KmeshBpfError, OSError, subprocess.TimeoutExpired, *SHAPELESS):
             generation = nat.generation()
             if generation is None or generation != self._generation or any(map(_legacy_tables, LEGACY)):
-                self._found = tuple(dict.fromkeys(_read(lambda: self._clock() - now < nft.TIMEOUT)))
+                self._found = tuple(dict.fromkeys(_read(lambda: self._clock() - began < nft.TIMEOUT)))
                 self._generation = generation
-            self._due = now + (SOON if self._found else RARELY)
+            ended = self._clock()
+            self._due = ended + (SOON if self._found else min(max(SOON, TIMES * (ended - began)), RARELY))
         return self._found
 
 

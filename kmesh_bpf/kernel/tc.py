@@ -2,7 +2,8 @@
 
 TCX links go to the head of the chain. A program of another CNI that ends the chain (TC_ACT_OK, a redirect) must not get
 round encryption or the guard; ours answer TC_ACT_UNSPEC, so all behind them still run. Whoever attaches at the head
-later stands before us again: the order among two that both want to be first is the order of their coming.
+later is found ahead at the next look, and ours go ahead of it again: for the microseconds that it takes one of them is
+not there, and the others hold. A filter of clsact cannot: all of TCX comes before it, and that is told.
 
 A link lives as long as its pin, ``links/<ifindex>-<program>`` below the pin root, or a descriptor of it: one is held
 for each, so that whoever removes a pin detaches nothing, and the pin is made again. A pin root belongs to one network
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kmesh_bpf.core.state import Attachment, Link, Program
-from kmesh_bpf.errors import KernelError, UnsupportedError
+from kmesh_bpf.errors import ConflictError, KernelError, UnsupportedError
 from kmesh_bpf.kernel import bpf
 from kmesh_bpf.kernel.clsact import Clsact
 from kmesh_bpf.kernel.interface import AttachMode
@@ -53,7 +54,7 @@ class TcAttacher:
         One that sits there in the other way (the mode was changed) goes after the new one has come.
 
         Raises:
-            ConflictError: a filter that is not ours stands in its place.
+            ConflictError: a filter that is not ours stands in its place, or a program ahead of all filters.
             UnsupportedError: the mode is ``tcx``, and the kernel has none.
             KernelError: the kernel refused.
 
@@ -66,11 +67,12 @@ class TcAttacher:
                 self._clsact.attach(attachment, fd)
                 self._filters = True
                 self._let_go((attachment.ifindex, attachment.program))
+                self._check_first(attachment, fd)
 
     def attached(self, links: tuple[Link, ...], build: LoadedPrograms | None) -> frozenset[Attachment]:
         """Give what of ours runs on these devices.
 
-        Current is what runs this build's program (None: any will do), and sits there in one way only.
+        Current is what runs this build's program (None: any will do), sits there in one way only, and is the first.
         Pins of links whose device is gone are removed on the way: they do nothing, and nobody else would ever ask.
 
         Raises:
@@ -125,7 +127,8 @@ class TcAttacher:
             ifindex, program = place
             if ifindex in names:
                 twice = place in linked and place in filters
-                current = not twice and wanted.get(program, program_id) == program_id
+                first = bpf.first_program(ifindex, _direction(program)) in ((program_id,) if place in linked else (0,))
+                current = first and not twice and wanted.get(program, program_id) == program_id
                 found.add(Attachment(ifindex, names[ifindex], program, current))
         return frozenset(found)
 
@@ -170,18 +173,28 @@ class TcAttacher:
         if fd is not None:
             os.close(fd)
 
+    def _check_first(self, attachment: Attachment, program: int) -> None:
+        target = f"{attachment.program.value} to {attachment.device} (clsact)"
+        ahead = bpf.first_program(attachment.ifindex, _direction(attachment.program))
+        # Of a link of ours that has just been let go the program may be there for some milliseconds.
+        if ahead not in (0, bpf.program_number(program, target)):
+            detail = f"program {ahead}, which is not ours, runs ahead of all filters (TCX): take it off, or do not ask"
+            raise ConflictError("attach", target, errno.EEXIST, f"{detail} for --tc-attach=clsact")
+
     def _attach_tcx(self, attachment: Attachment, program: int) -> bool:
         """Give False if this kernel has no TCX, and another way may be taken."""
         place = (attachment.ifindex, attachment.program)
-        attach_type = bpf.TCX_EGRESS if attachment.program.egress else bpf.TCX_INGRESS
+        attach_type = _direction(attachment.program)
         held = self._hold(place)
         if held is not None:
             info = bpf.link_info(held, self._pin(place))
             if (info.ifindex, info.attach_type) == (attachment.ifindex, attach_type):
-                bpf.update_link(held, program, self._pin(place))
-                self._pin_again(place, held)
-                return True
-            self._let_go(place)  # its device is gone, and the number was given to another
+                if bpf.first_program(attachment.ifindex, attach_type) == info.program_id:
+                    bpf.update_link(held, program, self._pin(place))
+                    self._pin_again(place, held)
+                    return True
+                bpf.detach_link(held, self._pin(place))  # a program can be in a chain once only
+            self._let_go(place)  # or its device is gone, and the number was given to another
         link = bpf.create_link(program, attachment.ifindex, attach_type)
         # An attach type that is not known and much else are EINVAL; of a device that is not there only TCX complains.
         if link == -errno.EINVAL and bpf.create_link(program, NO_DEVICE, attach_type) != -errno.ENODEV:
@@ -193,3 +206,7 @@ class TcAttacher:
         self._held[place] = link
         self._pin_again(place, link)
         return True
+
+
+def _direction(program: Program) -> int:
+    return bpf.TCX_EGRESS if program.egress else bpf.TCX_INGRESS

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from kmesh_bpf._abi import lib
 from kmesh_bpf.core import operations as ops
-from kmesh_bpf.core.state import Policy, PolicyId, Sa, SaId
+from kmesh_bpf.core.state import Policy, PolicyId, Rival, Sa, SaId
 from kmesh_bpf.errors import ConflictError, EncodeError, KernelError, KmeshBpfError, UnsupportedError
 from kmesh_bpf.kernel import xfrm_messages as wire
 from kmesh_bpf.kernel.interface import Failure
@@ -30,6 +30,8 @@ class Xfrm:
 
     def __init__(self, socket: NetlinkSocket) -> None:
         self._socket = socket
+        self.rivals: tuple[Rival, ...] = ()
+        """Policies of others that come before ours, as of the last dump."""
 
     def dump_sas(self) -> list[DecodedSa]:
         """Give all ESP SAs, whole or not at all."""
@@ -38,9 +40,10 @@ class Xfrm:
         return [sa for sa in decoded if sa is not None]
 
     def dump_policies(self) -> list[Policy]:
-        """Give the policies that are ours, whole or not at all."""
+        """Give the policies that are ours, whole or not at all; ``rivals`` are those of this dump then."""
         bodies = self._socket.dump(wire.encode_dump_policies())
-        decoded = (wire.decode_policy(body) for number, body in bodies if number == lib.XFRM_MSG_NEWPOLICY)
+        decoded = [wire.decode_policy(body) for number, body in bodies if number == lib.XFRM_MSG_NEWPOLICY]
+        self.rivals = tuple(found.rival for found in decoded if found.rival is not None)
         return [found.policy for found in decoded if found.policy is not None]
 
     def find_sas(self, identities: Iterable[SaId]) -> list[DecodedSa]:

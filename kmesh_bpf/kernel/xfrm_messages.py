@@ -9,13 +9,13 @@ import socket
 import sys
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Any
 
 from kmesh_bpf import contract
 from kmesh_bpf._abi import ffi, lib
 from kmesh_bpf.core.policies import UNMARKED
-from kmesh_bpf.core.state import ICV_BITS, Direction, Mark, Policy, PolicyId, Sa, SaId, SaUsage
+from kmesh_bpf.core.state import ICV_BITS, Direction, Mark, Policy, PolicyId, Rival, Sa, SaId, SaUsage
 from kmesh_bpf.core.view import KEY_BYTES, Address, Key, Network
 from kmesh_bpf.errors import ConfigError, DecodeError
 from kmesh_bpf.kernel import xfrm_checks, xfrm_marks
@@ -56,9 +56,10 @@ class DecodedSa:
 
 @dataclass(frozen=True, slots=True)
 class DecodedPolicy:
-    """A policy found in the kernel; ``policy`` only where it is ours."""
+    """A policy found in the kernel; ``policy`` only where it is ours, ``rival`` only where it comes before ours."""
 
     policy: Policy | None
+    rival: Rival | None = None
 
     @property
     def ours(self) -> bool:
@@ -235,12 +236,15 @@ def _decode_policy(body: bytes) -> DecodedPolicy:
     found = dict(attributes(rest))
     mark = _read_mark(found.get(lib.XFRMA_MARK)) or UNMARKED
     templates = found.get(lib.XFRMA_TMPL, b"")
-    if info.dir not in BY_NUMBER or len(templates) != ffi.sizeof("struct xfrm_user_tmpl"):
+    if info.dir not in BY_NUMBER:
         return DecodedPolicy(None)
-    template = _take("struct xfrm_user_tmpl", templates)[0]
     direction = BY_NUMBER[info.dir]
-    if template.reqid != contract.REQID or not xfrm_marks.of_policy(direction, mark):
-        return DecodedPolicy(None)
+    one = len(templates) == ffi.sizeof("struct xfrm_user_tmpl")
+    template = _take("struct xfrm_user_tmpl", templates)[0] if one else None
+    if template is None or template.reqid != contract.REQID or not xfrm_marks.of_policy(direction, mark):
+        if info.priority > contract.POLICY_PRIORITY or any(found.get(lib.XFRMA_IF_ID, b"")):
+            return DecodedPolicy(None)
+        return DecodedPolicy(None, _rival(info, direction, mark))
     policy = Policy(
         direction=direction,
         src=_network(info.sel.saddr, info.sel.prefixlen_s, info.sel.family),
@@ -256,6 +260,13 @@ def _decode_policy(body: bytes) -> DecodedPolicy:
     if info.action not in ACTIONS or shape != (lib.XFRM_MODE_TUNNEL, socket.IPPROTO_ESP, 0):
         raise DecodeError(f"policy {policy.id}: ours by reqid, but it does not require ESP in tunnel mode")
     return DecodedPolicy(policy)
+
+
+def _rival(info: Any, direction: Direction, mark: Mark) -> Rival:
+    # The kernel keeps a selector as it comes, bits behind its prefix length and all.
+    src = ip_network((_address(info.sel.saddr, info.sel.family), info.sel.prefixlen_s), strict=False)
+    dst = ip_network((_address(info.sel.daddr, info.sel.family), info.sel.prefixlen_d), strict=False)
+    return Rival(direction, src, dst, mark, info.priority)
 
 
 def _sequence(found: dict[int, bytes], esn: Any) -> int:

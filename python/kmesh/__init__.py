@@ -1,1 +1,1 @@
-"""The programs around kmesh_bpf: the launcher, the cluster sources, kmeshctl."""
+"""The programs around kmesh_bpf: the launcher and what it tells of itself, the cluster sources, kmeshctl."""

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 
 from kmesh.launcher.daemon import PERIOD
 from kmesh.launcher.looks import DEAREST, LOOK
-from kmesh.launcher.readiness import Bounds, answer
-from kmesh.launcher.record import KeyRecord, Record, after_pass
+from kmesh.telling.peers import Peers
+from kmesh.telling.readiness import answer, judged
+from kmesh.telling.record import KeyRecord, Pass, Record, after_pass, surveyed
 
 from kmesh_bpf import Options, Reconciler
 from tests.bench.chain import Chain, as_the_daemon
@@ -100,19 +101,12 @@ def scrape(size: Size) -> Iterator[Result]:
     for _ in range(3):
         report = reconciler.run(view)
         clock.now += 1
-    record = after_pass(
-        Record("n0", clock.now),
-        view,
-        report,
-        KeyRecord(1, 1),
-        cluster_problems=(),
-        counters={},
-        xfrm_errors={},
-        now=clock.now,
-        seconds=0.01,
-    )
+    peers = Peers()
+    peers.note(report)
+    record = after_pass(Record("n0", clock.now), Pass(view, report, KeyRecord(1, 1), (), clock.now, 0.01))
+    record = judged(surveyed(record, *peers.take(view, report), {}, {}), clock.now, 0.0)
     began = time.process_time()
-    page = answer("/metrics", record, clock.now, 0.0, Bounds(silence=90.0, view_age=60.0))
+    page = answer("/metrics", record)
     taken = (time.process_time() - began) * 1e3
     how = f"a scrape, {size.peers[-1]:,} peers"
     yield Result(how, len(page.body) / 1e3, "100 kB", MOST_KB, "kB", 1.0)

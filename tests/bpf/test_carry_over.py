@@ -80,6 +80,18 @@ def write(path, key, value):
         bpf.check(bpf.map_update(fd, ffi.from_buffer(key), ffi.from_buffer(value)), "write", path)
 
 
+def second_version(root, capacity):
+    """Make the maps of version 2, which lie as they do now but for their folder, with all there is; give their folder."""
+    folder = root / f"maps-2-{capacity}"
+    build = ensure_loaded(root, Settings(max_pods=capacity))
+    with closing(Maps(build.maps)) as maps:
+        fill(maps)
+        fill_what_is_new(maps)
+        maps.set_identity(INCARNATION, MASK)
+    build.maps.rename(folder)
+    return folder
+
+
 def first_version(root, capacity, incarnation=INCARNATION):
     """Make the maps of version 1, with what its daemon would have written, byte by byte; give their folder."""
     folder = root / f"maps-1-{capacity}"
@@ -115,6 +127,23 @@ def test_maps_of_another_capacity_take_over_what_the_old_ones_hold(root):
     assert new.pods() == {}
     remove_stale(root, larger)
     assert [path.name for path in root.glob("maps-*")] == [larger.maps.name]
+
+
+@pytest.mark.parametrize("capacity", [8, 16])
+def test_an_upgrade_from_version_2_keeps_everything(root, capacity):
+    second_version(root, 8)
+    build = ensure_loaded(root, Settings(max_pods=capacity))
+    with closing(Maps(build.maps)) as new:
+        assert held(new) == EVERYTHING
+    remove_stale(root, build)
+    assert [path.name for path in root.glob("maps-*")] == [build.maps.name]
+
+
+def test_of_several_versions_the_newest_that_is_filled_counts(root):
+    first_version(root, 8, "a former life")
+    second_version(root, 8)
+    with closing(Maps(ensure_loaded(root, Settings(max_pods=8)).maps)) as new:
+        assert held(new) == EVERYTHING
 
 
 @pytest.mark.parametrize("capacity", [8, 16])

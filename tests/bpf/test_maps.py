@@ -169,12 +169,12 @@ def test_nothing_pinned_half_of_it_and_another_layout_are_said_clearly(roots, ro
     with pytest.raises(UnsupportedError, match=r"a pinned map below .*is the daemon running"):
         open_maps(roots / "nowhere")
     (root / "older/maps-0-4").mkdir(parents=True)
-    with pytest.raises(LayoutError, match=r"holds maps-0-4; this version reads maps-2"):
+    with pytest.raises(LayoutError, match=r"holds maps-0-4; this version reads maps-3"):
         open_maps(root / "older")
     opened = open_maps(root)
     assert opened.folder == small.folder
     (small.folder / "kmesh_peers4").unlink()
-    with pytest.raises(UnsupportedError, match=r"some of the maps in .*maps-2-4"):
+    with pytest.raises(UnsupportedError, match=r"some of the maps in .*maps-3-4"):
         open_maps(root)
     with pytest.raises(UnsupportedError, match=r"the pinned map .*kmesh_peers4"):
         Maps(small.folder)

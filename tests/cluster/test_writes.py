@@ -3,7 +3,7 @@
 import pytest
 from kmesh.cluster.snapshot import kmesh_node_info, local_node
 from kmesh.errors import ConcurrentChangeError
-from kmesh.launcher import conditions
+from kmesh.telling import conditions
 
 from kmesh_bpf import Key
 from tests.contract.test_cluster_source import current, rotate, seen

@@ -1,12 +1,13 @@
 """What the DaemonSet asks of a kubelet, against what the daemon does; the file is read, so no API server is needed."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
 from kmesh.launcher import config
-from kmesh.launcher.readiness import answer
-from kmesh.launcher.record import KeyRecord, Record
+from kmesh.telling.readiness import answer, judged
+from kmesh.telling.record import KeyRecord, Record
 
 from kmesh_bpf.kernel.boot_guard import FILE
 from kmesh_bpf.kernel.pin_root import DEFAULT_PIN_ROOT
@@ -23,7 +24,8 @@ STARTING = Record("n1", 1000.0)
 
 def asked(probe: str, record: Record, seconds: float) -> int:
     """Give the status that a probe gets, so many seconds after the last attempt at a pass."""
-    return answer(CONTAINER[probe]["httpGet"]["path"], record, record.attempted + seconds, 0.0, BOUNDS).status
+    told = judged(replace(record, bounds=BOUNDS), record.attempted + seconds, 0.0)
+    return answer(CONTAINER[probe]["httpGet"]["path"], told).status
 
 
 @pytest.mark.parametrize("probe", PROBES)
@@ -59,7 +61,7 @@ def test_who_looks_for_go_kmesh_s_pods_finds_these_by_label_and_scrapes_them_by_
         "prometheus.io/port": str(port["containerPort"]),
         "prometheus.io/path": where,
     }
-    assert answer(f"/{where}", READY, READY.attempted, 0.0, BOUNDS).status == 200
+    assert answer(f"/{where}", judged(READY, READY.attempted, 0.0)).status == 200
 
 
 def test_it_never_selects_by_go_kmesh_s_label():

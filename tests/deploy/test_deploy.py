@@ -8,7 +8,7 @@ import yaml
 from kmesh.cluster.kubernetes.connection import connect
 from kmesh.cluster.kubernetes.source import KubernetesCluster
 from kmesh.errors import ClusterError
-from kmesh.launcher import conditions
+from kmesh.telling import conditions
 
 from tests.contract.test_cluster_source import lease
 from tests.deploy.conftest import apply, cases, manifests, put_role, roles, without

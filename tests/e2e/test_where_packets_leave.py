@@ -98,6 +98,39 @@ def test_a_pod_on_a_netkit_device_is_encrypted(enrolled):
         lab.network.delete_pod("p1c")
 
 
+@contextmanager
+def shaped(node, *devices):
+    """Have what comes by devices take the way through an ifb, as the bandwidth plugin and hosts' own shaping do."""
+    flow = "prio 49 protocol all matchall action mirred egress redirect dev ifb0"
+    made = [
+        f"tc qdisc add dev {one} clsact 2>/dev/null || true; tc filter add dev {one} ingress {flow}" for one in devices
+    ]
+    gone = [f"tc filter del dev {one} ingress prio 49" for one in devices]
+    within = f"nsenter --net=/run/netns/{node} bash -ec"
+    run(f"{within} 'ip link add ifb0 type ifb; ip link set ifb0 up; {'; '.join(made)}'")
+    try:
+        yield
+    finally:
+        run(f"{within} '{'; '.join(gone)}; ip link del ifb0'")
+
+
+@pytest.mark.parametrize("devices", [("v{}",), ("eth0",), ("v{}", "eth0")], ids=["pod", "uplink", "both"])
+def test_what_an_ifb_shapes_on_a_pod_s_device_or_an_uplink_is_encrypted_and_decrypted(enrolled, devices):
+    lab = enrolled
+    pairs = [("n1", "p1b", "p2a"), ("n2", "p2b", "p1a")]  # the one has links, the other filters
+    for node, name, other in pairs:
+        with shaped(node, *(one.format(name) for one in devices)), Capture(lab.network) as seen:
+            time.sleep(1)  # until its own devices are looked at again
+            counts = [
+                exchange(lab.pod(one), lab.pod(to).address(version), SENT)
+                for one, to in ((name, other), (other, name))
+                for version in (4, 6)
+            ]
+        print(f"ifb on {devices} of {node}: {counts}, in clear {seen.pods_in_clear()}")
+        assert [count.lost for count in counts] == [0] * 4
+        assert seen.pods_in_clear() == 0
+
+
 def test_what_was_decrypted_for_a_pod_whose_device_is_gone_does_not_leave_in_clear(enrolled):
     lab = enrolled
     address = lab.pod("p2b").address(4)

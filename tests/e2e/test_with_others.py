@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.e2e.telling import wait_ready, wait_reason
 from tests.kernel import tiny_bpf
 from tests.lab.by_hand import ByHand
 from tests.lab.capture import Capture
@@ -64,7 +65,35 @@ def test_a_peer_made_by_hand_with_keys_derived_by_hand_is_understood_both_ways_w
     assert "replay-window 0" in ours
 
 
-# --- other people's programs on our devices ----------------------------------------------------------------------
+# --- other people's policies and programs ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "undo", "words"),
+    [
+        (
+            "policy add dst 10.244.2.10 dir out priority 1 action allow",
+            "policy delete dst 10.244.2.10 dir out",
+            ("10.244.2.10/32", "comes before ours"),
+        ),
+        ("policy setdefault fwd block", "policy setdefault fwd accept", ("XFRM drops", "setdefault fwd accept")),
+    ],
+    ids=["a policy", "a default"],
+)
+def test_what_others_have_xfrm_do_ahead_of_ours_is_named_and_lets_nothing_out(enrolled, command, undo, words):
+    lab = enrolled
+    pair = lab.pod("p1a"), lab.pod("p2a").address(4)
+    run(f"ip -n n1 xfrm {command}")
+    try:
+        wait_reason(lab, "n1", *words)
+        with Capture(lab.network) as seen:
+            count = exchange(*pair, SENT)
+        assert (count.received, seen.pods_in_clear()) == (0, 0)
+    finally:
+        run(f"ip -n n1 xfrm {undo}")
+    wait_ready(lab, "n1")
+    assert exchange(*pair, SENT).lost == 0
+
 
 AHEAD, BEHIND = 0x10000, 0x20000  # bits that nobody here uses, and that ours must keep
 
@@ -112,6 +141,25 @@ def test_tcx_programs_of_others_ahead_and_behind_run_and_traffic_stays_encrypted
         for link in links:
             os.close(link)
         run("nsenter --net=/run/netns/n1 nft delete table inet look")
+
+
+@pytest.mark.skipif(KERNEL < TCX, reason="this kernel has no TCX")
+def test_tcx_programs_of_others_that_come_ahead_and_end_the_chain_get_round_ours_for_a_moment_only(enrolled):
+    lab = enrolled
+    links = []
+    with inside("n1"), program(AHEAD, tiny_bpf.TC_ACT_OK) as ahead:
+        for device in ("eth0", lab.pod("p1a").device):
+            for direction in (tiny_bpf.TCX_INGRESS, tiny_bpf.TCX_EGRESS):
+                links.append(tiny_bpf.attach(ahead, socket.if_nametoindex(device), direction, first=True))
+    try:
+        there, back = (lab.pod("p1a"), lab.pod("p2a").address(4)), (lab.pod("p2a"), lab.pod("p1a").address(4))
+        wait_for("ours are ahead again", lambda: exchange(*there, 3).lost == 0)
+        with Capture(lab.network) as seen:
+            counts = [exchange(*pair, SENT) for pair in (there, back)]
+        assert ([count.lost for count in counts], seen.pods_in_clear()) == ([0, 0], 0)
+    finally:
+        for link in links:
+            os.close(link)
 
 
 def test_clsact_filters_of_others_ahead_and_behind_run_and_traffic_stays_encrypted(enrolled):

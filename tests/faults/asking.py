@@ -15,8 +15,8 @@ from tests.lab.traffic import FAMILY
 
 RATE = 10.0
 """Datagrams a second."""
-LAST = 1.0
-"""Seconds that the last answers are waited for at most, under emulation."""
+LAST = 10.0
+"""Seconds that the last answers are waited for at most: a busy emulated machine takes that long."""
 
 
 class Asking:

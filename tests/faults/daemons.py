@@ -99,7 +99,10 @@ def other_sources(moment: Moment) -> None:
         for file in sources.glob("tc_*.c"):
             text = file.read_text()
             # At the head of each program: a load of the packet's mark that nothing comes of, as of another release.
-            file.write_text(text.replace(OPENING, OPENING + ' asm volatile("" :: "r"(skb->mark));'))
+            other = text.replace(OPENING, OPENING + ' asm volatile("" :: "r"(skb->mark));')
+            if other == text:
+                raise RuntimeError(f"no program begins as expected in {file.name}")
+            file.write_text(other)
         before = programs(moment)
         for ahead in (("unshare", "--mount", "bash", "-ec", f'mount --bind {sources} {ROOT}/bpf; exec "$@"', "-"), ()):
             daemon.stop()

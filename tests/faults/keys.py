@@ -123,7 +123,7 @@ def killed_after(line: str) -> Row:
 
     def act(moment: Moment) -> None:
         daemon, spi = moment.daemon("n2"), newest(moment) + 1
-        before, wanted = len(daemon.text()), line.format(spi=spi, hex=f"{spi:#010x}")
+        before, wanted = len(daemon.text()), line.format(spi=spi, hex=f"{spi:#010x}", old=f"{spi - 1:#010x}")
         with ThreadPoolExecutor() as pool:
             # The program that stores the key ends when the daemon is long past what it is to be killed at.
             stored = pool.submit(create, moment)
@@ -149,6 +149,14 @@ STEPS = {
     "key with SPI {spi} taken": ("key-killed-taken", "when it has read the new key"),
     "spi {hex} ": ("key-killed-installed", "when it has made the first SA of the new key"),
     "announced: SPI {spi}": ("key-killed-announced", "when it has announced the new SPI"),
+    "state add src 10.10.0.2 dst 10.10.0.1 proto esp spi {hex} ": (
+        "key-killed-sending",
+        "when it has made its SA to send to n1 with the new key",
+    ),
+    "state delete src 10.10.0.2 dst 10.10.0.1 proto esp spi {old}": (
+        "key-killed-rested",
+        "when it has removed its SA to send to n1 with the key before",
+    ),
 }
 ROWS = (
     Row("key-replaced", 1, "kmeshctl secret create", replaced, quick=True),

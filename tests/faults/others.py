@@ -7,12 +7,15 @@ import socket
 import time
 from collections.abc import Callable
 
+from tests.faults.meter import readiness
 from tests.faults.moment import Moment, within
 from tests.faults.rows import Excuse, Row
 from tests.kernel import tiny_bpf
 from tests.lab.kernels import TCX
 from tests.lab.network import inside
 
+READ_AGAIN = 340.0
+"""Seconds in which a node surely reads rules again, were it the slowest: :data:`kmesh_bpf.kernel.rules.RARELY`, and a pass."""
 LASTS = 5.0
 """Seconds that a rule of others stands."""
 MARKS = """table inet others {
@@ -43,8 +46,8 @@ ZONES = """table inet others {
 }"""
 
 
-def rules(node: str, text: str) -> Callable[[Moment], None]:
-    """Have a table of nft's for a while."""
+def rules(node: str, text: str, said: str = "") -> Callable[[Moment], None]:
+    """Have a table of nft's for a while, and until the node says what it does, if it has to."""
     table = " ".join(text.split()[1:3])
 
     def act(moment: Moment) -> None:
@@ -52,6 +55,10 @@ def rules(node: str, text: str) -> Callable[[Moment], None]:
         moment.happened()
         try:
             time.sleep(LASTS)
+            if said:
+                moment.meanwhile(
+                    f"{node} says so", lambda: any(said in reason for reason in readiness(node)), READ_AGAIN
+                )
         finally:
             within(node, f"nft delete table {table}")
         moment.happened()
@@ -138,8 +145,12 @@ ROWS = (
         "connmark-restore",
         6,
         "rules on n1 save the low byte of marks to connections, and restore it",
-        rules("n1", CONNMARK),
-        Excuse("a packet has one mark, and here somebody else writes it: the node says so", ("n1",)),
+        rules("n1", CONNMARK, "of our marks away"),
+        Excuse(
+            "a packet has one mark, and here somebody else writes it: the node names the rule, and the way out",
+            ("n1",),
+        ),
+        seconds=500,
     ),
     Row(
         "mark-users-low",
@@ -151,8 +162,12 @@ ROWS = (
         "mark-takers",
         6,
         "the same rules, and the daemon was not told to leave these bits alone",
-        rules("n2", TAKEN),
-        Excuse("a packet has one mark, and here somebody else takes our bits off it: the node says so", ("n2",)),
+        rules("n2", TAKEN, "of our marks away"),
+        Excuse(
+            "a packet has one mark, and here somebody else takes our bits off it: the node names the rule, and the way out",
+            ("n2",),
+        ),
+        seconds=500,
     ),
     Row("conntrack-zones", 6, "connections of n1 are tracked in zones, and masqueraded (nft)", rules("n1", ZONES)),
     Row("filters-of-others", 6, "clsact filters of others ahead of ours and behind them, on n2", filters),

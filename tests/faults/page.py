@@ -94,6 +94,9 @@ def _kernel(series: str, by_row: Mapping[str, Outcome], rows: Sequence[Row]) -> 
         else ""
     )
     lines = [f"## Linux {series}", f"{', '.join(machines)}{emulated}.", ""]
+    kernel = tuple(map(int, series.split(".")))
+    if left := [row.name for row in rows if row.is_of(kernel) and row.name not in by_row]:
+        lines += [f"Not run on it yet: {', '.join(f'`{name}`' for name in left)}.", ""]
     for group, title in GROUPS.items():
         ours = [row for row in rows if row.group == group and row.name in by_row]
         if not ours:

@@ -100,6 +100,25 @@ def test_how_soon_a_device_that_comes_has_its_programs(
     assert sorted(delays)[5] < 0.5
 
 
+def test_a_device_that_comes_after_a_restart_has_its_programs_though_the_cluster_is_away(
+    daemon: Daemon, new_netns: Callable[[], str], tmp_path: Path
+) -> None:
+    daemon.stop()
+    torn = tmp_path / "cluster" / "torn.yaml"
+    torn.write_text("{")  # a file that was never read whole: the cluster is not known
+    there = new_netns()
+    run(f"ip link add early type veth peer name far0 netns {there}")
+    daemon.start("--health-address=")
+    wait_for("it does not say so", lambda: "the cluster is not known yet" in daemon.text(), 60)
+    run(f"ip link add late type veth peer name far1 netns {there}")
+    for name in ("early", "late"):
+        pinned = daemon.pin_root / "links" / f"{socket.if_nametoindex(name)}-tc_leak_guard"
+        seconds_until(f"{name} is not guarded", pinned.exists)
+    assert " ready: " not in daemon.text()
+    torn.unlink()
+    daemon.wait_ready(60)
+
+
 def test_a_pod_that_gets_its_address_after_its_device_came_is_found_without_any_notification(
     daemon: Daemon, new_netns: Callable[[], str]
 ) -> None:

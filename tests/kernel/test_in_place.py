@@ -1,5 +1,6 @@
 """What is ours stays in place while a daemon runs, whoever removes what nobody notifies of; and what that costs."""
 
+import os
 import select
 import shutil
 import socket
@@ -14,11 +15,12 @@ import pytest
 from kmesh_bpf import LinuxKernel, Settings, claim
 from kmesh_bpf.core import operations as ops
 from kmesh_bpf.core.devices import decide
-from kmesh_bpf.core.state import Attachment, PodFlags, Program
+from kmesh_bpf.core.state import Attachment, PeerEntry, PodFlags, Program
 from kmesh_bpf.errors import ConflictError
 from kmesh_bpf.kernel import bpf
 from kmesh_bpf.kernel.interface import AttachMode
 from kmesh_bpf.kernel.maps import open_maps
+from tests.kernel import tiny_bpf
 from tests.lab.network import run
 
 NODE = [ip_address("10.10.0.1")]
@@ -131,6 +133,8 @@ def test_a_second_daemon_that_was_faster_is_told_of(kernel, root):
         lambda maps: maps.add_pod_device(999),
         lambda maps: maps.set_identity("another", 0),
         lambda maps: maps.add_service(ip_network("10.96.0.0/12")),
+        lambda maps: maps.set_peer(ip_address("10.10.0.2"), PeerEntry(1, 1 << 20, 0, 1)),
+        lambda maps: maps.set_former(7, 1),
     ],
 )
 def test_an_entry_that_is_removed_altered_or_added_by_hand_is_seen_at_the_next_look(kernel, root, change):
@@ -151,6 +155,22 @@ def test_a_program_that_is_taken_off_by_force_is_seen_and_put_back(kernel, root)
     assert kernel.look()
     put_in_place(kernel)
     assert not kernel.look()
+
+
+@pytest.mark.parametrize("direction", [tiny_bpf.TCX_INGRESS, tiny_bpf.TCX_EGRESS])
+@pytest.mark.parametrize("device", ["eth0", "pod0"])
+def test_a_program_that_somebody_puts_ahead_of_ours_is_seen_and_ours_goes_ahead_again(kernel, device, direction):
+    """One that ends the chain would have everything leave in clear, and come in so."""
+    fd = tiny_bpf.load(0xA, tiny_bpf.TC_ACT_OK)
+    ahead = tiny_bpf.attach(fd, socket.if_nametoindex(device), direction, first=True)
+    try:
+        assert kernel.look()
+        put_in_place(kernel)
+        assert not kernel.look()
+        assert tiny_bpf.running(socket.if_nametoindex(device), direction)[1:] == [bpf.program_number(fd, device)]
+    finally:
+        os.close(ahead)
+        os.close(fd)
 
 
 def test_counters_that_count_are_no_reason_to_look_closer(kernel, netns):

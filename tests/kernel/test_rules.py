@@ -48,6 +48,29 @@ def test_they_are_read_again_rarely_and_only_if_something_changed(netns: str, mo
     assert one.suspects() == (), "what is in the way is looked at more often"
 
 
+@pytest.mark.parametrize(("took", "wait"), [(0.0, SOON), (0.1, 50.0), (5.0, RARELY)])
+def test_what_is_new_is_read_the_sooner_the_less_reading_costs(
+    netns: str, monkeypatch: pytest.MonkeyPatch, took: float, wait: float
+) -> None:
+    now, read = [0.0], []
+
+    def reading(in_time: Callable[[], bool]) -> object:
+        read.append(now[0])
+        now[0] += took
+        return iter(())
+
+    monkeypatch.setattr(rules, "_read", reading)
+    one = Rules(lambda: now[0])
+    one.suspects()
+    run("nft add table ip theirs")
+    now[0] = took + wait - 0.01
+    one.suspects()
+    assert read == [0.0]
+    now[0] = took + wait
+    one.suspects()
+    assert read == [0.0, took + wait]
+
+
 def test_ten_thousand_rules_of_a_proxy_cost_nothing_worth_noticing(netns: str, tmp_path: Path) -> None:
     chains = "".join(f"chain KUBE-SVC-{one} {{ ip daddr 10.96.0.1 counter; }}\n" for one in range(10_000))
     jump = "".join(f"ip daddr 10.97.{one // 250}.{one % 250} jump KUBE-SVC-{one}\n" for one in range(2000))

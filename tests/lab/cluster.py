@@ -162,7 +162,7 @@ class Daemon:
 
     def start(self, *flags: str) -> None:
         """Start it, with its own flags and for this time with these."""
-        guide = ("--mode=dual-engine", "--enable-bypass=false", "--enable-ipsec=true")
+        guide = ("--mode=dual-engine", "--enable-bypass=false", "--enable-ipsec=true", "--log-level=debug")
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self._command(*guide, *self._flags, *flags),

@@ -4,7 +4,8 @@ import json
 import re
 
 import yaml
-from kmesh.launcher.metrics import FAMILIES, Now, render
+from kmesh.telling.metrics import FAMILIES, render
+from kmesh.telling.readiness import judged
 
 from tests.monitoring.promtool import ALERTS, DASHBOARD, promtool
 from tests.unit.core import mesh
@@ -22,7 +23,7 @@ def sample() -> str:
     passes.run(mesh.view())
     for identity in passes.kernel.sas:
         passes.kernel.use(identity, 1234.0, packets=5)
-    return render(Now(passes.run(mesh.view()), 2000.0, 0.0, ready=True))
+    return render(judged(passes.run(mesh.view()), 2000.0, 0.0))
 
 
 def test_promtool_finds_nothing_to_say_about_the_metrics():

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 from tests.mutants.modules import ROOT, Group, UnknownModuleError, chosen
@@ -76,25 +76,40 @@ def main() -> int:
 
 def _run(group: Group, jobs: int) -> int:
     folder = WORK / group.package
-    _lay_out(folder, group)
-    log = folder / "mutmut.log"
+    _lay_out(folder)
     print(f"{group.package}: {', '.join(group.modules)}; their tests run three times first", flush=True)
+    _configure(folder, group, group.tests)
+    whole = _mutmut(folder, jobs)
+    found = _outcomes(folder, group)
+    survivors = [name for name, code in found.items() if code in (SURVIVED, UNTESTED)]
+    if whole and group.slow and survivors:
+        print(f"{group.package}: {len(survivors)} survivors meet {', '.join(group.slow)}", flush=True)
+        _configure(folder, group, (*group.tests, *group.slow))
+        whole = _mutmut(folder, jobs, *survivors)
+        again = _outcomes(folder, group)  # of the others mutmut has forgotten how they ended
+        found |= {name: again[name] for name in survivors if again[name] is not None}
+    return _sum_up(group, folder, found) if whole else 2
+
+
+def _mutmut(folder: Path, jobs: int, *names: str) -> bool:
+    """Run mutmut; tell whether it came to an end, if only because somebody stopped it."""
+    log = folder / "mutmut.log"
     with log.open("wb") as out:
-        command = [Path(sys.executable).with_name("mutmut"), "run", "--max-children", str(jobs)]
+        command = [Path(sys.executable).with_name("mutmut"), "run", "--max-children", str(jobs), *names]
         process = subprocess.Popen(command, cwd=folder, stdout=out, stderr=subprocess.STDOUT)
         try:
             _tell(process, log)
         except KeyboardInterrupt:
             process.wait()
             print("stopped; what is known so far:")
+            return True
     if process.returncode:
         print(f"mutmut has failed, status {process.returncode}; the end of {log.relative_to(ROOT)}:")
         print(_text(log)[-3000:])
-        return 2
-    return _sum_up(group, folder)
+    return not process.returncode
 
 
-def _lay_out(folder: Path, group: Group) -> None:
+def _lay_out(folder: Path) -> None:
     """Copy what mutmut works on; the packages lie side by side, as it takes a module's name from its path."""
     leave_out = shutil.ignore_patterns("__pycache__", "corpus")
     for source, target in (("kmesh_bpf", "kmesh_bpf"), ("python/kmesh", "kmesh"), ("tests", "tests"), ("docs", "docs")):
@@ -102,10 +117,12 @@ def _lay_out(folder: Path, group: Group) -> None:
     for source in ("deploy", "bpf"):
         shutil.copytree(ROOT / source, folder / source, ignore=leave_out)
     (folder / "conftest.py").write_text(PROFILE)
+
+
+def _configure(folder: Path, group: Group, tests: Iterable[str]) -> None:
     modules = [f"{name.replace('.', '/')}.py" for name in group.names()]
-    tests = [f"tests/unit/{path}" for path in group.tests]
-    settings = SETTINGS.format(modules=json.dumps(modules), tests=json.dumps(tests))
-    (folder / "pyproject.toml").write_text(settings)
+    paths = [f"tests/unit/{path}" for path in tests]
+    (folder / "pyproject.toml").write_text(SETTINGS.format(modules=json.dumps(modules), tests=json.dumps(paths)))
 
 
 def _tell(process: subprocess.Popen[bytes], log: Path) -> None:
@@ -124,25 +141,29 @@ def _text(log: Path) -> str:
     return log.read_text(errors="replace").replace("\r", "\n").rstrip()
 
 
-def _outcomes(folder: Path, module: str) -> Iterator[tuple[str, int | None]]:
-    meta = folder / "mutants" / f"{module.replace('.', '/')}.py.meta"
-    if meta.exists():
-        yield from json.loads(meta.read_text())["exit_code_by_key"].items()
+def _outcomes(folder: Path, group: Group) -> dict[str, int | None]:
+    """Give each mutant, and how it ended: mutmut's exit status, None: not tried."""
+    found: dict[str, int | None] = {}
+    for module in group.names():
+        meta = folder / "mutants" / f"{module.replace('.', '/')}.py.meta"
+        if meta.exists():
+            found |= json.loads(meta.read_text())["exit_code_by_key"]
+    return found
 
 
-def _sum_up(group: Group, folder: Path) -> int:
+def _sum_up(group: Group, folder: Path, found: dict[str, int | None]) -> int:
     """Print a line for each module, and append who survived to the results."""
     status = 0
     with (WORK / "results.txt").open("a") as results:
         for module in group.names():
-            found = dict(_outcomes(folder, module))
-            counts = Counter(_outcome(code) for code in found.values())
+            mine = {name: code for name, code in found.items() if name.rpartition(".")[0] == module}
+            counts = Counter(_outcome(code) for code in mine.values())
             line = (
                 f"{module}: {', '.join(f'{number} {name}' for name, number in sorted(counts.items())) or 'no mutants'}"
             )
             print(line, flush=True)
             results.write(f"{line}\n")
-            for name, code in found.items():
+            for name, code in mine.items():
                 if code in (SURVIVED, UNTESTED):
                     status = 1
                     results.write(f"\n--- {name}: {OUTCOMES[code]}\n{_difference(folder, name)}\n")

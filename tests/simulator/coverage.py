@@ -17,7 +17,7 @@ PURE = (
     "kmesh_bpf/reconcile.py",
     "python/kmesh/cluster/objects.py",
     "python/kmesh/cluster/placement.py",
-    "python/kmesh/cluster/reporting.py",
+    "python/kmesh/telling/reporting.py",
     "python/kmesh/cluster/secret.py",
     "python/kmesh/cluster/snapshot.py",
     "python/kmesh/cluster/status.py",
@@ -26,8 +26,8 @@ PURE = (
     "python/kmesh/kmeshctl/health.py",
     "python/kmesh/kmeshctl/traffic.py",
     "python/kmesh/launcher/daemon.py",
-    "python/kmesh/launcher/readiness.py",
-    "python/kmesh/launcher/record.py",
+    "python/kmesh/telling/readiness.py",
+    "python/kmesh/telling/record.py",
 )
 """What is measured: what decides."""
 

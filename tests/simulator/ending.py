@@ -10,8 +10,10 @@ from kmesh.kmeshctl import health
 
 from tests.simulator.events import connect
 from tests.simulator.judge import ViolationError
+from tests.simulator.machine import LivePod
 from tests.simulator.telling import Telling
 from tests.simulator.troubles import reconcile_objects, tell_the_truth
+from tests.simulator.ways import Way
 
 if TYPE_CHECKING:
     from tests.simulator.world import World
@@ -38,7 +40,7 @@ def _mend(world: World) -> None:
     world.later.clear()
     world.server.away_until, world.server.refusals = 0.0, 0
     for machine in world.machines:
-        machine.lag, machine.arguments, machine.kill_in = 0.0, (), None
+        machine.lag, machine.arguments, machine.kill_in, machine.refusals = 0.0, (), None, 0
         connect(world, machine)
         tell_the_truth(world, machine)
     reconcile_objects(world)
@@ -76,20 +78,32 @@ def _converged(world: World) -> None:
 
 
 def _pairs(world: World, telling: Telling) -> None:
-    """Every pair talks; encrypted, where both are managed, and `explain` says so."""
+    """Every pair talks, by whatever way; encrypted, where both are managed, and `explain` says so."""
     known = world.knowledge()
     for source, target in world.every_pair():
-        before = len(world.recorded)
-        if not world.send(source, target):
-            raise ViolationError(5, f"in the end no packet arrives from {source.label} to {target.label}")
+        go = source.machine.is_go or target.machine.is_go
+        for way in Way if not go else (Way.STRAIGHT, Way.SERVICE):
+            _talk(world, *world.ends(source, target, way), way)
         managed = all(known.says(address) for pod in (source, target) for address in pod.addresses)
-        if managed and world.recorded[before].frame.spi is None:
-            raise ViolationError(5, f"in the end {source.label} speaks to {target.label} in clear")
         if managed:
             answer = telling.explain(source, target)
             if not answer.encrypted:
                 reasons = [way.trace.reason for way in answer.ways]
                 raise ViolationError(5, f"explain {source.label} {target.label} says not encrypted: {reasons}")
+
+
+def _talk(world: World, source: LivePod, target: LivePod, way: Way) -> None:
+    """One packet arrives, and is encrypted if it must be: between managed pods, and between a node and a managed pod."""
+    before, known = len(world.recorded), world.knowledge()
+    via = target.machine if way is Way.NODE_PORT else None
+    if not world.send(source, target, way, via):
+        raise ViolationError(5, f"in the end no packet arrives from {source.label} to {target.label} {way.value}")
+    ends = [end for end in (source, target) if end is not end.machine.itself()]
+    if way is Way.NODE_PORT:
+        ends = [source]
+    managed = all(known.says(address) for end in ends for address in end.addresses)
+    if managed and world.recorded[before].frame.spi is None:
+        raise ViolationError(5, f"in the end {source.label} speaks to {target.label} in clear {way.value}")
 
 
 def _idle(world: World) -> None:

@@ -43,14 +43,15 @@ def event(group: str, weight: int = 2) -> Callable[[Happening], Happening]:
     return register
 
 
-def any_machine(world: World, draw: Random, *, powered: bool = True) -> Machine | None:
-    found = [machine for machine in world.machines if machine.powered or not powered]
+def any_machine(world: World, draw: Random, *, running: bool = False, go: bool = True) -> Machine | None:
+    """Draw one that is there; ``running``: with a daemon; not ``go``: with one of ours, as what happens is of ours."""
+    found = [one for one in world.machines if one.powered and (one.running or not running) and (go or not one.is_go)]
     return draw.choice(found) if found else None
 
 
-def with_daemon(world: World, draw: Random) -> Machine | None:
-    found = [machine for machine in world.machines if machine.running]
-    return draw.choice(found) if found else None
+def with_daemon(world: World, draw: Random, *, go: bool = False) -> Machine | None:
+    """Draw one whose daemon runs."""
+    return any_machine(world, draw, running=True, go=go)
 
 
 def any_pod(world: World, draw: Random) -> LivePod | None:
@@ -122,7 +123,6 @@ def pod_moves(world: World, draw: Random) -> str | None:
     world.now += 1.0  # so that which is the newer one can be told
     name = f"{draw.choice('az')}{world.born}{world.idents}"
     new = world.add_pod(machine, name=name, namespace=pod.namespace, labels=pod.labels, addresses=pod.addresses)
-    new.heir = True
     return (
         f"pod {pod.label} of {before} ends, {fate}; {new.label} on {machine.name} gets its address {new.addresses[0]}"
     )
@@ -159,7 +159,7 @@ def namespace_is_labelled(world: World, draw: Random) -> str | None:
 # Daemons.
 @event("daemons", 8)
 def daemon_is_killed_in_its_work(world: World, draw: Random) -> str | None:
-    machine = with_daemon(world, draw)
+    machine = with_daemon(world, draw, go=True)
     if machine is None:
         return None
     machine.kill_in = draw.choice((0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 30))
@@ -168,7 +168,7 @@ def daemon_is_killed_in_its_work(world: World, draw: Random) -> str | None:
 
 @event("daemons", 4)
 def daemon_is_restarted(world: World, draw: Random) -> str | None:
-    machine = with_daemon(world, draw)
+    machine = with_daemon(world, draw, go=True)
     if machine is None:
         return None
     machine.start()
@@ -177,7 +177,7 @@ def daemon_is_restarted(world: World, draw: Random) -> str | None:
 
 @event("daemons", 3)
 def daemon_is_stopped(world: World, draw: Random) -> str | None:
-    machine = with_daemon(world, draw)
+    machine = with_daemon(world, draw, go=True)
     if machine is None:
         return None
     machine.stop()

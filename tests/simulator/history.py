@@ -17,6 +17,8 @@ from tests.simulator.world import World
 
 WAITS = (0.05, 0.05, 0.3, 0.3, 1.2, 1.2, 4.0, 12.0, 12.0, 35.0, 100.0, 700.0)
 """Seconds that pass after an event; rotation, lingering, renewal and reports have bounds between these."""
+OTHER_MAKE = 0.2
+"""The part of histories in which a node is of another make."""
 LEAST, MOST = 5, 50
 """Events in a history."""
 
@@ -32,13 +34,14 @@ class Step:
 
 @dataclass(frozen=True)
 class History:
-    """What a seed decides: how large the cluster is, and what happens to it."""
+    """What a seed decides: how large the cluster is, and what happens to it; ``go``: some nodes are of another make."""
 
     seed: int
     size: int
     pods: int
     families: tuple[int, ...]
     steps: tuple[Step, ...]
+    go: bool = False
 
 
 @dataclass
@@ -75,14 +78,14 @@ def make(seed: int) -> History:
         k=min(draw.randint(LEAST, MOST), draw.randint(LEAST, MOST)),
     )
     steps = tuple(Step(number, name, draw.choice(waits)) for number, name in enumerate(names))
-    return History(seed, size, draw.choice((1, 1, 2)), families, steps)
+    return History(seed, size, draw.choice((1, 1, 2)), families, steps, Random(f"{seed}/go").random() < OTHER_MAKE)
 
 
 def live(history: History, *, loud: bool = False) -> Outcome:
     """Live a history to its end, or to the first violation."""
     story = Story(loud)
     outcome = Outcome(history, story)
-    world = World(f"{history.seed}", history.size, history.pods, history.families, story)
+    world = World(f"{history.seed}", history.size, history.pods, history.families, story, go=history.go)
     try:
         _live(history, world, outcome)
     except ViolationError as violation:
@@ -102,7 +105,9 @@ def live(history: History, *, loud: bool = False) -> Outcome:
 def _live(history: History, world: World, outcome: Outcome) -> None:
     telling = Telling(world)
     story = world.story
-    story.tell(f"{history.size} nodes with {history.pods} pods each, IPv{' and IPv'.join(map(str, history.families))}")
+    made = ", the first one a Go node" if history.go else ""
+    families = " and IPv".join(map(str, history.families))
+    story.tell(f"{history.size} nodes with {history.pods} pods each, IPv{families}{made}")
     world.quiet = True
     world.advance(3.0, 3)
     world.quiet = False

@@ -4,9 +4,7 @@
    could have known.* That moment is the end of its first pass that began while its cluster source held, for both
    addresses, one living pod that is managed (:mod:`tests.simulator.knowledge`); or the first packet of the two that was
    encrypted, whichever comes first. It lasts until a pass begins while the source says otherwise. A daemon that
-   is stopped or killed knows on; so does one whose source shows nothing new. Of an address that was another pod's before
-   a daemon knows from the end of the *second* such pass (a known limit: by whose device carries an address it goes as of
-   the pass before). A node that boots knows what its boot guard
+   is stopped or killed knows on; so does one whose source shows nothing new. A node that boots knows what its boot guard
    drops, and nothing more. It does not hold while the node's programs or maps are as *somebody else* has left them, up
    to the daemon's next pass that converges.
 2. *Nothing wrong is accepted*: in clear from a pod that the receiver's daemon knows, in the same sense, as managed
@@ -19,20 +17,29 @@
    A new incarnation without an excuse is a violation by itself, for it costs packets. One is excused by what a daemon
    does: it was killed between the two writes that make an SA (:func:`kmesh_bpf.core.reach.in_order`).
    An excuse is made good once both daemons have, in passes begun since that converged, seen each other's incarnation
-   as it is now, and say that they can send to each other.
+   as it is now, and say that they can send to each other; and the Secret holds no key (any more) that it held before,
+   with somebody having erased that it did: whoever starts under such a one finds SAs of keys that he takes for new.
+   Nor does a node announce a version before its programs are where they belong.
 5. *Losses are told*: see :mod:`tests.simulator.telling`; and the end, :mod:`tests.simulator.ending`.
+6. *What is somebody else's stays*: a policy of others by the selector of one of ours.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
-from kmesh_bpf import Address, Key, Report, View
-from kmesh_bpf.core.state import Sa
+from kmesh.cluster.objects import NAMESPACE
+
+from kmesh_bpf import Address, Key, Operation, Report, View
+from kmesh_bpf.core.operations import SetPolicy
+from kmesh_bpf.core.state import Program, Sa
 from tests.simulator.knowledge import NOTHING, Knowledge, know
 from tests.simulator.machine import LivePod, Machine
 from tests.simulator.packets import Frame
+from tests.simulator.ways import Trip, Way
 
 
 class ViolationError(AssertionError):
@@ -41,20 +48,6 @@ class ViolationError(AssertionError):
     def __init__(self, check: int, sentence: str) -> None:
         super().__init__(f"check {check}: {sentence}")
         self.check, self.sentence = check, sentence
-
-
-@dataclass(frozen=True)
-class Trip:
-    """A packet of one pod to another one; those between the same ends are equal."""
-
-    ident: int = field(compare=False)
-    source: LivePod
-    target: LivePod
-    src: Address
-    dst: Address
-
-    def __str__(self) -> str:
-        return f"{self.src} ({self.source.label} on {self.source.machine.name}) -> {self.dst} ({self.target.label} on {self.target.machine.name})"
 
 
 @dataclass
@@ -66,17 +59,14 @@ class Seen:
     done: Knowledge | None = None
     done_at: float = -1.0
     done_began_at: float = -1.0
-    before: Knowledge = NOTHING
     report: Report | None = None
     tampered: str = ""
-    heard: dict[tuple[Address, int], float] = field(default_factory=dict)
     once: set[Trip] = field(default_factory=set)
 
     def knows(self, address: Address, pod: LivePod) -> bool:
         """Tell whether the daemon could have known that a pod with that address is managed."""
         told = (pod.machine.name, pod.label)
-        views = (self.done or NOTHING, self.begun, *((self.before,) if pod.heir else ()))
-        return all(known.says(address) == told for known in views)
+        return all(known.says(address) == told for known in (self.done or NOTHING, self.begun))
 
 
 @dataclass(frozen=True)
@@ -87,11 +77,6 @@ class Excuse:
     since: float
 
 
-RETIREMENT = 9.0
-"""Seconds, a little less than :class:`kmesh_bpf.core.keys.Retirement` says: the kernel counts use in whole ones."""
-LIMIT = "an old version was retired before its sender, whose daemon was late, had moved (known limit)"
-"""An inbound SA goes when its peer has announced a newer version, we have for a while, and the SA was idle as long. A
-peer whose daemon is stopped, or told late, just then goes on with the old version when it has something to send."""
 Pair = frozenset[Machine]
 
 
@@ -105,9 +90,8 @@ class Judge:
         self.numbers: set[tuple[Key, int]] = set()
         self.accepted: set[int] = set()
         self.losing: dict[tuple[LivePod, LivePod], float] = {}
-        self.heard: dict[Machine, dict[tuple[Address, int], float]] = {}
-        self.retired: set[tuple[Machine, Address, int | None]] = set()
-        self.announced: dict[Machine, tuple[int, float]] = {}
+        self.erased: set[Key] = set()
+        """Keys that were stored a second time, and that they were used was erased from the Secret."""
         self.reasons: dict[str, int] = {}
         self._known: dict[int, tuple[object, Knowledge]] = {}
 
@@ -123,7 +107,7 @@ class Judge:
             if seen.once:
                 seen.once = {trip for trip in seen.once if self._both_managed(known, trip)}
         if objects.complete:
-            seen.begun, seen.began_at, seen.heard = known, self.world.now, dict(self.heard.get(machine, {}))
+            seen.begun, seen.began_at = known, self.world.now
 
     def done(self, machine: Machine, _view: View, report: Report) -> None:
         """Take in that a pass ended."""
@@ -131,10 +115,6 @@ class Judge:
         seen.report = report
         if report.failures:
             return
-        spi = self.announced.get(machine, (0, 0.0))[0]
-        if machine.daemon is not None and machine.daemon.memory.announced != spi:
-            self.announced[machine] = machine.daemon.memory.announced, self.world.now
-        seen.before = seen.done or NOTHING
         seen.done, seen.done_at, seen.done_began_at = seen.begun, self.world.now, seen.began_at
         if report.converged:
             seen.tampered = ""
@@ -143,10 +123,26 @@ class Judge:
 
     def renews(self, machine: Machine) -> None:
         """Take in that a daemon becomes another one, before it makes anything for that."""
-        if not any(machine in pair for pair in self.excuses):
+        if not (machine.is_go or any(machine in pair for pair in self.excuses)):
             raise ViolationError(4, f"{machine.name} changes its incarnation without a cause")
         self.world.story.tell(f"  {machine.name} is another one from now on")
         self.blame(machine, "a new incarnation")
+
+    def announces(self, machine: Machine, manifest: Mapping[str, Any]) -> None:
+        """Take in that a daemon is about to announce itself: whoever announces a version takes it from then on."""
+        held = self.world.server.get("KmeshNodeInfo", NAMESPACE, machine.name)
+        told, said = manifest["spec"], held["spec"] if held else {}
+        new = (told["spi"], told["bootID"]) != (said.get("spi"), said.get("bootID"))
+        kernel = machine.kernel
+        on = {one.ifindex for one in kernel.attachments if one.program is Program.MARK_DECRYPT}
+        bare = [link.name for link in kernel.links if link.leads_out and link.ifindex not in on]
+        if new and bare and not machine.is_go:
+            raise ViolationError(4, f"{machine.name} announces SPI {told['spi']} without its programs on {bare[0]}")
+
+    def overwrites(self, machine: Machine, operation: Operation) -> None:
+        """Take in that a daemon is about to do something."""
+        if isinstance(operation, SetPolicy) and operation.replace and operation.policy.id in machine.kernel.strangers:
+            raise ViolationError(6, f"{machine.name} overwrites somebody else's policy: {operation.policy.id}")
 
     def of(self, machine: Machine) -> Seen:
         """Give what a machine's daemon has seen."""
@@ -175,34 +171,38 @@ class Judge:
         seen = self.of(machine)
         if frame.key is not None:
             number = (frame.key, frame.sequence)
-            if number in self.numbers:
+            if number in self.numbers and not machine.is_go:
                 raise ViolationError(3, f"{machine.name} uses number {frame.sequence} of one key twice: {trip}")
             self.numbers.add(number)
-            if not forged and self._both_managed(seen.begun, trip):
+            if not forged and machine is trip.source.machine and self._both_managed(seen.begun, trip):
                 seen.once.add(trip)
         if frame.spi is None and not forged:
             self._in_clear(trip, machine, seen, masqueraded=frame.src != trip.src)
+
+    def passed_on(self, trip: Trip, machine: Machine, came: Frame, frame: Frame) -> None:
+        """Take in a frame that a machine passes on: what came encrypted does not leave in clear."""
+        if came.spi is not None and frame.spi is None and not (self.of(machine).tampered or machine.is_go):
+            raise ViolationError(1, f"{machine.name} passes on in clear what came encrypted: {trip}")
 
     def arrived(self, trip: Trip, machine: Machine, frame: Frame, sender: Machine) -> None:
         """Take in that a pod was given a packet that came by the wire; ``sender``: who put the frame there."""
         seen = self.of(machine)
         if frame.spi is None:
-            named = frame.src == trip.src  # masqueraded, it comes in the name of a node
-            if named and sender is not machine and not seen.tampered and self._knows_both(seen, trip):
+            # What comes in the name of a node may be anybody's: masqueraded, or of a node that cannot encrypt it yet.
+            named = frame.src == trip.src and trip.source is not sender.itself()
+            strict = sender is not machine and not machine.is_go and not seen.tampered
+            if named and strict and self._must_be_encrypted(machine, trip, sender):
                 raise ViolationError(2, f"{machine.name} accepts in clear: {trip}")
         elif trip.ident in self.accepted and self._counts(frame, machine):
             raise ViolationError(2, f"{machine.name} accepts a second time what was recorded: {trip}")
-        elif sender is not trip.source.machine and seen.knows(trip.src, trip.source):
+        elif sender is not trip.source.machine and frame.inner.src == trip.src and seen.knows(trip.src, trip.source):
             raise ViolationError(2, f"{machine.name} accepts from {sender.name} in another node's name: {trip}")
         self.accepted.add(trip.ident)
-        self.heard.setdefault(machine, {})[frame.src, frame.spi or 0] = self.world.now
         self.losing.pop((trip.source, trip.target), None)
 
     def lost(self, trip: Trip, why: str, frame: Frame | None = None) -> None:
         """Take in that a packet did not arrive; ``frame``: it was on the wire."""
         explanation = self.explain(trip)
-        if explanation is None and frame and (trip.target.machine, frame.src, frame.spi) in self.retired:
-            explanation = LIMIT
         if explanation is None:
             raise ViolationError(4, f"lost without a cause: {trip}: {why}")
         if (trip.source, trip.target) not in self.losing:
@@ -212,44 +212,60 @@ class Judge:
 
     def explain(self, trip: Trip) -> str | None:
         """Give what explains that a packet is lost; None: nothing does."""
-        one, other = trip.source.machine, trip.target.machine
-        for machine in (one, other):
+        machines = trip.machines
+        for machine in machines:
             if not (machine.powered and machine.connected):
                 return "a node is off the network"
-        excuse = self.excuses.get(frozenset((one, other)))
-        if excuse is not None:
-            return excuse.why.split(": ", 1)[1]
+        for pair in pairwise(machines):
+            excuse = self.excuses.get(frozenset(pair))
+            if excuse is not None:
+                return excuse.why.split(": ", 1)[1]
         for pod in (trip.source, trip.target):
             if self.of(pod.machine).done_began_at < pod.since:
                 return "a pod's device has just come"
         truth = self.world.knowledge()
-        for machine in (one, other):
+        for machine in machines:
             seen = self.of(machine)
             for address, pod in ((trip.src, trip.source), (trip.dst, trip.target)):
-                views = (seen.begun, seen.done or NOTHING, truth, *((seen.before,) if pod.heir else ()))
+                views = (seen.begun, seen.done or NOTHING, truth)
                 said = {known.says(address) for known in views}
                 doubtful = any(address in known.doubtful for known in views)
                 if doubtful or len(said) > 1 or said not in ({None}, {(pod.machine.name, pod.label)}):
                     return "a daemon's view of a pod is not the newest"
+        if trip.via is not None and any(machine.is_go for machine in machines):
+            return (
+                "by a NodePort, with a Go node on the way, which encrypts nothing to nodes and takes nothing from them"
+            )
+        if len(machines) > 2 and truth.says(trip.dst) is None:
+            return "by a NodePort to a pod of a third node that is not managed (README, Limits)"
         return None
 
-    def retires(self, machine: Machine, sa: Sa) -> None:
-        """Take in that a daemon is about to delete an inbound SA; see LIMIT for when that excuses losses."""
-        seen = self.of(machine)
-        spi, since = self.announced.get(machine, (0, 0.0))
-        quiet = seen.began_at - max(since, seen.heard.get((sa.src, sa.spi), 0.0))
-        if spi > sa.spi and quiet >= RETIREMENT:
-            self.retired.add((machine, sa.src, sa.spi))
-
     def _in_clear(self, trip: Trip, machine: Machine, seen: Seen, *, masqueraded: bool) -> None:
-        if seen.tampered or machine is not trip.source.machine:
+        if seen.tampered or machine is not trip.source.machine or machine.is_go:
             return
-        if masqueraded and trip.source.since > seen.done_began_at:
-            return  # a known limit: on a device that has just come no program marks it, and the guard sees the node's address
-        if self._knows_both(seen, trip):
+        by_address = masqueraded or trip.way not in (Way.STRAIGHT, Way.SERVICE)
+        if by_address and trip.source.since > seen.done_began_at:
+            return  # a known limit: on a device that has just come no program marks, and the guard sees a node's address
+        if self._must_be_encrypted(machine, trip, trip.first):
             raise ViolationError(1, f"in clear, though {machine.name}'s daemon knows both: {trip}")
-        if trip in seen.once:
+        if trip in seen.once and trip.way in (Way.STRAIGHT, Way.SERVICE):
             raise ViolationError(1, f"in clear, after it was encrypted: {trip}")
+
+    def _must_be_encrypted(self, here: Machine, trip: Trip, there: Machine) -> bool:
+        """Tell whether a daemon knows enough to encrypt a packet, or to expect it encrypted.
+
+        What goes to a node's address, or comes from one, is encrypted if the two nodes can, and not because of who the
+        pod is (README, Limits): not while anything is wrong between them, and never with a Go node.
+        """
+        seen = self.of(here)
+        if trip.way in (Way.STRAIGHT, Way.SERVICE):
+            return self._knows_both(seen, trip)
+        if there.is_go or frozenset((here, there)) in self.excuses or seen.report is None or seen.done is None:
+            return False
+        told, shown = seen.done.infos.get(there.name), tuple(map(str, there.addresses))
+        current = told is not None and told == seen.begun.infos.get(there.name) and told[1] == shown
+        end = (trip.dst, trip.target) if trip.source is trip.source.machine.itself() else (trip.src, trip.source)
+        return current and there.name in seen.report.reachable and seen.knows(*end)
 
     def _knows_both(self, seen: Seen, trip: Trip) -> bool:
         return seen.knows(trip.src, trip.source) and seen.knows(trip.dst, trip.target)
@@ -265,6 +281,9 @@ class Judge:
         return all(sa.replay_window for sa in machine.kernel.sas.values() if sa.key == frame.key)
 
     def _settle(self, pair: Pair) -> None:
+        ring = self.world.keyring()
+        if ring is not None and not self.erased.isdisjoint(ring.keys.values()):
+            return  # a daemon that starts, whenever that is, cannot know
         one, other = pair
         since = self.excuses[pair].since
         if all(self._good(a, b, since) for a, b in ((one, other), (other, one))):
@@ -272,7 +291,7 @@ class Judge:
 
     def _good(self, here: Machine, there: Machine, since: float) -> bool:
         seen = self.of(here)
-        if here.lies or seen.done is None or seen.report is None or seen.done_began_at < since:
+        if here.lies or here.kernel.strangers or seen.done is None or seen.report is None or seen.done_began_at < since:
             return False
         shown = (there.kernel.incarnation(), tuple(map(str, there.addresses)))
         return (

@@ -5,13 +5,15 @@ nothing else. Where the real kernel was seen to do otherwise than its sources se
 holds this kernel against the real one).
 
 Not here: connection tracking (each packet is a flow of its own; who replies says so), ICMP errors and what they quote,
-fragments, several uplinks, bridges, overlays and their second pass, foreign SAs and policies, ESP in ESP, lo, netfilter
+fragments, several uplinks, bridges, overlays and their second pass, foreign SAs (but for what one of them has
+decrypted) and foreign policies by other selectors than ours, ESP in ESP, lo, netfilter
 between TC and XFRM, marks that others lay, route caches, a chain of SAs that a growing hash table has put in another
 order, and classic filters, whose maps outlive their pins.
 """
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -21,6 +23,7 @@ from kmesh_bpf.core import operations as ops
 from kmesh_bpf.core.operations import Operation
 from kmesh_bpf.core.state import Attachment, Direction, Link, Policy, PolicyId, Program, Sa, SaId, SaUsage
 from kmesh_bpf.core.view import Address
+from kmesh_bpf.errors import ConflictError
 from kmesh_bpf.kernel.fake import FakeKernel
 from tests.simulator.datapath import Datapath, Seen
 from tests.simulator.noted import NotedDict, NotedSet, noted
@@ -28,7 +31,7 @@ from tests.simulator.packets import Fate, Frame, Inner
 from tests.simulator.xfrm import LOW, Sad, Spd, Window
 
 SILENT = ("pods", "peers", "sources", "formers", "attachments", "services", "pod_devices")
-HELD = {*SILENT, "sas", "policies"}
+HELD = {*SILENT, "sas", "policies", "strangers"}
 BYTES = 84
 """What a packet counts for in an SA's usage: a ping's."""
 
@@ -48,6 +51,7 @@ class NodeKernel(FakeKernel):
     """Packets by the objects that it holds. ``settings``: those of the programs, compiled in.
 
     ``came``: in which order programs were attached; one that takes the place of another keeps it.
+    ``strangers``: policies of others, which stand where they are in nobody's way but of one of ours by the same selector.
     ``masquerades``: a rule of the node's gives what leaves by the uplink the uplink's own address, on its way out.
     """
 
@@ -60,6 +64,7 @@ class NodeKernel(FakeKernel):
         super().__init__(links, clock)
         self.settings = self.former = settings
         self.masquerades = False
+        self.strangers: dict[PolicyId, Policy] = {}
         self.windows: dict[SaId, Window] = {}
         self.came: dict[Attachment, int] = {}
         self._datapath = Datapath(self)
@@ -126,6 +131,22 @@ class NodeKernel(FakeKernel):
         if frame.dst not in places.own:
             return self._pass_on(frame, seen.mark, places.uplink)
         return self._decrypt(frame, frame.spi, seen.mark, nat)
+
+    def take_from_stranger(self, inner: Inner, mark: int, *, our_reqid: bool) -> Fate:
+        """Take a packet that somebody else's SA has decrypted, and whose policy lets it pass.
+
+        ``mark``: laid on it by that SA. ``our_reqid``: it has our reqid, a number that anybody may choose.
+        """
+        places = self._now()
+        pod = places.pods.get(inner.dst)
+        if places.uplink is None or pod is None:
+            return Fate(why=f"no way to {inner.dst}")
+        for device, egress in ((places.uplink, False), (pod, True)):
+            seen = self._datapath.run(device, inner.src, inner.dst, mark, egress=egress, decrypted_here=our_reqid)
+            if seen.dropped:
+                return _dropped(seen, inner)
+            mark = seen.mark
+        return Fate(delivered=inner)
 
     def _pass_on(self, frame: Frame, mark: int, uplink: int) -> Fate:
         """Take ESP for somebody else, which is forwarded as anything is."""
@@ -271,11 +292,13 @@ class NodeKernel(FakeKernel):
         """Take in what may have changed since the packet before, whoever changed it."""
         if self._places.links is not self.links:
             self._places = _Places(self.links)
-        policies, sas, hashed = now = (self.stamp("policies"), self.stamp("sas"), self.policy_hash)
+        sas, *spd = now = (self.stamp("sas"), self.stamp("policies"), self.stamp("strangers"), self.policy_hash)
         if now != self._sorted:
-            if (policies, hashed) != self._sorted[::2]:
-                self._spd = Spd(self.policies.values(), self.places, policy_hash=hashed)
-            if sas not in self._sorted[1:2]:
+            before = self._sorted or (None,)
+            if spd != list(before[1:]):
+                policies = (*self.policies.values(), *self.strangers.values())
+                self._spd = Spd(policies, self.places, policy_hash=self.policy_hash)
+            if sas != before[0]:
                 self._sad = Sad(self.sas.values())
             self._sorted = now
         return self._places
@@ -317,6 +340,9 @@ class NodeKernel(FakeKernel):
 
     def _apply(self, operation: Operation) -> None:
         if isinstance(operation, ops.SetPolicy):
+            if not operation.replace and operation.policy.id in self.strangers:
+                raise ConflictError("add policy", str(operation.policy.id), errno.EEXIST)
+            self.strangers.pop(operation.policy.id, None)
             identity, priority = operation.policy.id, operation.policy.priority
             there = self.policies.pop(identity, None) if operation.replace else self.policies.get(identity)
             if there is None or (operation.replace and there.priority != priority):
@@ -347,6 +373,7 @@ class NodeKernel(FakeKernel):
     def flush_policies(self) -> None:
         """``ip xfrm policy flush``."""
         self.policies.clear()
+        self.strangers.clear()
 
     def delete_sa(self, identity: SaId) -> None:
         """``ip xfrm state delete``."""

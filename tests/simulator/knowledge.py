@@ -18,7 +18,9 @@ class Knowledge:
     """What a set of objects says.
 
     ``owners``: managed pods' addresses -> (node, ``namespace/name``), where exactly one pod that lives claims one.
-    ``doubtful``: addresses of which that cannot be said; about them nothing is expected of anybody.
+    ``doubtful``: addresses of which that cannot be said; about them nothing is expected of anybody. So it is, a known
+    limit, of one that a pod which is not managed has from one that was: nodes do not watch pods that are not managed in
+    all namespaces, and go by the ended one's object for as long as it stays.
     ``infos``: what nodes announce: incarnation and addresses; ``nodes``: names of the Nodes.
     """
 
@@ -50,6 +52,8 @@ def know(objects: ClusterObjects) -> Knowledge:
             doubtful.add(address)
         elif managed(living[0], enrolled):
             owners[address] = (living[0].node, living[0].label)
+        elif any(managed(pod, enrolled) for pod in pods):
+            doubtful.add(address)
     infos = {info.name: (info.boot_id, info.addresses) for info in objects.node_infos}
     taken = {address for node in objects.nodes for address in node.addresses}
     return Knowledge(owners, frozenset(doubtful | (claims.keys() & taken)), infos, nodes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import uuid
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -9,15 +10,16 @@ from ipaddress import ip_address
 from random import Random
 from typing import Any
 
+from kmesh.launcher.announcer import Announcer
 from kmesh.launcher.config import Config
 from kmesh.launcher.config import parse as flags
 from kmesh.launcher.daemon import FIRST_RETRY, LAST_RETRY, Daemon
-from kmesh.launcher.readiness import Bounds
-from kmesh.launcher.recorder import Recorder
+from kmesh.telling.record import Bounds, Pass
+from kmesh.telling.recorder import Recorder
 
-from kmesh_bpf import Address, KmeshBpfError, Operation, Report, remote_pods
-from kmesh_bpf.core.operations import DeleteSa
+from kmesh_bpf import Address, KernelError, KmeshBpfError, Operation, Report, Settings, remote_pods
 from kmesh_bpf.core.state import Link
+from tests.simulator.go_node import FLAGS, GoDaemon, NoReports
 from tests.simulator.kernel import NodeKernel
 from tests.simulator.server import Manifest
 from tests.simulator.source import Feed, Outbox, SimulatedCluster
@@ -26,16 +28,13 @@ UPLINK = 2
 BOUNDS = Bounds(silence=90.0, view_age=60.0)
 
 
-class KilledError(Exception):
-    """The daemon is killed, here and now."""
+class KilledError(BaseException):
+    """The daemon is killed, here and now: nothing in it takes that for an error."""
 
 
 @dataclass(eq=False)
 class LivePod:
-    """A pod that runs: what the node knows, whatever the API server says of it. ``since``: its device is there since.
-
-    ``heir``: its address was another pod's before. How nodes tell the two apart takes them a second pass.
-    """
+    """A pod that runs: what the node knows, whatever the API server says of it. ``since``: its device is there since."""
 
     name: str
     namespace: str
@@ -45,7 +44,6 @@ class LivePod:
     since: float
     labels: dict[str, str] = field(default_factory=dict)
     created: str = ""
-    heir: bool = False
 
     @property
     def label(self) -> str:
@@ -78,11 +76,13 @@ def _addresses(index: int, place: int, families: tuple[int, ...]) -> tuple[Addre
 
 
 class Machine:
-    """A node. ``families``: the IP versions that it has addresses of."""
+    """A node. ``families``: the IP versions that it has addresses of; ``is_go``: of another make."""
 
-    def __init__(self, world: Any, index: int, families: tuple[int, ...]) -> None:
+    def __init__(self, world: Any, index: int, families: tuple[int, ...], *, is_go: bool = False) -> None:
         self.world, self.index, self.name, self.families = world, index, f"n{index}", families
         self.place = 0
+        self.is_go = is_go
+        self._itself: LivePod | None = None
         self.uid = f"uid-{self.name}"
         self.boots = 0
         self.next_ifindex = 10
@@ -94,13 +94,14 @@ class Machine:
         self.lies = False
         self.daemon: Daemon | None = None
         self.source: SimulatedCluster | None = None
-        self.outbox: Outbox | None = None
+        self.outbox: Outbox | NoReports | None = None
         self.wake_at = 0.0
         self.retry = FIRST_RETRY
         self.kill_in: int | None = None
+        self.refusals = 0
         self.lag = 0.0
         self.old_view: int | None = None
-        self.kernel = NodeKernel(self.links(), world.clock)
+        self.kernel = NodeKernel(self.links(), world.clock, Settings(strict=not is_go))
         self.kernel.refuse, self.kernel.between = self._between, self._halfway
         self._remember, self.kernel.remember = self.kernel.remember, self._renew
 
@@ -108,6 +109,12 @@ class Machine:
     def addresses(self) -> tuple[Address, ...]:
         """Its addresses, those of the first family first."""
         return _addresses(self.index, self.place, self.families)
+
+    def itself(self) -> LivePod:
+        """Give the machine as an end of packets: what runs in no pod, or in one with hostNetwork."""
+        if self._itself is None or self._itself.addresses != self.addresses:
+            self._itself = LivePod("itself", "", self.addresses, self, UPLINK, 0.0)
+        return self._itself
 
     def links(self) -> tuple[Link, ...]:
         """Give its devices as they are."""
@@ -127,7 +134,7 @@ class Machine:
     def node(self) -> Manifest:
         """Give its Node object."""
         addresses = [{"type": "InternalIP", "address": str(one)} for one in self.addresses]
-        info = {"bootID": f"boot-{self.index}-{self.boots}"}
+        info = {"bootID": self.boot_id}
         cidrs = [{4: f"10.244.{self.index}.0/24", 6: f"fd00:244:{self.index}::/64"}[one] for one in self.families]
         return {
             "apiVersion": "v1",
@@ -147,12 +154,20 @@ class Machine:
         random: Random = self.world.random
         feed = Feed(self.world.server, lambda _: self.lag * random.random())
         feed.first_view, feed.before_write = self.old_view, self._may_die
+        feed.before_announcement = lambda manifest: self.world.judge.announces(self, manifest)
         self.source = SimulatedCluster(feed)
-        self.outbox = Outbox(self.source)
+        self.outbox = NoReports() if self.is_go else Outbox(self.source)
         recorder = Recorder(self.name, self.source.age, self.outbox, BOUNDS, self.world.clock, lambda: 0.0)
         recorder.passed = self._passing(recorder.passed)
-        self.daemon = Daemon(
-            config(self.arguments, self.name), self.source, self.kernel, recorder, self, fresh=self._fresh
+        make, arguments = (GoDaemon, FLAGS) if self.is_go else (Daemon, self.arguments)
+        self.daemon = make(
+            config(arguments, self.name),
+            self.source,
+            self.kernel,
+            recorder,
+            Announcer(self.source, self.world.clock),
+            self,
+            fresh=self._fresh,
         )
         self.wake_at, self.retry = self.world.now, FIRST_RETRY
         self.kernel.changed()
@@ -172,12 +187,16 @@ class Machine:
         try:
             if self.outbox:
                 self.outbox.turn()
+            self.daemon.announcer.write()
+            news = self.source.changed() or self.daemon.announcer.news
             changed = self.kernel.changed()
             if changed:
                 self.daemon._guard()
-            if not (changed or self.source.changed() or self.world.now >= self.wake_at or self.kernel.look()):
+            if not (changed or news or self.world.now >= self.wake_at or self.kernel.look()):
+                self._tell(self.daemon)
                 return False
             self._step(self.daemon, self.source)
+            self._tell(self.daemon)
         except KilledError:
             self.world.story.tell(f"{self.name}'s daemon is killed between two operations, and started again")
             self.start()
@@ -195,19 +214,27 @@ class Machine:
         else:
             self.wake_at, self.retry = self.world.now + wait, FIRST_RETRY
 
+    def _tell(self, daemon: Daemon) -> None:
+        if daemon.recorder.due() <= 0:
+            daemon.recorder.tell()
+
     def _passing(self, passed: Any) -> Any:
-        def watched(view: Any, report: Report, *arguments: Any, **named: Any) -> None:
-            passed(view, report, *arguments, **named)
-            self.world.judge.done(self, view, report)
+        def watched(done: Pass) -> None:
+            passed(done)
+            self.world.judge.done(self, done.view, done.report)
 
         return watched
 
-    def _between(self, operation: Operation) -> None:
-        """Before each operation: the daemon may be killed here, and packets are on their way."""
+    def _between(self, operation: Operation) -> KernelError | None:
+        """Before each operation: the daemon may be killed here, the kernel may refuse, and packets are on their way."""
         self._may_die()
-        if isinstance(operation, DeleteSa) and operation.sa.mark is not None:
-            self.world.judge.retires(self, operation.sa)
+        if self.refusals:
+            self.refusals -= 1
+            self.world.judge.tampered(self, "its kernel has refused an operation")
+            return KernelError("do", self.kernel.render(operation), errno.ENOMEM)
+        self.world.judge.overwrites(self, operation)
         self.world.between_operations(self, operation)
+        return None
 
     def _halfway(self) -> None:
         """Between the two writes of one operation the daemon may be killed too."""
@@ -230,7 +257,14 @@ class Machine:
                 self.kill_in = None
                 raise KilledError
 
+    @property
+    def boot_id(self) -> str:
+        """The kernel's own name of this boot, which a node of ours never goes by."""
+        return f"boot-{self.index}-{self.boots}".ljust(36, "-")
+
     def _fresh(self) -> str:
+        if self.is_go:
+            return self.boot_id
         return str(uuid.UUID(int=self.world.random.getrandbits(128), version=4))
 
     # What guards its next boot (kmesh.launcher.boot.BootGuard), without files.

@@ -135,7 +135,11 @@ def _mistakes(budget: int) -> int:
     for mistake in mistakes.MISTAKES:
         found = mistakes.search(mistake, budget)
         missed += found is None
-        took = f"{found.histories:4d} histories: check {found.check}" if found else f"NOT FOUND in {budget} histories"
+        took = (
+            f"{found.histories:4d} histories (seed {found.seed}): check {found.check}"
+            if found
+            else f"NOT FOUND in {budget} histories"
+        )
         print(f"{mistake.name:45s} {took}", flush=True)
     return 1 if missed else 0
 

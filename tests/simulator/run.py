@@ -13,7 +13,6 @@ from multiprocessing import get_context
 
 from tests.simulator import coverage
 from tests.simulator.history import live, make
-from tests.simulator.judge import LIMIT
 from tests.simulator.speed import hasten
 
 BATCH = 5
@@ -45,11 +44,6 @@ class Tally:
         self.reasons += other.reasons
         self.failed |= other.failed
         self.reached = coverage.union((self.reached, other.reached))
-
-    @property
-    def limits(self) -> int:
-        """Packets lost to a known limit."""
-        return self.reasons[LIMIT]
 
 
 def batch(seeds: tuple[int, ...], measure: bool = False) -> Tally:

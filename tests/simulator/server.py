@@ -38,6 +38,8 @@ class Server:
         self.objects: dict[Identity, Manifest] = {}
         self.revision = 0
         self.changes: list[Change] = []
+        self.newest: dict[str, int] = {}
+        """The revision of the last change of each kind of object."""
         self.compacted = 0
         self.epoch = 0
         self.away_until = 0.0
@@ -118,6 +120,7 @@ class Server:
 
     def _commit(self, who: Identity, after: Manifest | None) -> None:
         self.revision += 1
+        self.newest[who[0]] = self.revision
         self.changes.append(Change(self.revision, self.clock(), who, self.objects.get(who), after))
         if after is None:
             del self.objects[who]

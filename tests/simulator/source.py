@@ -37,6 +37,7 @@ class Line:
         if self not in self.feed.lines:  # every read starts those for which there was no room
             self.due = self.feed.server.clock() + self.delay
             self.feed.lines.append(self)
+            self.feed.stir()
 
     def stop(self) -> None:
         if self in self.feed.lines:
@@ -52,6 +53,7 @@ class Line:
         """Break the connection; it is taken up again then."""
         self.shelf.lost("the watch broke off")
         self.due = max(self.due, until)
+        self.feed.stir()
 
     def turn(self) -> None:
         """Take what has come by now."""
@@ -65,6 +67,9 @@ class Line:
             self._list(self.feed.first_view or server.revision)
         elif self.shelf.lost_at is not None:
             self.shelf.recovered()
+        if server.newest.get(self.collection.kind, 0) <= (self.revision or 0):
+            self.revision = server.revision  # as by a bookmark: what has happened is none of its business
+            return
         for change in server.changes[self.revision or 0 :]:
             if change.at + self.delay > now:
                 break
@@ -93,19 +98,33 @@ class Line:
 class Feed:
     """The connection of one daemon. ``delay`` gives how far a collection's watch is behind, in seconds.
 
-    ``first_view``: the revision that lists show instead of the newest one. ``before_write`` is called ahead of each write.
+    ``first_view``: the revision that lists show instead of the newest one. ``before_write`` is called ahead of each
+    write, ``before_announcement`` ahead of each that the server takes of a KmeshNodeInfo.
     """
 
     def __init__(self, server: Server, delay: Callable[[Collection], float]) -> None:
         self.server, self.delay = server, delay
         self.lines: list[Line] = []
+        self._at_rest: tuple[int, int] | None = None
         self.first_view: int | None = None
         self.before_write: Callable[[], None] = lambda: None
+        self.before_announcement: Callable[[Mapping[str, Any]], None] = lambda _: None
 
     def turn(self) -> None:
         """Let what has come be seen."""
+        server = self.server
+        if self._at_rest == (server.epoch, server.revision) and not server.away:
+            return
         for line in list(self.lines):
             line.turn()
+        rests = not server.away and all(
+            line.revision == server.revision and line.shelf.lost_at is None for line in self.lines
+        )
+        self._at_rest = (server.epoch, server.revision) if rests else None
+
+    def stir(self) -> None:
+        """Have the next turn look at each line: one was added, or cut."""
+        self._at_rest = None
 
     def close(self) -> None:
         """Nothing is open."""
@@ -120,6 +139,8 @@ class _Writes:
     def apply(self, collection: Collection, manifest: Mapping[str, Any], subresource: str = "") -> Manifest:
         self._feed.before_write()
         self._feed.server.answers(writing=True)
+        if collection.kind == "KmeshNodeInfo":
+            self._feed.before_announcement(manifest)
         return self._feed.server.put(manifest)
 
     def delete(self, collection: Collection, name: str) -> None:
@@ -162,7 +183,7 @@ class SimulatedCluster(KubernetesCluster):
 
 
 class Outbox:
-    """Sends a daemon's reports, as :class:`kmesh.launcher.outbox.Outbox` does: the newest one, when it gets through."""
+    """Sends a daemon's reports, as :class:`kmesh.telling.outbox.Outbox` does: the newest one, when it gets through."""
 
     def __init__(self, source: SimulatedCluster) -> None:
         self._source = source

@@ -11,6 +11,8 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
+from kmesh.cluster.kubernetes import store
+
 from kmesh_bpf.core import keys, marks, state
 
 SIZE = 1 << 16
@@ -23,10 +25,33 @@ def hasten() -> None:
     for kind in (IPv4Network, IPv6Network):
         _network(kind)
     state.SaId.__hash__, state.PolicyId.__hash__ = _sa_hash, _policy_hash  # type: ignore[method-assign]
-    for module, name in ((keys, "derive"), (marks, "incarnations"), (marks, "pair"), (marks, "node_mark")):
+    if store._read.__name__ != "once":
+        store._read = _read_once(store._read)
+    for module, name in (
+        (keys, "derive"),
+        (keys, "pair"),
+        (marks, "incarnations"),
+        (marks, "second_pair"),
+        (marks, "node_mark"),
+    ):
         function: Any = getattr(module, name)
         if not hasattr(function, "cache_info"):
             setattr(module, name, lru_cache(SIZE)(function))
+
+
+def _read_once(read: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a reader of objects for all daemons together: what each of them has been sent is the very same manifest."""
+    known: dict[tuple[int, str], tuple[object, Any]] = {}
+
+    def once(manifest: Any, collection: Any) -> Any:
+        kept = known.get((id(manifest), collection.namespace))
+        if kept is None or kept[0] is not manifest:
+            if len(known) > SIZE:
+                known.clear()
+            kept = known[id(manifest), collection.namespace] = manifest, read(manifest, collection)
+        return kept[1]
+
+    return once
 
 
 def _sa_hash(self: state.SaId) -> int:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import ip_address
 from random import Random
 
 from kmesh.cluster import secret
 from kmesh.cluster.objects import NAMESPACE, SECRET_NAME
 
+from kmesh_bpf.core import marks
 from tests.simulator.events import any_machine, event, with_daemon
-from tests.simulator.judge import Trip
 from tests.simulator.machine import Machine
 from tests.simulator.packets import Frame, Inner
 from tests.simulator.server import Manifest
+from tests.simulator.ways import Trip
 from tests.simulator.world import World
 
 
@@ -47,6 +49,7 @@ def key_is_replaced_by_a_former_one(world: World, draw: Random) -> str | None:
     kept = {**held.keys, spi: old}
     if draw.random() < 0.5:
         kept = {spi: old}
+        world.judge.erased.add(old)
         for machine in world.machines:  # no daemon that starts now can know
             world.judge.blame(machine, "somebody has stored a key twice, and erased that it was used")
     world.server.put(secret.render(secret.Keyring(spi, kept)))
@@ -124,7 +127,7 @@ def server_is_away(world: World, draw: Random) -> str | None:
 @event("server", 1)
 def server_goes_back(world: World, draw: Random) -> str | None:
     seconds = draw.choice((1.0, 5.0, 60.0))
-    revision = max(1, world.server.revision_at(world.now - seconds))
+    revision = max(world.founded, world.server.revision_at(world.now - seconds))
     held = world.server.get("Secret", NAMESPACE, SECRET_NAME)
     world.server.restore(revision)
     if held is not None:
@@ -172,7 +175,7 @@ def writes_are_refused(world: World, draw: Random) -> str | None:
 
 @event("server", 2)
 def announcement_is_deleted(world: World, draw: Random) -> str | None:
-    machine = any_machine(world, draw)
+    machine = any_machine(world, draw, go=False)
     if machine is None or world.server.get("KmeshNodeInfo", NAMESPACE, machine.name) is None:
         return None
     world.judge.blame(machine, "somebody has deleted its KmeshNodeInfo")
@@ -182,7 +185,7 @@ def announcement_is_deleted(world: World, draw: Random) -> str | None:
 
 @event("server", 1)
 def announcement_is_forged(world: World, draw: Random) -> str | None:
-    machine = any_machine(world, draw)
+    machine = any_machine(world, draw, go=False)
     held = world.server.get("KmeshNodeInfo", NAMESPACE, machine.name) if machine else None
     if machine is None or held is None:
         return None
@@ -233,9 +236,9 @@ def tell_the_truth(world: World, machine: Machine) -> None:
         machine.start()
 
 
-@event("liars", 0)
+@event("liars", 3)
 def node_announces_anothers_incarnation(world: World, draw: Random) -> str | None:
-    """A known limit, so it is never drawn: where an SA of the other one must be made, that one is taken for returned."""
+    """Root there has stopped the daemon, and speaks as another node, with its own addresses."""
     machine = with_daemon(world, draw)
     held = world.server.get("KmeshNodeInfo", NAMESPACE, machine.name) if machine else None
     others = [one for one in world.server.of("KmeshNodeInfo") if machine and one["metadata"]["name"] != machine.name]
@@ -282,7 +285,7 @@ def node_speaks_for_anothers_pod(world: World, draw: Random) -> str | None:
 # Kernel objects, in others' hands.
 @event("kernel", 3)
 def states_are_flushed(world: World, draw: Random) -> str | None:
-    machine = any_machine(world, draw)
+    machine = any_machine(world, draw, go=False)
     if machine is None:
         return None
     world.judge.blame(machine, "its SAs were flushed")
@@ -292,7 +295,7 @@ def states_are_flushed(world: World, draw: Random) -> str | None:
 
 @event("kernel", 3)
 def policies_are_flushed(world: World, draw: Random) -> str | None:
-    machine = any_machine(world, draw)
+    machine = any_machine(world, draw, go=False)
     if machine is None:
         return None
     world.judge.blame(machine, "its policies were flushed")
@@ -302,7 +305,7 @@ def policies_are_flushed(world: World, draw: Random) -> str | None:
 
 @event("kernel", 4)
 def state_is_deleted(world: World, draw: Random) -> str | None:
-    machine = any_machine(world, draw)
+    machine = any_machine(world, draw, go=False)
     if machine is None or not machine.kernel.sas:
         return None
     identity = draw.choice(list(machine.kernel.sas))
@@ -314,7 +317,7 @@ def state_is_deleted(world: World, draw: Random) -> str | None:
 
 @event("kernel", 2)
 def policy_is_deleted(world: World, draw: Random) -> str | None:
-    machine = any_machine(world, draw)
+    machine = any_machine(world, draw, go=False)
     if machine is None or not machine.kernel.policies:
         return None
     identity = draw.choice(list(machine.kernel.policies))
@@ -325,7 +328,7 @@ def policy_is_deleted(world: World, draw: Random) -> str | None:
 
 @event("kernel", 2)
 def entry_is_deleted(world: World, draw: Random) -> str | None:
-    machine = any_machine(world, draw)
+    machine = any_machine(world, draw, go=False)
     if machine is None:
         return None
     kernel = machine.kernel
@@ -355,7 +358,7 @@ def pins_are_lost(world: World, draw: Random) -> str | None:
 
 @event("kernel", 2)
 def programs_are_detached(world: World, draw: Random) -> str | None:
-    machine = any_machine(world, draw)
+    machine = any_machine(world, draw, go=False)
     if machine is None or not machine.kernel.attachments:
         return None
     ifindex = draw.choice(sorted({one.ifindex for one in machine.kernel.attachments}))
@@ -366,7 +369,7 @@ def programs_are_detached(world: World, draw: Random) -> str | None:
 
 @event("kernel", 1)
 def nft_is_flushed(world: World, draw: Random) -> str | None:
-    machine = any_machine(world, draw)
+    machine = any_machine(world, draw, go=False)
     if machine is None:
         return None
     world.judge.blame(machine, "its nft tables were flushed")
@@ -376,9 +379,53 @@ def nft_is_flushed(world: World, draw: Random) -> str | None:
 
 @event("kernel", 2)
 def masquerade_rule_comes_or_goes(world: World, draw: Random) -> str | None:
-    machine = any_machine(world, draw)
+    machine = any_machine(world, draw, go=False)
     if machine is None:
         return None
     machine.kernel.masquerades = not machine.kernel.masquerades
     what = "has" if machine.kernel.masquerades else "has no more"
     return f"{machine.name} {what} a rule that masquerades what leaves by the uplink"
+
+
+@event("kernel", 2)
+def kernel_refuses_operations(world: World, draw: Random) -> str | None:
+    machine = with_daemon(world, draw)
+    if machine is None:
+        return None
+    machine.refusals = draw.choice((1, 1, 3, 10, 40))
+    return f"the kernel of {machine.name} will refuse the next {machine.refusals} operations of its daemon"
+
+
+@event("kernel", 2)
+def policy_of_somebody_else_stands_in_the_way(world: World, draw: Random) -> str | None:
+    machine = any_machine(world, draw, go=False)
+    if machine is None or not machine.kernel.policies:
+        return None
+    kernel = machine.kernel
+    identity = draw.choice(list(kernel.policies))
+    world.judge.blame(machine, "somebody's policy stands in the place of one of its own")
+    theirs = [ip_address("192.0.2.1" if identity.src.version == 4 else "2001:db8::1")] * 2
+    kernel.strangers[identity] = replace(kernel.policies.pop(identity), tunnel_src=theirs[0], tunnel_dst=theirs[1])
+    world.at(draw.choice((1.0, 20.0, 200.0)), lambda: kernel.strangers.pop(identity, None))
+    return f"somebody puts a policy of theirs in the place of {machine.name}'s {identity.src} -> {identity.dst}"
+
+
+@event("kernel", 3)
+def somebody_elses_sa_decrypts(world: World, draw: Random) -> str | None:
+    """A tunnel of others, whose policies let pass what it brings: to our programs that is as good as in clear."""
+    found = [pod for pod in world.pods() if pod.machine.kernel.links and not pod.machine.is_go]
+    target = draw.choice(found) if found else None
+    others = [pod for pod in world.pods() if target and pod.machine is not target.machine]
+    if target is None or not others:
+        return None
+    source = draw.choice(others)
+    our_reqid = draw.random() < 0.5
+    mark = 0 if our_reqid else marks.decrypted_mark(target.machine.kernel.settings.mark_mask)
+    world.idents += 1
+    inner = Inner(source.addresses[0], target.addresses[0], world.idents)
+    fate = target.machine.kernel.take_from_stranger(inner, mark, our_reqid=our_reqid)
+    if fate.delivered is not None:
+        trip = Trip(world.idents, source, target, inner.src, inner.dst)
+        world.judge.arrived(trip, target.machine, Frame(inner.src, inner.dst, inner), source.machine)
+    how = "by our reqid" if our_reqid else "by our mark"
+    return f"an SA of somebody else, {how}, brings {target.label} on {target.machine.name} a packet of {source.label}"

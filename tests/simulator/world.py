@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,18 +15,22 @@ from kmesh.cluster.objects import NAMESPACE, SECRET_NAME, ClusterObjects, Object
 from kmesh.launcher.daemon import SETTLE
 
 from kmesh_bpf import Address, ConfigError, Key
-from tests.simulator.judge import Judge, Trip
+from tests.simulator.judge import Judge
+from tests.simulator.kernel import NodeKernel
 from tests.simulator.knowledge import LABEL, Knowledge, know
 from tests.simulator.machine import LivePod, Machine
 from tests.simulator.packets import Fate, Frame, Inner
 from tests.simulator.server import Manifest, Server
 from tests.simulator.story import Story
+from tests.simulator.ways import CLUSTER_IPS, SERVICES, Trip, Way
 
 START = 1_760_000_000.0
 BETWEEN = 0.3
 """How likely a packet is under way while a daemon carries out one operation."""
 RECORDED = 400
 """Frames that the recorder on the wire keeps at most."""
+WEIGHTS = (12, 2, 3, 2, 1, 1)
+"""How often packets go by each way."""
 SWEEPS = 10
 """Turns that all daemons have, one after the other, before time leaps: each one's acts are the others' reasons."""
 
@@ -40,10 +45,15 @@ class Recorded:
 
 
 class World:
-    """``size`` machines with ``pods`` pods each. ``seed`` decides all that chance decides."""
+    """``size`` machines with ``pods`` pods each. ``seed`` decides all that chance decides.
 
-    def __init__(self, seed: str, size: int, pods: int, families: tuple[int, ...], story: Story) -> None:
-        self.story, self.families = story, families
+    ``go``: some nodes are of another make, the first one and now and then one that joins.
+    """
+
+    def __init__(
+        self, seed: str, size: int, pods: int, families: tuple[int, ...], story: Story, *, go: bool = False
+    ) -> None:
+        self.story, self.families, self.go = story, families, go
         self.now = START
         self.random = Random(seed)
         self.server = Server(self.clock, Random(f"{seed}/uids"))
@@ -54,6 +64,7 @@ class World:
         self.keys_made = 0
         self.recorded: list[Recorded] = []
         self.later: list[tuple[float, int, Callable[[], None]]] = []
+        self.ways: Counter[Way] = Counter()
         self.packets = self.passes = self.arrivals = 0
         self.quiet = False
         self._parsed: dict[int, tuple[Manifest, Object | None]] = {}
@@ -61,6 +72,9 @@ class World:
         story.clock = self.clock
         self.namespace("default", {LABEL: "Kmesh"})
         self.namespace("other", {})
+        cidrs = {"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": "kubernetes"}}
+        self.server.put({**cidrs, "spec": {"cidrs": [str(SERVICES[family]) for family in families]}})
+        self.founded = self.server.revision
         self.new_key()
         for _ in range(size):
             machine = self.join()
@@ -122,7 +136,8 @@ class World:
     def join(self) -> Machine:
         """Let a new machine join, and its daemon start."""
         self.born += 1
-        machine = Machine(self, self.born, self.families)
+        is_go = self.go and (self.born == 1 or self.born % 5 == 0)
+        machine = Machine(self, self.born, self.families, is_go=is_go)
         machine.kernel.masquerades = self.random.random() < 0.5
         self.machines.append(machine)
         self.judge.boots(machine)
@@ -218,9 +233,24 @@ class World:
             here = self.random.choice(machine.pods)
             there = self._elsewhere(machine)
             if there is not None:
-                self.send(*((here, there) if self.random.random() < 0.5 else (there, here)))
+                self.send_somehow(*((here, there) if self.random.random() < 0.5 else (there, here)))
 
     # Packets.
+    def send_somehow(self, here: LivePod, there: LivePod) -> None:
+        """Send a packet between two pods, or their nodes, in any way."""
+        way = self.random.choices(list(Way), WEIGHTS)[0]
+        if way is Way.NODE_PORT:
+            others = [one for one in self.machines if one is not here.machine and one.powered]
+            self.send(here, there, way, self.random.choice(others) if others else there.machine)
+        else:
+            self.send(*self.ends(here, there, way), way)
+
+    @staticmethod
+    def ends(here: LivePod, there: LivePod, way: Way) -> tuple[LivePod, LivePod]:
+        """Give the ends of a packet between two pods, or their nodes."""
+        source = here.machine.itself() if way in (Way.OWN, Way.OWN_SERVICE) else here
+        return source, there.machine.itself() if way is Way.TO_NODE else there
+
     def traffic(self, number: int) -> None:
         """Send packets between pods of different nodes."""
         if self.quiet:
@@ -230,24 +260,40 @@ class World:
             here = self.random.choice(pods)
             there = self._elsewhere(here.machine)
             if there is not None:
-                self.send(here, there)
+                self.send_somehow(here, there)
 
     def every_pair(self) -> Iterator[tuple[LivePod, LivePod]]:
         """Give all pairs of pods of different nodes, each way."""
         pods = self.pods()
         return ((one, other) for one in pods for other in pods if one.machine is not other.machine)
 
-    def send(self, source: LivePod, target: LivePod) -> bool:
-        """Send one packet; tell whether it arrived."""
+    def send(self, source: LivePod, target: LivePod, way: Way = Way.STRAIGHT, via: Machine | None = None) -> bool:
+        """Send one packet; tell whether it arrived. ``via``: whose address a NodePort is asked at."""
         family = self.random.choice(self.families)
         src, dst = (next(one for one in pod.addresses if one.version == family) for pod in (source, target))
         self.idents += 1
         self.packets += 1
-        trip = Trip(self.idents, source, target, src, dst)
-        fate = source.machine.kernel.send(Inner(src, dst, self.idents))
+        self.ways[way] += 1
+        trip = Trip(self.idents, source, target, src, dst, way, via)
+        fate = self._leave(trip, source.machine.kernel, family)
         if fate.frame is None:
             return self._lost(trip, fate, None)
         return self.carry(trip, fate.frame, source.machine)
+
+    def _leave(self, trip: Trip, kernel: NodeKernel, family: int) -> Fate:
+        """Let a packet leave the node that it is sent on."""
+        inner, service = Inner(trip.src, trip.dst, trip.ident), Inner(trip.src, CLUSTER_IPS[family], trip.ident)
+        if trip.via is not None:
+            there = next(one for one in trip.via.addresses if one.version == family)
+            return kernel.send(Inner(trip.src, there, trip.ident))
+        match trip.way:
+            case Way.OWN:
+                return kernel.send_own(inner)
+            case Way.OWN_SERVICE:
+                return kernel.send_own(service, dnat=trip.dst)
+            case Way.SERVICE:
+                return kernel.send(service, dnat=trip.dst)
+        return kernel.send(inner)
 
     def carry(self, trip: Trip, frame: Frame, sender: Machine, *, forged: bool = False) -> bool:
         """Put a frame on the wire; tell whether its packet arrived."""
@@ -260,6 +306,9 @@ class World:
         if fate is not None and fate.delivered is not None:
             self.arrivals += 1
             return True
+        if fate is not None and fate.frame is not None and trip.via not in (None, sender) and not forged:
+            self.judge.passed_on(trip, trip.first, frame, fate.frame)
+            return self.carry(trip, fate.frame, trip.first)
         return False if forged else self._lost(trip, fate, frame)
 
     def replay(self) -> None:
@@ -272,19 +321,25 @@ class World:
 
     def _receive(self, trip: Trip, frame: Frame, sender: Machine) -> Fate | None:
         """Hand a frame to whoever has its destination; None: nobody is there."""
-        if frame.spi is None:
-            machine = trip.target.machine if trip.target in trip.target.machine.pods else None
-        else:
-            machine = self.machine_at(frame.dst)
+        machine = self.machine_at(frame.dst)
+        if machine is None and frame.spi is None and trip.target in trip.target.machine.pods:
+            machine = trip.target.machine
         if machine is None or not (machine.powered and machine.connected):
             return None
-        fate = machine.kernel.receive(frame)
+        fate = self._taken(trip, frame, machine)
         if fate.delivered is not None:
             self.judge.arrived(trip, machine, frame, sender)
         return fate
 
+    def _taken(self, trip: Trip, frame: Frame, machine: Machine) -> Fate:
+        """Let a node take a frame; one at whose address a NodePort is gives the packet to a pod, here or elsewhere."""
+        if machine is not trip.via or frame.inner.dst not in machine.addresses:
+            return machine.kernel.receive(frame)
+        own = next(one for one in machine.addresses if one.version == trip.dst.version)
+        return machine.kernel.receive(frame, dnat=trip.dst, masquerade=None if trip.target in machine.pods else own)
+
     def _lost(self, trip: Trip, fate: Fate | None, frame: Frame | None) -> bool:
-        if trip.source in trip.source.machine.pods and trip.target in trip.target.machine.pods:
+        if all(end in end.machine.pods or end is end.machine.itself() for end in (trip.source, trip.target)):
             why = (fate.why or fate.counter or fate.xfrm_error) if fate else "nobody is there"
             self.judge.lost(trip, why, frame)
         return False

@@ -4,8 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
-from kmesh.launcher import conditions, config
-from kmesh.launcher.metrics import FAMILIES
+from kmesh.launcher import config
+from kmesh.telling import conditions
+from kmesh.telling.metrics import FAMILIES
 
 from kmesh_bpf import contract
 

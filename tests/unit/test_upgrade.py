@@ -89,9 +89,10 @@ def test_node_ids_sas_and_what_is_remembered_stay_and_nobody_becomes_another():
     assert (node.made(), node.kernel.sas) == ([], sas)
     # Only what version 1 did not keep is filled in.
     assert {address: replace(entry, pair=0) for address, entry in node.kernel.peers.items()} == before
-    pairs = {peer.node.name: marks.pair(VIEW.node, peer.node) for peer in VIEW.peers}
-    assert {entry.node_id: entry.pair for entry in node.kernel.peers.values()} == {
-        IDS[name]: pair for name, pair in pairs.items()
+    assert {address: entry.pair for address, entry in node.kernel.peers.items()} == {
+        there: keys.pair(here, there, X, peer.node.boot_id)
+        for peer in VIEW.peers
+        for here, there in zip(VIEW.node.addresses, peer.node.addresses, strict=True)
     }
     assert node.run().applied == ()
 

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from kmesh.cluster import secret
 from kmesh.cluster.objects import ClusterObjects, collect, parse
 from kmesh.errors import ClusterError
+from kmesh.launcher.announcer import Announcer
 from kmesh.launcher.config import parse as flags
 from kmesh.launcher.daemon import Daemon
 
@@ -81,12 +82,11 @@ class Host:
     def start(self):
         recorder = SimpleNamespace(
             clock=self.world.clock,
-            passed=lambda *_, **__: None,
-            report=lambda _: None,
-            record=SimpleNamespace(unready=()),
-            unwritten=30.0,
+            passed=lambda _: None,
+            count=lambda *_: None,
         )
-        self.daemon = Daemon(flags(self.arguments, self.name, "host"), self.world, self.kernel, recorder)
+        announcer = Announcer(self.world, self.world.clock)
+        self.daemon = Daemon(flags(self.arguments, self.name, "host"), self.world, self.kernel, recorder, announcer)
 
     def uninstall(self):
         self.kernel.flush_sas()
@@ -194,6 +194,7 @@ class World:
             for host in self.hosts:
                 try:
                     host.daemon.step()
+                    host.daemon.announcer.write()
                 except KmeshBpfError:
                     continue
                 except KilledError:

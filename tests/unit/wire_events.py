@@ -1,10 +1,12 @@
 """What may happen to the world of :mod:`tests.unit.wire`, by name: to its nodes, its cluster and its key."""
 
 from dataclasses import replace
+from ipaddress import ip_address
 
 from kmesh.cluster import secret
 
-from kmesh_bpf.core import marks
+from kmesh_bpf.core import keys, marks
+from tests.unit.core import mesh
 from tests.unit.wire import OTHER, OURS, WINDOW, material
 
 EVENTS = {}
@@ -64,6 +66,19 @@ def entry_is_deleted(world, host):
 def entries_come_from_contract_version_1(world, host):
     for address, entry in host.kernel.peers.items():
         host.kernel.peers[address] = replace(entry, pair=marks.UNKNOWN_PAIR)
+    host.start()
+
+
+@ours
+def entries_come_from_contract_version_2(world, host):
+    """Of entries for who is announced now; what was made for somebody before stays as it is."""
+    here = replace(mesh.node(host.index), boot_id=host.kernel.remembered or "")
+    local = ip_address(world.address(host.index))
+    for address, entry in host.kernel.peers.items():
+        for boot in (one["spec"]["bootID"] for one in world.infos.values()):
+            if entry.pair == keys.pair(local, address, here.boot_id, boot):
+                pair = marks.second_pair(here, replace(here, boot_id=boot))
+                host.kernel.peers[address] = replace(entry, pair=pair)
     host.start()
 
 

@@ -48,7 +48,9 @@ class KeyFile:
         problems = objects.problems
         try:
             content, *_ = read_file(self._path, LIMIT)
-            self._secret = _secret({CURRENT: content, **self._neighbours()})
+            secret = _secret({CURRENT: content, **self._neighbours()})
+            if secret != self._secret:
+                self._secret = secret
         except ConfigError as error:
             problems = (*problems, f"the key file {self._path} {error}; the last key stays")
         self._seen = signature

@@ -20,6 +20,8 @@ REPLAY_ANNOTATION = "kmesh.net/ipsec-replay-window"
 """Announces ESN with an anti-replay window of so many packets; Go nodes announce none."""
 NODE_TRAFFIC_ANNOTATION = "kmesh.net/ipsec-node-traffic"
 """``"true"``: the node takes what managed pods send to its own addresses encrypted; Go nodes announce nothing."""
+SENDS_ANNOTATION = "kmesh.net/ipsec-sends"
+"""The lowest key version that the node sends with to any peer; Go nodes, and earlier versions of ours, do not tell."""
 SIDECAR_ANNOTATION = "sidecar.istio.io/status"
 """What Istio's injector leaves on a pod that it gave a sidecar."""
 LARGEST_WINDOW = 4096
@@ -118,11 +120,19 @@ class NodeInfo:
     @property
     def replay_window(self) -> int | None:
         """The announced anti-replay window in packets, 0 without the annotation; None where it cannot be used."""
-        text = self.annotations.get(REPLAY_ANNOTATION, "0")
-        if not (text.isascii() and text.isdecimal() and len(text) <= len(str(LARGEST_WINDOW))):
+        return self._number(REPLAY_ANNOTATION, LARGEST_WINDOW)
+
+    @property
+    def sends(self) -> int:
+        """The lowest key version that it sends with, as announced; 0: it does not tell, or not in a number."""
+        return self._number(SENDS_ANNOTATION, LARGEST_SPI) or 0
+
+    def _number(self, annotation: str, largest: int) -> int | None:
+        text = self.annotations.get(annotation, "0")
+        if not (text.isascii() and text.isdecimal() and len(text) <= len(str(largest))):
             return None
-        window = int(text)
-        return window if window <= LARGEST_WINDOW else None
+        number = int(text)
+        return number if number <= largest else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence, Set
 from typing import Generic, TypeVar
 
 from kmesh.cluster.objects import PodObject
-from kmesh.cluster.placement import Dispute, Ground, grant, in_order, judge
+from kmesh.cluster.placement import Dispute, Ground, grant, in_order, is_contested, judge
 from kmesh_bpf import Address, Pod, Pods
 
 T = TypeVar("T")
@@ -50,11 +50,12 @@ class Claims(Generic[T]):
 
 
 class Placed:
-    """The managed ``pods``, and sentences on claims that do not hold, as of the last :meth:`change`."""
+    """The managed ``pods``, sentences on claims that do not hold, what is contested, as of the last :meth:`change`."""
 
     def __init__(self) -> None:
         self.pods = Pods()
         self.problems: tuple[str, ...] = ()
+        self.contested: frozenset[Address] = frozenset()
         self._claims: Claims[PodObject] = Claims()
         self._judged: dict[Address, PodObject | None] = {}  # where it is not just the one that claims it
         self._disputes: dict[Address, list[Dispute]] = {}
@@ -98,10 +99,15 @@ class Placed:
                     again.add(address)
         concerned_pods: dict[int, PodObject] = {}
         told = False
+        contested = set(self.contested)
         for address in again:
             claimants = self._claims.of(address)
             concerned_pods.update((id(pod), pod) for pod in claimants)
             told |= self._judge(address, claimants, ground)
+            refused = self._judged.get(address, self) is None and is_contested(claimants, address, ground)
+            (contested.add if refused else contested.discard)(address)
+        if contested != self.contested:
+            self.contested = frozenset(contested)
         for pod in concerned_pods.values():
             edits.setdefault(pod.node, {})[pod.label] = self._granted(pod)
         self.pods = self.pods.changed({node: self._edited(node, of_node) for node, of_node in edits.items()})

@@ -1,7 +1,8 @@
 """Which pod has an address, where several claim it, or a node does. Pure.
 
-A pod that loses its address is not managed, and what is sent to it may go in clear; a node that loses one gets nothing
-from anybody. So whatever a node says of itself takes no address from a pod, unless the pod's own claim is the odd one.
+A node that loses an address gets nothing from anybody, a pod that loses one is not managed there. So whatever a node
+says of itself takes no address from a pod, unless the pod's own claim is the odd one. And what a pod that lives loses
+to a node is *contested*: it may be the pod's all the same, and nothing is sent there in clear.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ class Ground:
     ``nodes``: names of the Nodes that there are; ``of_nodes``: the addresses of those that are to stay, and whose: of
     several the first one's by name.
     ``known``: addresses of peers that tunnels in the kernel lead to. What a node announces besides is its word only:
-    whoever named an address in advance would take it from the pod that comes with it.
+    whoever named an address in advance would take it from the pod that comes with it. ``ends``: those of ``of_nodes``
+    that tunnels will lead to, should these nodes be peers; they count where nobody is known yet.
     """
 
     here: str = ""
@@ -37,6 +39,15 @@ class Ground:
     nodes: Container[str] = frozenset()
     of_nodes: Mapping[Address, str] = field(default_factory=dict)
     known: frozenset[Address] = frozenset()
+    ends: Container[Address] = frozenset()
+
+    def is_node_s(self, address: Address) -> bool:
+        """Tell whether an address is another node's, whatever pod that does not run here claims it.
+
+        On a node that knows nobody yet one word stands against another, and a node that lost its address to a pod, to
+        which any kubelet can give any address, would be lost with all of its pods.
+        """
+        return address in self.known or (not self.known and address in self.ends)
 
     def contests(self, address: Address) -> bool:
         """Tell whether it takes more than one pod that claims an address, and no other, to have it."""
@@ -58,8 +69,8 @@ class Dispute:
     holds: bool = False
 
 
-def place(pods: Iterable[PodObject], ground: Ground) -> tuple[tuple[Pod, ...], tuple[Dispute, ...]]:
-    """Give the pods by name, each with the addresses that it has, and the claims in doubt."""
+def place(pods: Iterable[PodObject], ground: Ground) -> tuple[tuple[Pod, ...], tuple[Dispute, ...], frozenset[Address]]:
+    """Give the pods by name, each with the addresses that it has, the claims in doubt, and what is contested."""
     ordered = sorted(pods, key=lambda pod: (pod.namespace, pod.name))
     holders: dict[Address, PodObject] = {}
     in_question: dict[Address, list[PodObject]] = {}
@@ -72,15 +83,18 @@ def place(pods: Iterable[PodObject], ground: Ground) -> tuple[tuple[Pod, ...], t
         if ground.contests(address):
             in_question.setdefault(address, [holder])
     disputes: list[Dispute] = []
+    contested: set[Address] = set()
     for address, claimants in in_question.items():
         winner, told = judge(claimants, address, ground)
         disputes.extend(told)
         if winner is None:
             del holders[address]
+            if is_contested(claimants, address, ground):
+                contested.add(address)
         else:
             holders[address] = winner
     placed = (grant(pod, holders.get) for pod in ordered)
-    return tuple(pod for pod in placed if pod is not None), in_order(disputes)
+    return tuple(pod for pod in placed if pod is not None), in_order(disputes), frozenset(contested)
 
 
 def grant(pod: PodObject, holder: Callable[[Address], PodObject | None]) -> Pod | None:
@@ -111,6 +125,18 @@ def judge(claimants: Sequence[PodObject], address: Address, ground: Ground) -> t
     return holder, [*disputes, *(_clash(pod, holder, address, ground) for pod in losers)]
 
 
+def is_contested(claimants: Iterable[PodObject], address: Address, ground: Ground) -> bool:
+    """Tell whether an address that none of these pods has may be one's all the same.
+
+    Of this node's own, too: where no device has it, what is sent there leaves the node.
+    """
+    return impossible(address) is None and any(not _is_stale(pod, ground) for pod in claimants)
+
+
+def _is_stale(pod: PodObject, ground: Ground) -> bool:
+    return pod.phase in ENDED or pod.node not in ground.nodes
+
+
 def _rank(pod: PodObject, address: Address, ground: Ground) -> tuple[bool, bool, bool, bool, str, str, str]:
     """Give what pods at one address are ordered by: the first has it."""
     return (
@@ -133,12 +159,12 @@ def _hindrance(pod: PodObject, address: Address, ground: Ground) -> str | None:
         return f"{claim}which is {kind}; it is not managed there: delete the pod, or mend what gave it that"
     if address in ground.own:
         return f"{claim}which is an address of this node, {ground.here}{way_out}"
-    stale = pod.phase in ENDED or pod.node not in ground.nodes
+    stale = _is_stale(pod, ground)
     if address in ground.evidence and pod.node != ground.here and stale:
         return f"{claim}which a pod of this node, {ground.here}, carries{way_out}"
     owner = ground.of_nodes.get(address)
     carried_here = address in ground.evidence and pod.node == ground.here
-    if owner is not None and (stale or (address in ground.known and not carried_here)):
+    if owner is not None and (stale or (ground.is_node_s(address) and not carried_here)):
         return f"{claim}which is an address of node {owner}{way_out}"
     return None
 

@@ -136,11 +136,17 @@ def accept(held: Keyring | None, new: Keyring) -> Keyring:
 
 def _distinct(new: Keyring, known: Mapping[int, Key]) -> Keyring:
     """Leave out of the new keys those that a version before has; ``known``: all keys known, these among them."""
-    first: dict[Key, int] = {}
-    for version in sorted(known):
-        first.setdefault(known[version], version)
-    kept = {version: key for version, key in new.keys.items() if version == new.current or first[key] == version}
+    first = _firsts(known)
+    kept = {version: key for version, key in new.keys.items() if version == new.current or version in first}
     return replace(new, keys=kept)
+
+
+def _firsts(keys: Mapping[int, Key]) -> dict[int, Key]:
+    """Give each key under the first version that has it."""
+    first: dict[Key, int] = {}
+    for version in sorted(keys):
+        first.setdefault(keys[version], version)
+    return {version: key for key, version in first.items()}
 
 
 def check_new(key: Key, held: Keyring | None, used: tuple[str, ...] = ()) -> None:
@@ -192,7 +198,9 @@ def next_keys(held: Keyring | None, announced: Mapping[str, int], key: Key, used
     if version > LARGEST_SPI:
         who = ", ".join(sorted(name for name, spi in counted.items() if spi == LARGEST_SPI)) or "the Secret"
         raise ConfigError(f"SPI {LARGEST_SPI} is in use ({who}), and there is none above it")
-    older = dict(sorted(held.keys.items(), reverse=True)[:KEPT]) if held else {}
+    # One that is the key of a version before was refused by everybody. Once that version is not in the Secret any more,
+    # a daemon that starts could not know, so it is left out here.
+    older = dict(sorted(_firsts(held.keys).items(), reverse=True)[:KEPT]) if held else {}
     return Keyring(version, {version: key, **older}, after(held, used))
 
 

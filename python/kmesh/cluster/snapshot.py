@@ -14,6 +14,7 @@ from kmesh.cluster.objects import (
     NODE_INFO_API,
     NODE_TRAFFIC_ANNOTATION,
     REPLAY_ANNOTATION,
+    SENDS_ANNOTATION,
     SIDECAR_ANNOTATION,
     ClusterObjects,
     Namespace,
@@ -121,7 +122,7 @@ def build_view(
     node = local_node(objects, node_name)
     nodes = {one.name: one for one in objects.nodes}
     others = (peer_of(info, nodes.get(info.name)) for info in objects.node_infos if info.name != node_name)
-    placed, problems = pod_claims(objects, node_name, evidence=evidence, known=known)
+    placed, disputes, contested = _placed(objects, node_name, evidence, known)
     those: tuple[NodeObject | NodeInfo | Service, ...] = (*objects.nodes, *objects.node_infos, *objects.service_objects)
     return View(
         node=Node(node.name, node.addresses, boot_id, node.pod_cidrs),
@@ -132,7 +133,8 @@ def build_view(
         candidates=frozenset(chain.from_iterable(map(candidates_of, those))).difference(
             *(pod.addresses for pod in placed)
         ),
-        problems=problems,
+        contested=contested,
+        problems=_to_mend(disputes),
         announced=announced,
         announced_at=announced_at,
     )
@@ -150,8 +152,8 @@ def pod_claims(
     ``node``: the node's name, empty for none in particular. ``evidence``: addresses that devices of this node's pods
     carry; ``known``: peers' that tunnels in the kernel lead to; both empty where nothing is known of that.
     """
-    pods, disputes = _placed(objects, node, evidence, known)
-    return pods, tuple(dispute.sentence for dispute in disputes if not dispute.ordinary)
+    pods, disputes, _ = _placed(objects, node, evidence, known)
+    return pods, _to_mend(disputes)
 
 
 def refused(objects: ClusterObjects) -> dict[str, str]:
@@ -160,9 +162,13 @@ def refused(objects: ClusterObjects) -> dict[str, str]:
     return {dispute.pod: dispute.sentence for dispute in disputes if not dispute.holds}
 
 
+def _to_mend(disputes: Iterable[Dispute]) -> tuple[str, ...]:
+    return tuple(dispute.sentence for dispute in disputes if not dispute.ordinary)
+
+
 def _placed(
     objects: ClusterObjects, node: str, evidence: frozenset[Address], known: frozenset[Address]
-) -> tuple[tuple[Pod, ...], tuple[Dispute, ...]]:
+) -> tuple[tuple[Pod, ...], tuple[Dispute, ...], frozenset[Address]]:
     namespaces = {namespace.name: namespace for namespace in objects.namespaces}
     nodes = {one.name: one for one in objects.nodes}
     here = nodes.get(node)
@@ -173,15 +179,23 @@ def _placed(
         nodes=frozenset(nodes),
         of_nodes={address: name for name in sorted(nodes, reverse=True) for address in addresses_kept(nodes[name])},
         known=known,
+        ends=frozenset(address for one in nodes.values() for address in ends_kept(one)),
     )
     return place((pod for pod in objects.pods if enrolment(pod, namespaces.get(pod.namespace)).managed), ground)
 
 
-def kmesh_node_info(node: NodeObject, spi: int, replay_window: int, boot_id: str) -> dict[str, Any]:
-    """Give the KmeshNodeInfo that announces a node, and goes with it."""
+def kmesh_node_info(
+    node: NodeObject, spi: int, replay_window: int, boot_id: str, sends: int | None = None
+) -> dict[str, Any]:
+    """Give the KmeshNodeInfo that announces a node, and goes with it.
+
+    ``sends``: the lowest key version that it sends with; None: it does not tell.
+    """
     annotations = {NODE_TRAFFIC_ANNOTATION: "true"}
     if replay_window:
         annotations[REPLAY_ANNOTATION] = str(replay_window)
+    if sends:
+        annotations[SENDS_ANNOTATION] = str(sends)
     metadata: dict[str, Any] = {"name": node.name, "namespace": NAMESPACE, "annotations": annotations}
     if node.uid:
         owner = {"apiVersion": CORE_API, "kind": "Node", "name": node.name, "uid": node.uid}
@@ -231,6 +245,7 @@ def peer_of(info: NodeInfo, node: NodeObject | None) -> Peer:
         info.spi,
         (info.replay_window or 0) if ours else 0,
         info.node_traffic and ours,
+        sends=info.sends if ours else 0,
         alive=node is not None and not node.deleting and not info.deleting,
         vouched=node is None or not unconfirmed,
         unconfirmed=unconfirmed,
@@ -245,6 +260,12 @@ def former_self(peer: Peer, node: NodeObject) -> bool:
 def addresses_kept(node: NodeObject) -> tuple[Address, ...]:
     """Give a Node's addresses, none of one that is about to go."""
     return () if node.deleting else node.addresses
+
+
+def ends_kept(node: NodeObject) -> tuple[Address, ...]:
+    """Give those of a Node's addresses that tunnels lead to: of each family the first; none of one that is to go."""
+    firsts = {address.version: address for address in reversed(addresses_kept(node))}
+    return tuple(firsts.values())
 
 
 def candidates_of(one: NodeObject | NodeInfo | Service) -> Iterable[Address]:

@@ -25,7 +25,10 @@ class ClusterSource(Protocol):
     """A file descriptor that is readable whenever :meth:`changed` is true; None: there is only asking."""
 
     def read(self) -> ClusterObjects:
-        """Give all objects; what cannot be read now is as it was, and told in ``problems``. Raises nothing."""
+        """Give all objects; what cannot be read now is as it was, and told in ``problems``. Raises nothing.
+
+        The Secret's manifest is the very same object until it says something else.
+        """
 
     def changed(self) -> bool:
         """Tell, cheaply, whether :meth:`read` would give something new. Raises nothing."""

@@ -22,7 +22,7 @@ LEASE_API = "coordination.k8s.io/v1"
 LEASE_PREFIX = "kmesh-ipsec-"
 STATUS_ANNOTATION = "kmesh.net/ipsec-status"
 LEASE_SECONDS = 180
-"""A report older than this is stale: three of the slowest publications (:mod:`kmesh.cluster.reporting`) missed."""
+"""A report older than this is stale: three of the slowest publications (:mod:`kmesh.telling.reporting`) missed."""
 
 DROPPING = ("dropped_by_guard", "dropped_clear_text", "dropped_decrypted", "dropped_spoofed")
 """The counters of packets that our programs dropped."""
@@ -30,7 +30,7 @@ COUNTERS = (*DROPPING, "allowed_clear_text", "esp_unknown_peer", "parse_failure"
 """The counters that a report carries: those that tell of trouble."""
 LARGEST_COUNT = (1 << 64) - 1
 LARGEST_REPORT = 128 * 1024
-"""Characters of a report; a daemon writes far less (:mod:`kmesh.cluster.reporting`)."""
+"""Characters of a report; a daemon writes far less (:mod:`kmesh.telling.reporting`)."""
 LARGEST_TIME = 4102444800.0
 """Seconds since the epoch, the year 2100: whatever is later is no time of a report."""
 
@@ -69,7 +69,7 @@ class NodeStatus:
     ``sequence_use``: the largest share of sequence numbers used up by any SA, 0 to 1.
     ``counters``: packets by the names in COUNTERS. ``strict``: how the programs were loaded.
     ``nat_exemption``: whether masquerade rules are kept from packets on their way to encryption.
-    ``peers``: some of those that are not as they should be, worst first (:mod:`kmesh.cluster.reporting`).
+    ``peers``: some of those that are not as they should be, worst first (:mod:`kmesh.telling.reporting`).
     ``by_cidr``: names of peers whose pods are selected by pod CIDR, the first of ``by_cidr_count``.
     ``problems``: names of the kinds (ProblemKind) of the plan's problems, whose sentences are among ``reasons``; those
     of a later version are kept as they are.

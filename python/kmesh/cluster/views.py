@@ -25,7 +25,16 @@ from kmesh.cluster.objects import (
 from kmesh.cluster.placed import Claims, Placed
 from kmesh.cluster.placement import Ground
 from kmesh.cluster.shared import Change, Objects
-from kmesh.cluster.snapshot import addresses_kept, candidates_of, enrolment, enrols, former_self, local_node, peer_of
+from kmesh.cluster.snapshot import (
+    addresses_kept,
+    candidates_of,
+    ends_kept,
+    enrolment,
+    enrols,
+    former_self,
+    local_node,
+    peer_of,
+)
 from kmesh_bpf import Address, Key, Network, Node, Peer, Pods, View
 
 
@@ -77,6 +86,7 @@ class Views:
             keys=dict(keys),
             services=services,
             candidates=found.candidates,
+            contested=found.placed.contested,
             problems=found.placed.problems,
             announced=announced,
             announced_at=announced_at,
@@ -139,6 +149,7 @@ class _Known:
         self._nodes: set[str] = set()
         self._of_nodes: dict[Address, str] = {}
         self._node_claims: Claims[str] = Claims()
+        self._ends: Counter[Address] = Counter()
         self._mentions: Counter[Address] = Counter()
         self._peers: dict[str, Peer] = {}  # by name, and in the order of names
 
@@ -155,6 +166,8 @@ class _Known:
         ):
             if old is not new:
                 concerned |= old ^ new
+        if bool(before.known) != bool(now.known):
+            concerned.update(self._of_nodes)
         ground = Ground(
             here=now.here.name,
             own=frozenset(now.here.addresses),
@@ -162,6 +175,7 @@ class _Known:
             nodes=self._nodes,
             of_nodes=self._of_nodes,
             known=now.known,
+            ends=self._ends,
         )
         judged = self.placed.change(_enrolled(before, now), concerned, ground)
         self._take_candidates(chain(nodes, infos, now.services.changes(before.services)), judged)
@@ -174,6 +188,7 @@ class _Known:
         """Give the addresses for which something else counts than before."""
         concerned: set[Address] = set()
         come_or_gone = set()
+        ends: Counter[Address] = Counter()
         for _, name, was, now in changes:
             if now is None:
                 self._nodes.remove(name)
@@ -187,13 +202,20 @@ class _Known:
             for address in new - old:
                 self._node_claims.add(address, name)
             concerned |= old ^ new
+            ends.subtract(ends_kept(was) if was else ())
+            ends.update(ends_kept(now) if now else ())
         for address in concerned:
             names = self._node_claims.of(address)
             if names:
                 self._of_nodes[address] = min(names)
             else:
                 del self._of_nodes[address]
-        return concerned.union(self.placed.concerned(come_or_gone))
+        moved = [address for address, number in ends.items() if number]
+        self._ends.update({address: ends[address] for address in moved})
+        for address in moved:
+            if not self._ends[address]:
+                del self._ends[address]
+        return concerned.union(moved, self.placed.concerned(come_or_gone))
 
     def _take_candidates(
         self, changes: Iterable[Change[NodeObject] | Change[NodeInfo] | Change[Service]], judged: Iterable[Address]

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from kmesh_bpf import Address, KmeshBpfError, Report, boot_guard, remote_pods
+from kmesh_bpf import Address, DeletePod, KmeshBpfError, Plan, Report, SetPod, boot_guard, remote_pods
 
 log = logging.getLogger("kmesh")
 
@@ -21,33 +21,41 @@ class BootGuard:
         self._folder = folder
         self._strict = strict
         self._clock = clock
-        self._wanted: frozenset[Address] | None = None
+        self._plan: Plan | None = None
+        self._changed = True
         self._kept: frozenset[Address] | None = None
         self._written_at = -REWRITE
         self._lifted = False
 
     def passed(self, report: Report) -> None:
-        """Take in a pass: keep what it knew, and lift the guard of this boot once all is in place."""
-        self._wanted = remote_pods(report.plan.state) if self._strict else frozenset()
+        """Take in a pass: :meth:`catch_up` keeps what it knew; lift the guard of this boot once all is in place."""
+        self._plan = report.plan
+        # To go through all pods takes longer than a pass of one event does.
+        self._changed = self._changed or any(
+            isinstance(one, SetPod | DeletePod) for one in (*report.applied, *report.drift)
+        )
         if report.converged and not self._lifted:
             try:
                 boot_guard.remove()
                 self._lifted = True
             except KmeshBpfError as error:
                 log.warning("%s", error)
-        self.catch_up()
 
     def catch_up(self) -> None:
         """Write what is not written yet, unless the last time was a moment ago."""
         now = self._clock()
-        if self._wanted == self._kept or self._wanted is None or now - self._written_at < REWRITE:
+        if self._plan is None or not self._changed or now - self._written_at < REWRITE:
+            return
+        wanted = remote_pods(self._plan.state) if self._strict else frozenset()
+        if wanted == self._kept:
+            self._changed = False
             return
         self._written_at = now
         try:
-            if self._wanted:
-                boot_guard.keep(self._folder, self._wanted)
+            if wanted:
+                boot_guard.keep(self._folder, wanted)
             else:
                 boot_guard.forget(self._folder)
-            self._kept = self._wanted
+            self._kept, self._changed = wanted, False
         except KmeshBpfError as error:
             log.warning("%s", error)

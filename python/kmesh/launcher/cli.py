@@ -17,16 +17,16 @@ from typing import TextIO
 import kmesh_bpf
 from kmesh import streams, unexpected
 from kmesh.cluster.key_file import KeyFile
-from kmesh.cluster.manifests import FolderCluster
 from kmesh.cluster.source import ClusterSource
 from kmesh.errors import OutputError
+from kmesh.launcher.announcer import Announcer, AnnouncerThread
 from kmesh.launcher.boot import BootGuard
 from kmesh.launcher.config import MOUNTED_KEY, Config, parse
 from kmesh.launcher.daemon import PERIOD, Daemon, uninstall
-from kmesh.launcher.health import HealthServer
-from kmesh.launcher.outbox import Outbox
-from kmesh.launcher.readiness import Bounds
-from kmesh.launcher.recorder import Recorder
+from kmesh.telling.health import HealthServer
+from kmesh.telling.outbox import Outbox
+from kmesh.telling.record import Bounds
+from kmesh.telling.recorder import Recorder
 from kmesh_bpf import ConfigError, KmeshBpfError, boot_guard, claim, privileges
 
 EXIT_FAILED, EXIT_REFUSED = 1, 2
@@ -84,8 +84,10 @@ def _set_up_logging(config: Config, stderr: TextIO) -> None:
     root.propagate = False
 
 
-def _source(config: Config, environment: Mapping[str, str]) -> ClusterSource:
+def _source(config: Config, environment: Mapping[str, str], patience: float | None = None) -> ClusterSource:
     """Give the cluster that the flags or the surroundings name.
+
+    ``patience``: see :class:`kmesh.cluster.kubernetes.source.KubernetesCluster`.
 
     Raises:
         ConfigError: they name none that can be used.
@@ -93,6 +95,8 @@ def _source(config: Config, environment: Mapping[str, str]) -> ClusterSource:
     """
     key_file = config.key_file
     if config.manifests is not None:
+        from kmesh.cluster.manifests import FolderCluster  # noqa: PLC0415 # brings PyYAML, which a pod's account needs not
+
         source: ClusterSource = FolderCluster(config.manifests)
     else:
         from kmesh.cluster.kubernetes.connection import connect  # noqa: PLC0415 # slow, and a folder needs none of it
@@ -103,7 +107,7 @@ def _source(config: Config, environment: Mapping[str, str]) -> ClusterSource:
         kinds = EVERYTHING - {"Secret"} if key_file else EVERYTHING
         connection = connect(config.kubeconfig, config.context, environment)
         log.info("cluster: %s", connection.server)
-        source = KubernetesCluster(connection, kinds=kinds)
+        source = KubernetesCluster(connection, kinds=kinds, patience=patience)
     if key_file is None:
         return source
     log.info("the key comes from %s", key_file)
@@ -118,9 +122,11 @@ def _run(config: Config, environment: Mapping[str, str]) -> int:
     privileges.need(*privileges.Capability)
     if config.command == "uninstall":
         return _uninstall(config, environment)
-    with closing(_source(config, environment)) as source, closing(Outbox(source)) as outbox:
+    # The loop itself waits, and looks after devices meanwhile.
+    patience = None if config.dry_run else 0.0
+    with closing(_source(config, environment, patience)) as source, closing(Outbox(source)) as outbox:
         bounds = Bounds(silence=3 * PERIOD, view_age=config.max_view_age)
-        recorder = Recorder(config.node, source.age, outbox, bounds)
+        recorder = Recorder(config.node, source.age, outbox, bounds, strict=config.settings.strict)
         if config.dry_run:
             return _dry_run(config, source, recorder)
         health = HealthServer(config.health, recorder.answer) if config.health else nullcontext()
@@ -171,7 +177,8 @@ def _encrypt(config: Config, source: ClusterSource, recorder: Recorder) -> int:
     how = "compiled" if kernel.compiled else "found pinned, nothing compiled"
     log.info("programs %s (%.1f s)", how, time.monotonic() - started)
     boot = BootGuard(config.state_dir, strict=config.settings.strict, clock=time.monotonic)
-    daemon = Daemon(config, source, kernel, recorder, boot)
+    announcer = AnnouncerThread(source)
+    daemon = Daemon(config, source, kernel, recorder, announcer, boot)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: daemon.stop())
     # A signal must end a select() that is under way: the interpreter retries it otherwise (PEP 475).
@@ -179,7 +186,8 @@ def _encrypt(config: Config, source: ClusterSource, recorder: Recorder) -> int:
     wake_write.setblocking(False)
     signal.set_wakeup_fd(wake_write.fileno())
     try:
-        daemon.run(wake_read)
+        with closing(announcer):
+            daemon.run(wake_read)
     finally:
         signal.set_wakeup_fd(-1)  # whoever asks a second time, while we end, must find no closed socket
     kernel.close()
@@ -189,7 +197,7 @@ def _encrypt(config: Config, source: ClusterSource, recorder: Recorder) -> int:
 
 def _dry_run(config: Config, source: ClusterSource, recorder: Recorder) -> int:
     kernel = kmesh_bpf.LinuxKernel(config.pin_root, config.settings, load=False)
-    daemon = Daemon(config, source, kernel, recorder)
+    daemon = Daemon(config, source, kernel, recorder, Announcer(source, time.time))
     print("# KEY: each SA's own key, not shown. Programs and maps are pinned by the daemon's first start.")
     for operation in daemon.preview():
         print(kernel.render(operation))

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from kmesh.launcher import upstream
+from kmesh.telling.listening import HostPort
 from kmesh.text import file_name, path, shown
 from kmesh_bpf import (
     DEFAULT_PIN_ROOT,
-    Address,
     AttachMode,
     ConfigError,
     Network,
@@ -44,18 +44,6 @@ BOOL is true or false; a flag without it is true.
 
 exit status: 0 stopped as asked, 1 failed, 2 refused (a flag or value that cannot be used)
 """
-
-
-@dataclass(frozen=True, slots=True)
-class HostPort:
-    """Where to listen. ``host`` None: every address of the node, of both families. Port 0: any that is free."""
-
-    host: Address | None
-    port: int
-
-    def __str__(self) -> str:
-        host = "" if self.host is None else f"[{self.host}]" if self.host.version == 6 else str(self.host)
-        return f"{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

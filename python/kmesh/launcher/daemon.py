@@ -1,4 +1,8 @@
-"""The daemon's loop: newest view, one pass, publish, wait. Level-triggered: what woke it does not matter."""
+"""The daemon's loop: newest view, one pass, wait. Level-triggered: what woke it does not matter.
+
+What it announces, and what it tells of itself, is written by threads of their own (``announcer.py``, ``outbox.py``),
+and what is told is made between passes (``recorder.py``): an event waits for nothing but the pass under way.
+"""
 
 from __future__ import annotations
 
@@ -9,27 +13,27 @@ import selectors
 import socket
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from kmesh import unexpected
 from kmesh.cluster.objects import NAMESPACE, ClusterObjects, NodeInfo, parse
-from kmesh.cluster.reporting import make_status
-from kmesh.cluster.secret import Keyring, accept, holds_key, parse_keys
+from kmesh.cluster.secret import LONGEST_HISTORY, Keyring, accept, digest, holds_key, parse_keys
 from kmesh.cluster.shared import find
 from kmesh.cluster.snapshot import kmesh_node_info, local_node
 from kmesh.cluster.source import ClusterSource
-from kmesh.cluster.status import NodeStatus
 from kmesh.cluster.views import Views
 from kmesh.errors import ClusterError
+from kmesh.launcher.announcer import Announced, Announcer, Draft
 from kmesh.launcher.boot import BootGuard
 from kmesh.launcher.config import Config
 from kmesh.launcher.looks import Looks
-from kmesh.launcher.record import KeyRecord
-from kmesh.launcher.recorder import Recorder
-from kmesh.launcher.telling import news, told
+from kmesh.telling.lines import counted, milliseconds, news
+from kmesh.telling.record import KeyRecord, Pass
+from kmesh.telling.recorder import Recorder
 from kmesh_bpf import (
     Address,
     AddSa,
@@ -44,9 +48,9 @@ from kmesh_bpf import (
     Reconciler,
     Report,
     View,
-    __version__,
     evidence,
     managed_pods,
+    own_addresses,
 )
 
 log = logging.getLogger("kmesh")
@@ -60,17 +64,22 @@ SETTLE, LONGEST_SETTLE = 0.02, 2.0
 pass is over for as long as it took, so that a cluster where something always changes costs half of a processor, and not
 all of it; what happens after a time of quiet is acted on at once."""
 FIRST_RETRY, LAST_RETRY = 0.5, 30.0
+FIRST_SECONDS = 10.0
+"""How long the first pass waits for the cluster to be known as a whole, before it is told that it is not."""
 
 
 @dataclass(slots=True)
 class Memory:
     """What the daemon knows beyond the cluster and the kernel: the keys it has seen and what it has announced.
 
-    ``used``: digests of keys that were in force before. ``evidence``: what the last pass left in the kernel that claims
-    are measured by. ``addresses``: this node's, of the last pass.
+    ``keys``: those that the Secret holds, and those that an SA still uses. ``used``: digests of keys that were in force
+    before. ``secret``: what the keys were taken from, or were not. ``evidence``: what the last pass left in the kernel
+    that claims are measured by. ``addresses``: this node's, of the last pass, before the first as the kernel has them
+    of a daemon before.
     ``standing``: what the last pass found wrong, by where.
     """
 
+    secret: Mapping[str, Any] | None = None
     keyring: Keyring | None = None
     keys: dict[int, Key] = field(default_factory=dict)
     used: tuple[str, ...] = ()
@@ -81,16 +90,16 @@ class Memory:
     published: bool = False
     generation: int = 0
     evidence: Evidence | None = None
-    addresses: tuple[Address, ...] = ()
-    status: NodeStatus | None = None
+    addresses: Collection[Address] = ()
     ready: bool = False
 
 
 class Daemon:
     """One node's daemon over one cluster source and one kernel.
 
-    ``recorder`` takes in what each pass did; its clock, seconds since the epoch, is the daemon's. ``boot`` guards the
-    node's next boot. ``fresh`` gives incarnations never used (None: random ones).
+    ``recorder`` takes in what each pass did; its clock, seconds since the epoch, is the daemon's. ``announcer`` writes
+    what the node announces. ``boot`` guards the node's next boot. ``fresh`` gives incarnations never used (None:
+    random ones).
     """
 
     def __init__(
@@ -99,6 +108,7 @@ class Daemon:
         source: ClusterSource,
         kernel: Kernel,
         recorder: Recorder,
+        announcer: Announcer,
         boot: BootGuard | None = None,
         *,
         fresh: Callable[[], str] | None = None,
@@ -107,6 +117,7 @@ class Daemon:
         self.source = source
         self.kernel = kernel
         self.recorder = recorder
+        self.announcer = announcer
         self.boot = boot
         self.clock = recorder.clock
         self.memory = Memory()
@@ -114,7 +125,8 @@ class Daemon:
         self.passes = Reconciler(kernel, config.options, self.clock, fresh or fresh_incarnation)
         self.whole_at = -math.inf
         self.stopping = False
-        self.took = self.ended = 0.0
+        self.took, self.ended = 0.0, -math.inf
+        recorder.count(kernel.counters, kernel.xfrm_errors)
 
     def stop(self) -> None:
         """Ask the loop to end after the pass under way; the kernel objects stay."""
@@ -127,8 +139,10 @@ class Daemon:
             for descriptor in self.kernel.subscribe():
                 selector.register(descriptor, selectors.EVENT_READ)
             selector.register(wake, selectors.EVENT_READ)
-            if self.source.wake is not None:
-                selector.register(self.source.wake, selectors.EVENT_READ)
+            for wakes in (self.source.wake, self.announcer.wake):
+                if wakes is not None:
+                    selector.register(wakes, selectors.EVENT_READ)
+            self._begin(selector)
             while not self.stopping:
                 try:
                     self._sleep(selector, self.step())
@@ -137,6 +151,25 @@ class Daemon:
                     self._give_up(error, retry)
                     self._rest(selector, wake, retry)
                     retry = min(retry * 2, LAST_RETRY)
+
+    def _begin(self, selector: selectors.BaseSelector) -> None:
+        """Wait for the cluster to be known; devices get their programs meanwhile, by what a daemon before has left.
+
+        Pods come and go though the API server is away.
+        """
+        try:
+            self.memory.addresses = own_addresses(self.passes.observe().state)
+            self.whole_at = time.monotonic()
+            if self._attach():
+                self._forget()
+            until = time.monotonic() + FIRST_SECONDS
+            while not self.stopping and (left := until - time.monotonic()) > 0:
+                objects = self.source.read()
+                if objects.complete or objects.problems:
+                    return
+                self._sleep(selector, left)
+        except Exception as error:  # noqa: BLE001 # the first pass meets with it too, and tells
+            log.debug("%s", unexpected.origin(error))
 
     def _give_up(self, error: Exception, retry: float) -> None:
         """Tell, in a line, why there was no whole pass."""
@@ -158,28 +191,43 @@ class Daemon:
             waking.poll(seconds * 1000)
 
     def _sleep(self, selector: selectors.BaseSelector, wait: float, *, heed: bool = True) -> None:
-        """Return when something happened or ``wait`` seconds are over; a burst counts as one event.
+        """Return when something happened or ``wait`` seconds are over; what is to be told is told meanwhile.
 
-        ``heed``: what a look finds is something; not after a pass that was given up, for the next one would be too.
+        The first event after a time of quiet ends it at once; what comes soon after a pass is a burst, and counts as
+        one event. ``heed``: what a look finds is something; not after a pass that was given up, for the next one would
+        be too.
         """
         until = time.monotonic() + wait  # whoever sets the clock back must not stop the passes
         look = Looks(self.kernel, time.monotonic)
         while not self.stopping and (left := until - time.monotonic()) > 0:
-            selector.select(min(self.source.poll_interval, left, look.left()))
-            if self.boot is not None:
-                self.boot.catch_up()
+            selector.select(min(self.source.poll_interval, left, look.left(), self.recorder.due()))
             if self.kernel.changed():
                 self._guard()
-            elif not self.source.changed():
-                if look.left() > 0 or not (look.finds_anything() and heed):
-                    continue
-                self._forget()
-                return
-            owed = self.took - (time.monotonic() - self.ended)
-            time.sleep(min(max(SETTLE, owed), LONGEST_SETTLE))
-            if self.kernel.changed():
-                self._guard()
+            elif not (self.source.changed() or self.announcer.news):
+                if look.left() <= 0 and look.finds_anything() and heed:
+                    self._forget()
+                    return
+                self._catch_up()
+                continue
+            self._settle()
             return
+
+    def _settle(self) -> None:
+        """Let a burst end, if this is one: something happened soon after a pass."""
+        until = self.ended + min(max(SETTLE, self.took), LONGEST_SETTLE)
+        if time.monotonic() >= until:
+            return
+        self._catch_up()  # where something always happens there is no better time
+        time.sleep(max(0.0, until - time.monotonic()))
+        if self.kernel.changed():
+            self._guard()
+
+    def _catch_up(self) -> None:
+        """Do what events need not wait for: tell what there is to tell, keep what the next boot needs."""
+        if self.recorder.due() <= 0:
+            self.recorder.tell()
+        if self.boot is not None:
+            self.boot.catch_up()
 
     def _forget(self) -> None:
         """Have the next pass observe the whole kernel, and not only what it writes."""
@@ -189,20 +237,27 @@ class Daemon:
     def _guard(self) -> None:
         """Give a device that has just come its programs before anything else; a pass does the rest, and tells."""
         self._forget()
+        self._attach()
+
+    def _attach(self) -> bool:
+        """Attach what devices lack; tell whether anything was."""
         addresses = self.memory.addresses
         if not addresses:
-            return  # before the first pass there is nothing to go by, and it comes at once
+            return False  # no daemon before has left anything to go by
         try:
             done, _ = self.kernel.attach_missing(addresses, self.config.options.uplinks)
         except KmeshBpfError as error:
             log.debug("%s; a pass will tell", error)
-            return
-        for operation in done:
-            log.info("%s", self.kernel.render(operation))
+            return False
+        if done:
+            log.info("ahead of a pass: %s", counted(done))
+            self._log_operations(done)
+        return bool(done)
 
     def step(self) -> float:
         """Do one pass; give the seconds until the next one is due without any event."""
-        began, started = self.clock(), time.monotonic()
+        started = time.monotonic()
+        self._acknowledge()
         objects = self.source.read()
         if started - self.whole_at >= PERIOD or self.kernel.changed() or self.kernel.look():
             self._forget()
@@ -210,11 +265,13 @@ class Daemon:
         report = self.passes.run(view, shown=self._shown(objects))
         self.memory.addresses = view.node.addresses
         self._tell(report)
-        self._publish(report, objects)
-        self._record(view, report, objects, began)
+        self._forget_keys(report)
+        self._announce(report, objects)
         claims_changed = self._look(report, view, objects)
         self.ended = time.monotonic()
         self.took = self.ended - started
+        self._log_pass(report)
+        self.recorder.passed(Pass(view, report, self._key(), objects.problems, self.clock(), self.took))
         if self.boot is not None:
             self.boot.passed(report)
         if report.converged:
@@ -227,7 +284,7 @@ class Daemon:
         if claims_changed:
             return SETTLE
         due = max(SETTLE, report.plan.due - self.clock()) if report.plan.due is not None else PERIOD
-        return min(PERIOD, due, self.recorder.unwritten)
+        return min(PERIOD, due)
 
     def _look(self, report: Report, view: View, objects: ClusterObjects) -> bool:
         """Take in what the kernel shows now; tell whether another claim holds by that than the pass went by."""
@@ -238,33 +295,10 @@ class Daemon:
         claims = self.views.claims(objects, evidence=seen.carried, known=seen.tunnel_ends)
         return claims != (view.pods, view.problems)
 
-    def _record(self, view: View, report: Report, objects: ClusterObjects, began: float) -> None:
-        memory, counters = self.memory, self.kernel.counters()
-        refused = (f"the key in the Secret is refused: {memory.refused}",) if memory.refused else ()
-        self.recorder.passed(
-            view,
-            report,
-            KeyRecord(
-                memory.keyring.current if memory.keyring else 0, memory.announced, memory.refused, memory.generation
-            ),
-            cluster_problems=objects.problems,
-            counters=counters,
-            xfrm_errors=self.kernel.xfrm_errors(),
-            seconds=self.clock() - began,
-        )
-        memory.status = make_status(
-            report,
-            counters,
-            memory.announced,
-            self.clock(),
-            view=view,
-            version=__version__,
-            strict=self.config.settings.strict,
-            unready=self.recorder.record.unready,
-            notes=refused,
-            previous=memory.status,
-        )
-        self.recorder.report(memory.status)
+    def _key(self) -> KeyRecord:
+        memory = self.memory
+        spi = memory.keyring.current if memory.keyring else 0
+        return KeyRecord(spi, memory.announced, memory.refused, memory.generation, self.announcer.hindrance)
 
     def preview(self) -> tuple[Operation, ...]:
         """Give what a first pass would do (``--dry-run``); see :meth:`view` for errors."""
@@ -307,9 +341,14 @@ class Daemon:
 
     def _shown(self, objects: ClusterObjects) -> Announcement:
         ours = self._ours(objects)
-        return Announcement(ours.boot_id, ours.addresses, ours.uid) if ours is not None else Announcement()
+        if ours is None:
+            return Announcement()
+        return Announcement(ours.boot_id, ours.addresses, ours.uid, ours.replay_window or 0)
 
     def _take_keys(self, objects: ClusterObjects) -> None:
+        if objects.secret is self.memory.secret:
+            return  # a source gives the same object until there is another one
+        self.memory.secret = objects.secret
         if objects.secret is None or not holds_key(objects.secret):
             return
         before = self.memory.keyring
@@ -325,10 +364,23 @@ class Daemon:
         self._problems("key", ())
         self.memory.keyring, self.memory.refused = keyring, ""
         self.memory.keys.update(keyring.keys)
-        self.memory.used = tuple(dict.fromkeys((*keyring.used, *self.memory.used)))
+        self._note_used(keyring.used)
 
-    def _publish(self, report: Report, objects: ClusterObjects) -> None:
-        """Announce the newest key once every inbound SA for it is in the kernel.
+    def _note_used(self, digests: Iterable[str]) -> None:
+        self.memory.used = tuple(dict.fromkeys((*digests, *self.memory.used)))[:LONGEST_HISTORY]
+
+    def _forget_keys(self, report: Report) -> None:
+        """Keep of the keys that the Secret does not hold any more those that an SA still uses; of others, a digest."""
+        memory = self.memory
+        others = memory.keys.keys() - memory.keyring.keys.keys() if memory.keyring else ()
+        if not others or report.touched is not None:
+            return  # time enough when all SAs have been looked at anyway
+        in_use = {identity.spi for identity in report.observed.state.sas}
+        gone = [memory.keys.pop(spi) for spi in sorted(others, reverse=True) if spi not in in_use]
+        self._note_used(map(digest, gone))
+
+    def _announce(self, report: Report, objects: ClusterObjects) -> None:
+        """Have the newest key announced once every inbound SA for it is in the kernel.
 
         That is the first step of docs/design.md, "Replacing the key".
         """
@@ -342,35 +394,58 @@ class Daemon:
         ]
         spi = self.memory.announced if missing else keyring.current
         if not spi:
+            self.announcer.put(None)
             return
         ours = self._ours(objects)
         node = local_node(objects, self.config.node)
-        wanted = kmesh_node_info(node, spi, self.config.options.replay_window, boot_id=report.incarnation)
-        there = ours is not None and ours == parse(wanted)
-        self.memory.generation = ours.generation if ours is not None and there else 0
-        if not there:
-            if report.decision.recreate:
-                self.source.withdraw(node.name, status=False)
-            self.source.publish(wanted)
-            self.passes.memory = self.passes.memory.announced(recreated=report.decision.recreate)
-            log.info("announced: SPI %d, incarnation %s", spi, report.incarnation)
-        if self.memory.announced != spi or not self.memory.published:
-            self.memory.announced, self.memory.announced_at, self.memory.published = spi, self.clock(), True
+        sends = min(report.sends or spi, spi)
+        wanted = kmesh_node_info(node, spi, self.config.options.replay_window, report.incarnation, sends)
+        draft = Draft(wanted, report.decision.recreate)
+        if ours is None or ours != parse(wanted):
+            self.memory.generation = 0
+            self.announcer.put(draft)
+            return
+        self.memory.generation = ours.generation
+        self.announcer.put(None)
+        self._announced(Announced(Draft(wanted), self.clock()))
+
+    def _acknowledge(self) -> None:
+        """Take in what the cluster has taken of what was to be announced."""
+        done = self.announcer.take()
+        if done is not None:
+            self._announced(done)
+
+    def _announced(self, done: Announced) -> None:
+        """Take in that something stands in the cluster; it may have been overtaken by what is wanted now."""
+        draft, memory = done.draft, self.memory
+        if self.passes.memory.unseen == draft.incarnation:
+            self.passes.memory = self.passes.memory.announced(recreated=draft.recreate)
+        if memory.announced != draft.spi or not memory.published:
+            memory.announced, memory.announced_at, memory.published = draft.spi, done.at, True
 
     def _tell(self, report: Report) -> None:
         if report.decision.new:
             level = logging.WARNING if report.renewed else logging.INFO
             log.log(level, "%s: new incarnation %s, and new keys", report.decision.why, report.incarnation)
-        for level, operation, more in told(report.applied):
-            if log.isEnabledFor(level):
-                rest = f" # and {more} more of this kind, shown with --log-level=debug" if more else ""
-                log.log(level, "%s%s", self.kernel.render(operation), rest)
+        self._log_operations(report.applied)
         self._problems("kernel", tuple(str(failure.error) for failure in report.failures), logging.ERROR)
         self._problems("plan", tuple(map(str, report.plan.problems)))
         if report.converged and not self.memory.ready:
             self.memory.ready = True
             managed = managed_pods(report.plan.state)
             log.info("ready: %d peers, %d managed addresses", len(report.plan.ready_peers), len(managed))
+
+    def _log_pass(self, report: Report) -> None:
+        """Tell in a line what a pass has changed; for who debugs, how long it took, and in which phase."""
+        if report.applied:
+            log.info("%s (%s)", counted(report.applied), milliseconds(self.took))
+        phases = ", ".join(f"{phase} {milliseconds(seconds)}" for phase, seconds in report.spent.items())
+        log.debug("a pass of %s: %s", milliseconds(self.took), phases)
+
+    def _log_operations(self, applied: Iterable[Operation]) -> None:
+        if log.isEnabledFor(logging.DEBUG):
+            for operation in applied:
+                log.debug("%s", self.kernel.render(operation))
 
     def _problems(self, where: str, problems: tuple[str, ...], level: int = logging.WARNING) -> None:
         for sentence in news(self.memory.standing.get(where, ()), problems):

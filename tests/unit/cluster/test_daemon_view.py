@@ -21,7 +21,8 @@ def daemon():
         config,
         None,
         FakeKernel(),
-        SimpleNamespace(clock=lambda: 0.0),
+        SimpleNamespace(clock=lambda: 0.0, count=lambda *_: None),
+        None,
     )
 
 

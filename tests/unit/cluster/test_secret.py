@@ -188,6 +188,13 @@ def test_the_next_spi_is_one_more_and_the_old_key_stays():
     assert next_keys(ring(1), {"n1": 1}, key(2)) == ring(2, 1)
 
 
+def test_a_key_that_came_back_is_not_kept_for_those_who_cannot_know_that_it_did():
+    again = Keyring(3, {3: key(1), 2: key(2), 1: key(1)})
+    following = next_keys(again, {}, key(4))
+    assert following.keys == {4: key(4), 2: key(2), 1: key(1)}
+    assert digest(key(1)) in following.used
+
+
 def test_after_a_delete_the_spi_goes_on_above_every_announced_one():
     assert next_keys(None, {"n1": 3, "n2": 7, "n3": 5}, key(8)) == ring(8)
 

@@ -290,6 +290,21 @@ def test_what_a_node_announces_is_what_its_peers_read(window):
     assert seen.peers == (Peer(Node("n1", own.addresses, "incarnation", own.pod_cidrs), 3, window, True),)
 
 
+@pytest.mark.parametrize(("sends", "read"), [(None, 0), (2, 2), ("x", 0), ("-1", 0), (1 << 32, 0), ("2" * 5000, 0)])
+def test_what_a_node_sends_with_is_told_and_anything_but_a_version_counts_as_not_told(sends, read):
+    own = local_node(objects(kube.node()), "n1")
+    cluster = objects(kube.node(1), kube.node(2), kmesh_node_info(own, 3, 64, "incarnation", sends))
+    seen = build_view(cluster, "n2", keys={}, services=(), announced=0, announced_at=0.0, boot_id="x")
+    assert [peer.sends for peer in seen.peers] == [read]
+
+
+def test_what_a_go_node_has_left_of_an_announcement_of_ours_tells_nothing():
+    own = local_node(objects(kube.node()), "n1")
+    cluster = objects(kube.node(1), kube.node(2), kmesh_node_info(own, 3, 64, own.boot_id, 2))
+    seen = build_view(cluster, "n2", keys={}, services=(), announced=0, announced_at=0.0, boot_id="x")
+    assert [peer.sends for peer in seen.peers] == [0]
+
+
 def test_what_a_node_announces_goes_with_its_node_object_where_that_can_be_named():
     own = local_node(objects(kube.node()), "n1")
     manifest = kmesh_node_info(own, 3, 0, "incarnation")

@@ -154,7 +154,7 @@ def assert_shared(before: View, now: View) -> None:
     for peer in now.peers:
         former = peers.get(peer.node.name)
         assert peer is former or peer != former
-    for part in ("node", "peers", "candidates", "keys", "services"):
+    for part in ("node", "peers", "candidates", "contested", "keys", "services"):
         assert getattr(now, part) is getattr(before, part) or getattr(now, part) != getattr(before, part)
 
 
@@ -253,3 +253,16 @@ def test_of_several_nodes_with_one_address_the_first_by_name_is_named_whatever_c
     seen = Views(HERE).view(objects, **known)
     assert seen == build_view(objects, HERE, **known)
     assert "which is an address of node n2" in seen.problems[0]
+
+
+def test_whether_anybody_is_known_counts_for_what_a_pod_and_a_node_claim():
+    world, views = World(), Views(HERE)
+    pod = PodObject("x", "a", {}, "n3", False, "Running", (NODE_ADDRESSES[1],), frozenset())
+    world.take(("pods", pod, True))
+    held = []
+    for known in (frozenset(), frozenset({NODE_ADDRESSES[2]}), frozenset(), frozenset({NODE_ADDRESSES[1]})):
+        world.take(("known", known))
+        found = views.view(world.objects, **world.known())
+        assert found == build_view(world.objects, HERE, **world.known())
+        held.append((len(found.pods), len(found.contested)))
+    assert held == [(0, 1), (1, 0), (0, 1), (0, 1)]

@@ -9,7 +9,7 @@ from tests.mutants.modules import GROUPS, ROOT, UnknownModuleError, chosen
 def test_modules_and_tests_of_each_group_are_there(group):
     folder = ROOT / ("" if group.package.startswith("kmesh_bpf") else "python") / group.package.replace(".", "/")
     assert [module for module in group.modules if not (folder / f"{module}.py").exists()] == []
-    assert [path for path in group.tests if not (ROOT / "tests/unit" / path).exists()] == []
+    assert [path for path in (*group.tests, *group.slow) if not (ROOT / "tests/unit" / path).exists()] == []
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from itertools import permutations
 
 import pytest
 
-from kmesh_bpf.core import marks
+from kmesh_bpf.core import claims, marks
 from kmesh_bpf.core.claims import Claims, evidence, settle
 from kmesh_bpf.core.mirror import Mirror
 from kmesh_bpf.core.planner import Options, ProblemKind, make_plan
@@ -144,6 +144,18 @@ def test_more_peers_than_node_ids_are_a_problem_and_everything_else_goes_on():
         "--node-mark-mask 0xff00 has room for 255 peers, and there are more: nothing is sent to p255, p256, p257, p258, "
         "p259 and 2 more; give the mask more bits"
     )
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [("a", "a;"), ("abcde", "a, b, c, d, e;"), ("abcdef", "a, b, c, d, e and 1 more;"), ("abcdefgh", "e and 3 more;")],
+)
+def test_five_of_those_without_a_node_id_are_named_and_the_others_counted(names, told):
+    sentence = claims.crowd(tuple(names), 0xFF00)
+    assert sentence.startswith(
+        "--node-mark-mask 0xff00 has room for 255 peers, and there are more: nothing is sent to a"
+    )
+    assert sentence.endswith(f"{told} give the mask more bits")
 
 
 def test_those_that_have_a_node_id_keep_it_when_others_come():

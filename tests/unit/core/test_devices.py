@@ -89,6 +89,11 @@ def test_every_other_device_is_guarded_whatever_it_is(kind):
     assert programs(Link(5, "any0", kind, False, ())) == UPLINK
 
 
+def test_a_device_that_only_hands_packets_back_to_where_they_came_by_is_not_looked_at():
+    """The bandwidth plugin sends what a pod sends through one: it is marked already, and not encrypted yet."""
+    assert programs(Link(5, "bwp0", "ifb", False, ())) == set()
+
+
 @pytest.mark.parametrize(
     ("link", "wanted"),
     [

@@ -108,6 +108,16 @@ def test_of_policies_of_a_former_version_the_new_ones_are_in_place_before_they_a
     ]
 
 
+def test_only_a_policy_that_is_there_and_ours_is_replaced_what_else_is_in_its_place_is_not():
+    """The kernel refuses to add what is there; to update it would overwrite somebody else's, which is not observed."""
+    desired = planned()
+    identity, policy = next(iter(desired.policies.items()))
+    others = {key: one for key, one in desired.policies.items() if key != identity}
+    for there, told in ((others, False), ({**others, identity: replace(policy, priority=7)}, True)):
+        (found,) = diff(desired, replace(desired, policies=there))
+        assert found == ops.SetPolicy(policy, replace=told)
+
+
 def test_towards_a_node_that_becomes_ready_nothing_but_the_block_is_replaced_and_before_the_pods_are_told_so():
     view = mesh.view(nodes=2)
     ready = make_plan(view, Observation(EMPTY, links=mesh.LINKS), Options(), 0.0).state

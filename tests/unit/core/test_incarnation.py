@@ -5,7 +5,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from kmesh_bpf.core import formers, marks
+from kmesh_bpf.core import formers, keys, marks
 from kmesh_bpf.core.formers import DEPARTED_LINGER
 from kmesh_bpf.core.incarnation import (
     MOST_FORMERS,
@@ -24,7 +24,11 @@ from tests.unit.core import mesh
 X, FRESH = "x" * 36, "fresh".ljust(36, "0")
 VIEW = mesh.view(node=replace(mesh.node(1), boot_id=X))
 R2, R3 = ip_address("10.10.0.2"), ip_address("10.10.0.3")
-PAIR3 = marks.pair(VIEW.node, VIEW.peers[1].node)
+FORMER3 = {
+    keys.pair(here, there, X, VIEW.peers[1].node.boot_id): 1
+    for here, there in zip(VIEW.node.addresses, VIEW.peers[1].node.addresses, strict=True)
+}
+"""What is remembered of the third node once it is gone: both its tunnels, with version 1."""
 ADDRESSES = tuple(map(str, VIEW.node.addresses))
 SHOWN = Announcement(X, ADDRESSES, "uid")
 NOW = 5000.0
@@ -41,11 +45,16 @@ def settled(view=VIEW, before: Observation | None = None, now: float = NOW) -> O
 KERNEL = settled()
 
 
+def only(**objects) -> Observation:
+    """Give a kernel that keeps X, and holds nothing but these."""
+    return Observation(KernelState(**objects), incarnation=X)
+
+
 NO_NEEDS, NO_MEMORY = Needs(), Memory()
 
 
 def decided(observed=KERNEL, needs=NO_NEEDS, shown=SHOWN, memory=NO_MEMORY, addresses=VIEW.node.addresses):
-    return decide(observed, needs, shown, addresses, VIEW.peers, memory, FRESH, NOW)
+    return decide(observed, needs, shown, addresses, VIEW.peers, memory, FRESH, NOW, mesh.WINDOW)
 
 
 ROWS = [
@@ -61,6 +70,10 @@ ROWS = [
     ({"shown": Announcement()}, Cause.FORGOTTEN),
     ({"shown": Announcement(), "memory": Memory(unseen=X)}, Cause.KEPT),
     ({"shown": Announcement(), "observed": Observation(KernelState(), incarnation=X)}, Cause.KEPT),
+    # In use by either: SAs of which no entry tells, or an entry whose SAs are gone.
+    ({"shown": Announcement(), "observed": only(sas=KERNEL.state.sas)}, Cause.FORGOTTEN),
+    ({"shown": Announcement(), "observed": only(peers=KERNEL.state.peers)}, Cause.FORGOTTEN),
+    ({"shown": Announcement(), "observed": only(peers={R2: PeerEntry(1, 1, 0, 1)})}, Cause.KEPT),
     ({"shown": replace(SHOWN, boot_id="other")}, Cause.FORGOTTEN),
     ({"shown": replace(SHOWN, boot_id="other"), "memory": Memory(unseen=X)}, Cause.KEPT),
     ({"memory": Memory(uid="uid")}, Cause.KEPT),
@@ -69,6 +82,11 @@ ROWS = [
     ({"memory": Memory(uid="before", unseen=X)}, Cause.KEPT),
     ({"addresses": VIEW.node.addresses[:1]}, Cause.ADDRESSES),
     ({"addresses": VIEW.node.addresses[:1], "memory": Memory(unseen=X)}, Cause.KEPT),
+    ({"shown": replace(SHOWN, replay_window=mesh.WINDOW)}, Cause.KEPT),
+    ({"shown": replace(SHOWN, replay_window=64)}, Cause.WINDOW),
+    ({"shown": replace(SHOWN, replay_window=0)}, Cause.WINDOW),
+    ({"shown": replace(SHOWN, replay_window=0), "observed": Observation(KernelState(), incarnation=X)}, Cause.WINDOW),
+    ({"shown": replace(SHOWN, replay_window=0, boot_id="before"), "memory": Memory(unseen=X)}, Cause.KEPT),
     ({"needs": Needs(returned=frozenset({"n3"}))}, Cause.RETURNED),
     ({"needs": Needs(returned=frozenset({"n3"})), "memory": Memory(renewed_at=NOW - RENEWAL_SECONDS)}, Cause.RETURNED),
     ({"needs": Needs(returned=frozenset({"n3"})), "memory": Memory(renewed_at=NOW - 599)}, Cause.KEPT),
@@ -102,7 +120,9 @@ def test_who_is_back_is_named():
 def test_our_announcement_is_made_anew_where_another_incarnation_must_reach_a_go_node(shown, change, recreate):
     peers = (VIEW.peers[0], replace(VIEW.peers[1], **change))
     memory = Memory(unseen=X)
-    assert decide(KERNEL, Needs(), shown, VIEW.node.addresses, peers, memory, FRESH, NOW).recreate is recreate
+    assert (
+        decide(KERNEL, Needs(), shown, VIEW.node.addresses, peers, memory, FRESH, NOW, mesh.WINDOW).recreate is recreate
+    )
 
 
 def test_what_is_remembered_from_one_decision_to_the_next():
@@ -160,7 +180,7 @@ def test_a_peer_that_is_missed_keeps_its_sas_for_a_while_and_its_policies_not_at
     later = make_plan(alone, KERNEL, Options(), NOW + DEPARTED_LINGER - 1, plan.departing)
     assert later.departing == plan.departing
     gone = make_plan(alone, KERNEL, Options(), NOW + DEPARTED_LINGER, plan.departing)
-    assert (gone.departing, gone.due, gone.state.formers) == ({}, None, {PAIR3: 1})
+    assert (gone.departing, gone.due, gone.state.formers) == ({}, None, FORMER3)
     assert not any(R3 in (sa.src, sa.dst) for sa in gone.state.sas.values())
     assert R3 not in gone.state.peers
 
@@ -201,26 +221,78 @@ def test_who_comes_under_another_name_or_with_other_addresses_has_the_same_keys(
     assert make_plan(view, KERNEL, Options(), NOW).returned == {node.name}
 
 
+def test_who_comes_with_another_address_has_other_keys_and_is_welcome_until_it_is_back_under_the_one_before():
+    here, there = VIEW.peers
+    moved = replace(there, node=replace(there.node, addresses=(ip_address("10.10.0.99"),)))
+    plan = make_plan(replace(VIEW, peers=(here, moved)), KERNEL, Options(), NOW)
+    assert (plan.returned, plan.lost) == (frozenset(), ())
+    now = NOW + DEPARTED_LINGER
+    state = make_plan(
+        replace(VIEW, peers=(here, moved)), KERNEL, Options(), now, dict.fromkeys(plan.departing, NOW)
+    ).state
+    assert state.formers == FORMER3
+    assert make_plan(VIEW, replace(KERNEL, state=state), Options(), now).returned == {"n3"}
+
+
+def test_a_node_that_announces_the_incarnation_of_another_one_costs_that_one_nothing():
+    """It has keys of its own, for its addresses are others. Found by scripts/simulate."""
+    innocent, liar = VIEW.peers
+    lying = replace(liar, node=replace(liar.node, boot_id=innocent.node.boot_id))
+    told = settled(replace(VIEW, peers=(innocent, lying)), KERNEL)
+    assert len(told.state.formers) == 2, "who lies has left the one that it was"
+    without = replace(
+        told.state,
+        sas={one: sa for one, sa in told.state.sas.items() if R2 not in (sa.src, sa.dst)},
+        peers={one: entry for one, entry in told.state.peers.items() if one != R2},
+    )
+    for view in (VIEW, replace(VIEW, peers=(innocent,))):
+        plan = make_plan(view, told, Options(), NOW)
+        assert "n2" not in plan.returned
+        assert "n2" in plan.ready_peers
+        assert not plan.lost
+    alone = replace(VIEW, peers=(innocent,))
+    assert make_plan(alone, replace(told, state=without), Options(), NOW).returned == frozenset(), "an SA is made"
+
+
+@pytest.mark.parametrize("back", [VIEW.peers[1], replace(VIEW.peers[1], node=mesh.node(4, boot="boot-3"))])
+def test_what_contract_version_2_remembers_counts_for_all_tunnels_of_its_incarnations(back):
+    node = replace(back.node, boot_id=VIEW.peers[1].node.boot_id)
+    former = {marks.second_pair(VIEW.node, node): 1}
+    view = replace(VIEW, peers=(VIEW.peers[0], replace(back, node=node)))
+    observed = Observation(KernelState(formers=former), {}, mesh.LINKS, X)
+    assert make_plan(view, observed, Options(), NOW).returned == {node.name}
+
+
+def test_of_entries_as_contract_version_2_left_them_nothing_is_forgotten_when_their_peer_goes_and_comes_back():
+    pair = marks.second_pair(VIEW.node, VIEW.peers[1].node)
+    ends = VIEW.peers[1].node.addresses
+    peers = {one: replace(e, pair=pair) if one in ends else e for one, e in KERNEL.state.peers.items()}
+    left = replace(KERNEL, state=replace(KERNEL.state, peers=peers))
+    alone, away = replace(VIEW, peers=VIEW.peers[:1]), {marks.incarnations(VIEW.node, VIEW.peers[1].node): 0.0}
+    gone = replace(left, state=make_plan(alone, left, Options(), NOW, away).state)
+    assert gone.state.formers == {pair: 1}
+    assert make_plan(VIEW, gone, Options(), NOW).returned == {"n3"}
+    assert make_plan(VIEW, left, Options(), NOW).state == KERNEL.state, "who is there is as it was, its pair made anew"
+
+
 def test_who_comes_with_another_boot_id_is_welcome_and_the_one_before_remembered():
     node = replace(VIEW.peers[1].node, boot_id="another".ljust(36, "0"))
     plan = make_plan(replace(VIEW, peers=(VIEW.peers[0], replace(VIEW.peers[1], node=node))), KERNEL, Options(), NOW)
     assert (plan.returned, plan.lost) == (frozenset(), ())
-    assert plan.state.formers == {PAIR3: 1}
+    assert plan.state.formers == FORMER3
 
 
 def test_a_key_that_was_not_in_use_with_who_is_back_is_no_reason_to_change_anything():
-    former = {PAIR3: 1}
     newer = replace(VIEW, keys={2: mesh.key(2)}, announced=2, peers=tuple(replace(one, spi=2) for one in VIEW.peers))
-    observed = Observation(KernelState(formers=former), {}, mesh.LINKS, X)
+    observed = Observation(KernelState(formers=FORMER3), {}, mesh.LINKS, X)
     plan = make_plan(newer, observed, Options(), NOW)
-    assert (plan.returned, plan.ready_peers, plan.state.formers) == (frozenset(), {"n2", "n3"}, former)
+    assert (plan.returned, plan.ready_peers, plan.state.formers) == (frozenset(), {"n2", "n3"}, FORMER3)
 
 
 def test_a_new_key_lets_who_is_back_in_again_past_what_was_used():
-    former = {PAIR3: 1}
     peers = (VIEW.peers[0], replace(VIEW.peers[1], spi=2))
     newer = replace(VIEW, keys={1: mesh.key(1), 2: mesh.key(2)}, announced=2, announced_at=NOW, peers=peers)
-    observed = Observation(KernelState(formers=former), {}, mesh.LINKS, X)
+    observed = Observation(KernelState(formers=FORMER3), {}, mesh.LINKS, X)
     plan = make_plan(newer, observed, Options(), NOW)
     assert (plan.returned, plan.ready_peers) == (frozenset(), {"n2", "n3"})
     assert {sa.spi for sa in plan.state.sas.values() if R3 in (sa.src, sa.dst)} == {2}

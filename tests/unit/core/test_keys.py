@@ -36,6 +36,24 @@ def test_the_two_directions_have_different_keys():
     assert keys.derive(PSK, A, B, BOOT_A, BOOT_B) != keys.derive(PSK, B, A, BOOT_B, BOOT_A)
 
 
+TUNNELS = st.tuples(
+    st.sampled_from((A, ip_address("10.10.0.11"))),
+    st.sampled_from((B, ip_address("10.10.0.2"), ip_address("fd00:10::20"))),
+    st.sampled_from((BOOT_A, BOOT_B)),
+    st.sampled_from((BOOT_A, BOOT_B, BOOT_B + "x", BOOT_B + "y", "short")),
+)
+
+
+@given(TUNNELS, TUNNELS)
+def test_tunnels_are_one_pair_exactly_if_their_keys_are_the_same_both_ways(one, other):
+    def both(local, remote, here, there):
+        return keys.derive(PSK, local, remote, here, there), keys.derive(PSK, remote, local, there, here)
+
+    shared = set(both(*one)) & set(both(*other))
+    assert (keys.pair(*one) == keys.pair(*other)) is bool(shared)
+    assert 0 < keys.pair(*one) < 1 << 64
+
+
 @pytest.mark.parametrize("length", [0, 32, 35, 37, 72])
 def test_a_key_of_another_length_is_refused_with_both_lengths(length):
     with pytest.raises(ConfigError, match=rf"36 bytes .* not {length}"):
@@ -83,6 +101,49 @@ def test_the_old_version_goes_when_the_peer_moved_grace_is_over_and_the_sa_is_id
 def test_a_second_replacement_inside_the_first_keeps_all_three():
     assert inbound({1, 2, 3}, peer=1, ours=3) == (1, 2, 3)
     assert inbound({1, 2, 3}, peer=2, ours=3) == (2, 3)
+
+
+RULES = Retirement(grace=10, idle=10, silence=1000)
+
+
+def of_one_that_tells(sends, usage, announced_for=100.0, held=(1, 2, 3), peer=3):
+    since = NOW - announced_for
+    return keys.inbound_versions(set(held), peer, 3, since, usage, NOW, RULES, sends)
+
+
+def quiet(seconds, packets=0):
+    return SaUsage(added=int(NOW - seconds), last_used=0, packets=packets, bytes=packets)
+
+
+def test_of_a_peer_that_tells_what_it_sends_with_old_versions_stay_until_it_tells_of_a_newer_one():
+    """Found by scripts/simulate: its daemon was stopped before it had heard of our announcement."""
+    usage = {1: quiet(500, packets=7), 2: quiet(500), 3: quiet(100)}
+    assert set(of_one_that_tells(1, usage)) == {1, 2, 3}
+    assert set(of_one_that_tells(2, usage)) == {2, 3}
+    assert set(of_one_that_tells(3, usage)) == {3}
+    assert set(of_one_that_tells(0, usage)) == {3}, "it does not tell, and is taken to have moved"
+
+
+def test_a_packet_over_a_newer_sa_proves_it_too_for_all_before_that_and_none_behind():
+    usage = {1: quiet(500, packets=7), 2: quiet(500), 3: quiet(100)}
+    assert set(of_one_that_tells(1, usage | {2: quiet(300, packets=1)})) == {2, 3}
+    assert set(of_one_that_tells(1, usage | {3: quiet(100, packets=1)})) == {3}
+
+
+def test_what_is_proven_must_be_idle_all_the_same():
+    usage = {1: used(NOW - 9), 2: quiet(500), 3: used(NOW - 1)}
+    assert set(of_one_that_tells(3, usage)) == {1, 3}
+
+
+def test_without_any_proof_an_old_version_goes_after_long_silence_that_begins_no_earlier_than_our_announcement():
+    usage = {1: quiet(2000, packets=7), 2: quiet(999), 3: quiet(100)}
+    assert of_one_that_tells(1, usage) == {1: NOW + 900, 2: NOW + 900, 3: None}
+    assert of_one_that_tells(1, usage, announced_for=999.5) == {1: NOW + 0.5, 2: NOW + 1, 3: None}
+    assert set(of_one_that_tells(1, usage, announced_for=1000)) == {2, 3}
+
+
+def test_of_a_version_without_an_sa_nothing_has_to_be_proven():
+    assert set(of_one_that_tells(1, {})) == {3}
 
 
 versions = st.sets(st.integers(1, 6), min_size=1)

@@ -30,13 +30,17 @@ def test_a_pair_of_incarnations_has_the_fingerprint_that_version_1_gave_it():
     assert marks.incarnations(here, peer) == int(hashlib.sha256(text).hexdigest()[:16], 16)
 
 
-def test_whose_keys_may_be_the_same_are_one_pair_and_others_are_not():
+def test_who_has_another_name_or_other_addresses_has_another_fingerprint():
     here = Node("n1", (ip_address("10.10.0.1"),), "boot-1")
     peer = Node("n2", (ip_address("10.10.0.2"),), "boot-2")
     renamed, moved = replace(peer, name="n3"), replace(peer, addresses=(ip_address("10.10.0.3"),))
-    assert {marks.pair(here, one) for one in (renamed, moved)} == {marks.pair(here, peer)}
     assert len({marks.incarnations(here, one) for one in (peer, renamed, moved)}) == 3
-    assert len({marks.pair(here, peer), marks.pair(replace(here, boot_id="b"), peer), marks.pair(peer, here)}) == 3
+
+
+def test_what_contract_version_2_remembers_pairs_by_is_found_again():
+    here = Node("n1", (ip_address("10.10.0.1"),), "boot-1")
+    peer = Node("n2", (ip_address("10.10.0.2"),), "boot-2")
+    assert marks.second_pair(here, peer) == int(hashlib.sha256(b"boot-1\0boot-2").hexdigest()[:16], 16)
 
 
 @given(masks, st.data())
@@ -45,6 +49,12 @@ def test_a_mark_stays_in_its_mask_and_reads_back(mask, data):
     mark = marks.node_mark(node_id, mask)
     assert mark & ~mask == 0
     assert marks.node_id(mark, mask) == node_id
+
+
+def test_a_mask_of_eight_bits_will_do_and_one_of_seven_will_not():
+    assert marks.check_mask(0xFF00) == 0xFF00
+    with pytest.raises(ConfigError, match=r"^node mark mask 0x7f00 has room for 127 nodes only: use more bits$"):
+        marks.check_mask(0x7F00)
 
 
 def test_an_id_that_does_not_fit_is_refused():

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from kmesh_bpf.core.diff import diff
 from kmesh_bpf.core.operations import DeletePolicy, DeleteSa, ReplaceSa, SetPolicy
 from kmesh_bpf.core.options import Options
-from kmesh_bpf.core.state import Direction, KernelState, Mark, Policy
+from kmesh_bpf.core.state import Direction, KernelState, Mark, Policy, SaUsage
 from kmesh_bpf.errors import KernelError
 from kmesh_bpf.kernel.fake import FakeKernel
-from kmesh_bpf.reconcile import reconcile
+from kmesh_bpf.reconcile import Reconciler, reconcile
 from tests.unit.amount import examples
 from tests.unit.core import mesh
 
@@ -27,6 +27,7 @@ class Node:
         self.now = 1000.0
         self.kernel = FakeKernel(mesh.LINKS, lambda: self.now)
         self.held, self.announced, self.peer, self.window = (1,), 1, 1, mesh.WINDOW
+        self.sends = 0
         self.options = Options()
 
     def run(self, seconds=0.0):
@@ -35,7 +36,7 @@ class Node:
         view = replace(
             base,
             keys={version: mesh.key(version) for version in self.held},
-            peers=(replace(base.peers[0], spi=self.peer, replay_window=self.window),),
+            peers=(replace(base.peers[0], spi=self.peer, replay_window=self.window, sends=self.sends),),
             announced=self.announced,
         )
         self.view = view
@@ -166,6 +167,44 @@ def test_a_retired_version_is_never_accepted_again_whatever_is_announced(node):
     assert (node.inbound(), node.entry().retired) == ([2], 1)
 
 
+def test_what_a_peer_that_tells_may_still_send_with_is_accepted_until_it_tells_otherwise_or_is_heard(node):
+    node.sends = 1
+    replaced(node)
+    for seconds in (100, 5000):
+        report = node.run(seconds)
+        assert (node.inbound(), node.entry().retired) == ([1, 2], 0)
+    assert report.plan.due == 1100 + node.options.retirement.silence
+    node.sends = 2
+    node.run(1)
+    assert (node.inbound(), node.entry().retired) == ([2], 1)
+
+
+def test_a_packet_over_the_newer_sa_tells_as_well(node):
+    node.sends = 1
+    replaced(node).run(100)
+    node.use(inbound=(2,))
+    node.run(1)
+    assert (node.inbound(), node.entry().retired) == ([2], 1)
+
+
+def test_who_remembers_asks_how_an_old_sa_was_used_when_it_may_go_and_no_earlier(node):
+    node.sends = 1
+    replaced(node)
+    asked = []
+    find = node.kernel.find
+    node.kernel.find = lambda keys: asked.append([one.spi for one in keys.sas]) or find(keys)
+    passes = Reconciler(node.kernel, node.options, lambda: node.now, lambda: "x" * 36)
+    passes.run(node.view)
+    for _ in range(5):
+        node.now += 60
+        passes.run(node.view)
+    assert asked == []
+    node.now += node.options.retirement.silence
+    assert passes.run(node.view).plan.due is None
+    assert set(asked[0]) == {1}
+    assert node.inbound() == [2]
+
+
 def test_what_was_retired_counts_for_the_present_incarnations_only(node):
     replaced(node).run(100)
     node.kernel.peers = {
@@ -173,6 +212,45 @@ def test_what_was_retired_counts_for_the_present_incarnations_only(node):
     }
     node.run(1)
     assert node.entry().retired == 1
+
+
+def test_a_version_is_not_told_to_be_in_use_while_another_sa_stands_in_the_place_of_one_of_its_own(node):
+    """The kernel refuses to replace it, so what it holds under this identity is not what was planned."""
+    node.held = (1, 2)
+    node.run(100)
+    (mine,) = (one for one in node.kernel.sas.values() if one.src == R and one.spi == 2)
+    node.kernel.sas[mine.id] = replace(mine, key=mesh.key(9))
+    node.kernel.refuse = lambda op: KernelError("add SA", "x", 12) if isinstance(op, ReplaceSa) else None
+    node.peer = 2
+    for _ in range(3):
+        node.run(2)
+    assert 2 in node.outbound()
+    assert node.entry().spi == 1
+    node.kernel.refuse = lambda _: None
+    node.run(2)
+    node.run(2)
+    assert node.entry().spi == 2
+
+
+@pytest.mark.parametrize("busy", [0, 1], ids=["IPv4", "IPv6"])
+def test_of_a_peer_s_two_tunnels_the_one_in_use_keeps_its_old_sa_and_the_idle_one_does_not(node, busy):
+    replaced(node)
+    ends = mesh.node(2).addresses
+    for _ in range(4):
+        node.now += 5
+        node.kernel.use(next(one for one in node.kernel.sas if one.src == ends[busy] and one.spi == 1), node.now)
+        node.run()
+    left = [sorted(one.spi for one in node.kernel.sas if one.src == end) for end in ends]
+    assert (left[busy], left[1 - busy]) == ([1, 2], [2])
+
+
+def test_an_inbound_sa_under_another_mark_is_of_a_former_incarnation_and_does_not_stay(node):
+    """Between the same addresses: what tells whose it is, and how it was used, is address and mark together."""
+    (mine,) = (one for one in node.kernel.sas.values() if one.src == R)
+    other = replace(mine, spi=7, key=mesh.key(9), mark=replace(mine.mark, value=mine.mark.value ^ 0x300000))
+    node.kernel.sas[other.id], node.kernel.usage[other.id] = other, SaUsage(int(node.now), int(node.now), 1, 1)
+    node.run()
+    assert node.inbound() == [1]
 
 
 def test_a_peer_that_toggles_its_window_changes_nothing_until_the_next_key(node):

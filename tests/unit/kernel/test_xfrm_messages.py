@@ -240,6 +240,22 @@ def test_a_refused_dump_is_an_error_and_a_torn_one_is_not_believed(pair):
         netlink.dump(message(16, 0, b""))
 
 
+@pytest.mark.parametrize("at", [0, 1, 2], ids=["its first message", "another one", "its last"])
+def test_whichever_message_of_a_dump_says_that_it_is_torn_the_whole_is_asked_for_again(pair, at):
+    """The kernel says it on the messages that it makes after it has noticed; of several datagrams maybe on one alone."""
+    netlink, kernel = pair
+
+    def dump(sequence, body, torn=()):
+        for index, kind in enumerate((16, 16, lib.NLMSG_DONE)):
+            flags = lib.NLM_F_MULTI | (lib.NLM_F_DUMP_INTR if index in torn else 0)
+            header = ffi.new("struct nlmsghdr *", (HEADER + 4, kind, flags, sequence, 0))
+            kernel.send(bytes(ffi.buffer(header)) + (body if kind == 16 else bytes(4)))
+
+    dump(1, b"torn", torn=(at,))
+    dump(2, b"good")
+    assert netlink.dump(message(16, 0, b"")) == [(16, b"good")] * 2
+
+
 def test_a_dump_that_broke_off_is_an_error(pair):
     netlink, kernel = pair
     header = ffi.new("struct nlmsghdr *", (HEADER + 4, lib.NLMSG_DONE, lib.NLM_F_MULTI, 1, 0))

@@ -8,17 +8,21 @@ from types import SimpleNamespace
 import yaml
 from kmesh.cluster import secret
 from kmesh.cluster.manifests import FolderCluster
+from kmesh.cluster.status import STATUS_ANNOTATION
+from kmesh.launcher.announcer import Announcer
 from kmesh.launcher.config import parse
 from kmesh.launcher.daemon import Daemon
-from kmesh.launcher.readiness import Bounds
-from kmesh.launcher.record import KeyRecord, Record, after_pass
-from kmesh.launcher.recorder import Recorder
+from kmesh.telling.peers import Peers
+from kmesh.telling.readiness import judged
+from kmesh.telling.record import Bounds, KeyRecord, Pass, Record, after_pass, in_series, surveyed
+from kmesh.telling.recorder import Recorder
 
 from kmesh_bpf import FakeKernel, Key, Options, reconcile
 from tests.unit.cluster import kube
 from tests.unit.core import mesh
 
 BOUNDS = Bounds(silence=90.0, view_age=60.0)
+COUNTERS, XFRM_ERRORS = {"marked": 7}, {"XfrmInNoStates": 3}
 
 
 class Clock:
@@ -48,7 +52,11 @@ class Node:
         self.told, self.reported, self.written = [], [], []
         outbox = SimpleNamespace(tell=self.told.append, report=self.reported.append, conditions=self.written.append)
         self.recorder = Recorder("n1", self.source.age, outbox, BOUNDS, self.clock)
-        self.daemon = Daemon(parse([], "n1", "host"), self.source, self.memory, self.recorder)
+        self.restart()
+
+    def restart(self, *flags: str) -> None:
+        self.announcer = Announcer(self.source, self.clock)
+        self.daemon = Daemon(parse(flags, "n1", "host"), self.source, self.memory, self.recorder, self.announcer)
 
     def put(self, manifest) -> None:
         name = f"{manifest['kind']}-{manifest['metadata']['name']}".lower()
@@ -66,7 +74,23 @@ class Node:
     def steps(self, number: int = 3) -> None:
         for _ in range(number):
             self.clock.now += 1
-            self.daemon.step()
+            self.step()
+
+    def step(self) -> float:
+        """Do a pass, and what threads and the wait after it do; give that wait."""
+        wait = self.daemon.step()
+        self.announcer.write()
+        if self.recorder.due() <= 0:
+            self.recorder.tell()
+        return wait
+
+    def report(self, number: int = -1) -> dict:
+        """Give what a Lease said."""
+        return json.loads(self.reported[number]["metadata"]["annotations"][STATUS_ANNOTATION])
+
+    def condition(self, kind: str) -> str:
+        """Give what was written of a condition."""
+        return next(one["status"] for one in self.written[-1]["status"]["conditions"] if one["type"] == kind)
 
     def reasons(self) -> list[str]:
         return [event["reason"] for event in self.told]
@@ -85,24 +109,28 @@ class Passes:
     """Passes over views, and the record that they make."""
 
     clock: Clock = field(default_factory=Clock)
+    options: Options = field(default_factory=Options)
     kernel: FakeKernel = field(init=False)
     record: Record = field(init=False)
 
     def __post_init__(self) -> None:
         self.kernel = FakeKernel(mesh.LINKS, self.clock)
-        self.record = Record("n1", self.clock.now)
+        self.restart()
 
-    def run(self, view, key: KeyRecord | None = None, seconds: float = 0.02, **facts) -> Record:
-        report = reconcile(self.kernel, view, Options(), self.clock, lambda: "fresh".ljust(36, "0"))
-        spi = max(view.keys, default=0)
-        facts = {"cluster_problems": (), "counters": {"marked": 7}, "xfrm_errors": {"XfrmInNoStates": 3}} | facts
-        self.record = after_pass(
-            self.record,
-            view,
-            report,
-            key or KeyRecord(spi, view.announced),
-            now=self.clock.now,
-            seconds=seconds,
-            **facts,
-        )
+    def restart(self) -> None:
+        """Forget all that was told before."""
+        self.record = Record("n1", self.clock.now, bounds=BOUNDS)
+        self.peers = Peers()
+
+    def run(
+        self, view, key: KeyRecord | None = None, seconds: float = 0.02, counters=COUNTERS, xfrm_errors=XFRM_ERRORS
+    ) -> Record:
+        report = reconcile(self.kernel, view, self.options, self.clock, lambda: "fresh".ljust(36, "0"))
+        key = key or KeyRecord(max(view.keys, default=0), view.announced)
+        before, now = self.record, self.clock.now
+        record = after_pass(before, Pass(view, report, key, (), now, seconds))
+        self.peers.note(report)
+        peers, sums = self.peers.take(view, report)
+        record = judged(surveyed(record, peers, sums, counters, xfrm_errors), now, 0.0)
+        self.record = in_series(before, record)
         return self.record

@@ -45,6 +45,11 @@ def passed(*pods):
     return reconcile(kernel, mesh.view(pods=pods), Options(), lambda: 1000.0, lambda: "f" * 36)
 
 
+def after(one: BootGuard, report) -> None:
+    one.passed(report)
+    one.catch_up()
+
+
 def guard(now, **settings):
     return BootGuard(FOLDER, **{"strict": True, "clock": lambda: now[0]} | settings)
 
@@ -53,7 +58,7 @@ def test_the_managed_addresses_of_other_nodes_are_kept_and_the_guard_is_lifted_o
     now = [0.0]
     one = guard(now)
     for _ in range(3):
-        one.passed(passed(mesh.pod(1), mesh.pod(2)))
+        after(one, passed(mesh.pod(1), mesh.pod(2)))
         now[0] += REWRITE
     assert disk.done == ["lifted", frozenset(mesh.pod(2).addresses)]
 
@@ -62,7 +67,7 @@ def test_it_is_written_again_when_it_changes_and_then_not_at_once(disk):
     now = [0.0]
     one = guard(now)
     for pods in ((mesh.pod(2),), (mesh.pod(2), mesh.pod(3)), (mesh.pod(3),)):
-        one.passed(passed(*pods))
+        after(one, passed(*pods))
     assert len(disk.done) == 2
     one.catch_up()
     assert len(disk.done) == 2
@@ -76,22 +81,22 @@ def test_it_is_written_again_when_it_changes_and_then_not_at_once(disk):
 
 def test_without_managed_pods_elsewhere_nothing_is_kept(disk):
     one = guard([0.0])
-    one.passed(passed(mesh.pod(1)))
+    after(one, passed(mesh.pod(1)))
     assert disk.done == ["lifted", "forgotten"]
 
 
 def test_a_permissive_node_keeps_nothing_and_removes_what_was_kept(disk):
     one = guard([0.0], strict=False)
-    one.passed(passed(mesh.pod(2)))
+    after(one, passed(mesh.pod(2)))
     assert disk.done == ["lifted", "forgotten"]
 
 
 def test_as_long_as_not_everything_is_in_place_the_guard_stays(disk):
     report = passed(mesh.pod(2))
     one = guard([0.0])
-    one.passed(SimpleNamespace(converged=False, plan=report.plan))
+    after(one, SimpleNamespace(converged=False, plan=report.plan))
     assert "lifted" not in disk.done
-    one.passed(report)
+    after(one, report)
     assert "lifted" in disk.done
 
 
@@ -105,11 +110,26 @@ def test_a_disk_that_is_full_is_told_and_tried_again(disk, monkeypatch, caplog):
     with monkeypatch.context() as patched:
         patched.setattr(disk, "keep", full)
         with caplog.at_level("WARNING", "kmesh"):
-            one.passed(passed(mesh.pod(2)))
+            after(one, passed(mesh.pod(2)))
     assert "No space left" in caplog.text
     now[0] += REWRITE
-    one.passed(passed(mesh.pod(2)))
+    after(one, passed(mesh.pod(2)))
     assert disk.done[-1] == frozenset(mesh.pod(2).addresses)
+
+
+def test_all_pods_are_gone_through_only_when_some_have_changed_and_not_in_a_pass(disk, monkeypatch):
+    now, gone_through, kernel = [0.0], [], FakeKernel(mesh.LINKS)
+    remote_pods = boot.remote_pods
+    monkeypatch.setattr(boot, "remote_pods", lambda state: gone_through.append(now[0]) or remote_pods(state))
+    one = guard(now)
+    for pods in ((mesh.pod(2),), (mesh.pod(2),), (mesh.pod(2), mesh.pod(3)), (mesh.pod(2), mesh.pod(3))):
+        one.passed(reconcile(kernel, mesh.view(pods=pods), Options(), lambda: 1000.0, lambda: "f" * 36))
+        assert now[0] not in gone_through
+        one.catch_up()
+        now[0] += REWRITE
+        one.catch_up()
+    assert gone_through == [0.0, 2 * REWRITE]
+    assert disk.done[-1] == frozenset((*mesh.pod(2).addresses, *mesh.pod(3).addresses))
 
 
 WITHOUT_PYROUTE2 = "import sys; sys.modules['pyroute2'] = None; "

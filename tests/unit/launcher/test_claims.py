@@ -55,7 +55,7 @@ def test_what_a_device_carries_now_counts_in_the_very_pass(node):
     two_at_one_address(node)
     node.steps()
     carrying(node, SHARED)
-    assert node.daemon.step() > SETTLE
+    assert node.step() > SETTLE
     assert flags(node, SHARED) == PodFlags.LOCAL
 
 
@@ -64,16 +64,16 @@ def test_what_a_pass_brings_to_light_about_a_claim_is_acted_on_at_once(node):
     node.memory.links = mesh.LINKS[:2]
     node.steps()
     carrying(node, SHARED)  # by a device that only this pass gives a pod's program
-    assert node.daemon.step() == SETTLE
+    assert node.step() == SETTLE
     assert PodFlags.REMOTE in flags(node, SHARED)
-    assert node.daemon.step() > SETTLE
+    assert node.step() > SETTLE
     assert flags(node, SHARED) == PodFlags.LOCAL
 
 
 def test_what_it_brings_to_light_of_what_nobody_claims_starts_no_other_pass(node):
     node.steps()
     carrying(node, "10.244.9.10")
-    assert node.daemon.step() > SETTLE
+    assert node.step() > SETTLE
 
 
 @pytest.mark.parametrize(

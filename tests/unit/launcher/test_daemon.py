@@ -1,9 +1,11 @@
 """A daemon's node from its start on: what makes it ready, what it tells when it is not, and its addresses and bounds."""
 
 import json
+import math
 
 import pytest
-from kmesh.launcher.config import HostPort, parse
+from kmesh.launcher.config import parse
+from kmesh.telling.listening import HostPort
 
 from kmesh_bpf import ConfigError, KernelError
 from tests.unit.cluster import kube
@@ -22,24 +24,25 @@ def test_a_node_becomes_ready_step_by_step_and_says_what_it_waits_for(node):
     assert node.reasons() == ["EncryptionReady"]
 
 
-def test_a_report_that_comes_too_soon_after_another_is_sent_by_a_pass_of_its_own(node):
+def test_a_report_that_comes_too_soon_after_another_is_sent_later_and_takes_no_pass(node):
     """Else the cluster would be told for half a minute what was true for a moment."""
     node.steps(1)
     assert [node.reported[-1]["spec"]["holderIdentity"], len(node.reported)] == ["n1", 1]
     node.key(1)
     node.clock.now += 0.5
-    wait = node.daemon.step()
-    for _ in range(9):
+    for _ in range(10):
         node.clock.now += 0.01
-        wait = node.daemon.step()
+        node.step()
     assert node.ready() == (200, [])
+    assert node.recorder.due() == pytest.approx(0.4), "what passes leave is told once a second"
+    node.clock.now += node.recorder.due()
+    node.recorder.tell()
     assert len(node.reported) == 1, "two reports in a second would be too many"
-    assert wait == pytest.approx(2.0 - (node.clock.now - node.recorder._reported.reported_at))
-    node.clock.now += wait
-    assert node.daemon.step() > 2.0
-    assert len(node.reported) == 2
-    told = [json.loads(one["metadata"]["annotations"]["kmesh.net/ipsec-status"])["ready"] for one in node.reported]
-    assert told == [False, True]
+    assert node.recorder.due() == pytest.approx(1.0)
+    node.clock.now += node.recorder.due()
+    node.recorder.tell()
+    assert (len(node.reported), node.recorder.due()) == (2, math.inf)
+    assert [node.report(number)["ready"] for number in (0, 1)] == [False, True]
 
 
 def test_a_refused_key_is_an_event_and_a_metric_until_a_good_one_comes(node):
@@ -87,8 +90,9 @@ def test_a_peer_that_claims_what_is_another_s_is_an_event_and_gets_no_traffic(no
     node.clock.now += 60
     node.steps(1)
     page, condition = json.loads(node.recorder.answer("/readyz").body), node.recorder._conditions["EncryptionReady"]
-    assert page["reasons"] == list(node.daemon.memory.status.reasons) == [event["message"]] == [condition.message]
-    assert (page["ready"], node.daemon.memory.status.ready, condition.status) == (False, False, "False")
+    report = node.report()
+    assert page["reasons"] == report["reasons"] == [event["message"]] == [condition.message]
+    assert (page["ready"], report["ready"], condition.status) == (False, False, "False")
 
 
 def test_pod_cidrs_that_a_peer_announces_are_nobody_s(node):

@@ -71,6 +71,7 @@ class Loop:
         if not self.left:
             self.node.daemon.stop()
         self.node.clock.now += 1
+        self.node.announcer.write()
         return self.step()
 
     def run(self) -> None:
@@ -79,9 +80,9 @@ class Loop:
             self.node.daemon.run(theirs)
 
 
-def once(failure, then=lambda *_: ()):
+def once(failure, then=lambda *_: (), times=1):
     """Fail at the first call."""
-    failures = [failure]
+    failures = [failure] * times
 
     def call(*arguments):
         return failures.pop()() if failures else then(*arguments)
@@ -96,7 +97,9 @@ def test_a_pass_that_meets_with_it_is_told_in_a_line_counted_and_followed_by_the
 ):
     node.key(1)
     loop = Loop(node, monkeypatch, 4)
-    monkeypatch.setattr(node.memory, "observe", once(failure, node.memory.observe))
+    monkeypatch.setattr(
+        node.memory, "observe", once(failure, node.memory.observe, times=2)
+    )  # before the first pass, and in it
     with caplog.at_level(level, "kmesh"):
         loop.run()
     (line,) = [record.getMessage() for record in caplog.records if "trying again" in record.getMessage()]

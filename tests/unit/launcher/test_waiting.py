@@ -14,9 +14,21 @@ from tests.unit.launcher.standin import Node
 
 @pytest.mark.parametrize(
     ("took", "ago", "settled"),
-    [(0.0, 0.0, SETTLE), (0.5, 0.0, 0.5), (0.5, 0.25, 0.25), (0.5, 9.0, SETTLE), (60.0, 0.0, LONGEST_SETTLE)],
+    [
+        (0.0, 0.0, [SETTLE]),
+        (0.0, SETTLE, []),
+        (0.5, 0.0, [0.5]),
+        (0.5, 0.25, [0.25]),
+        (0.5, 0.5, []),
+        (0.5, 9.0, []),
+        (60.0, 0.0, [LONGEST_SETTLE]),
+        (60.0, LONGEST_SETTLE, []),
+    ],
 )
-def test_between_two_passes_is_as_long_as_the_first_took_within_bounds(tmp_path, monkeypatch, took, ago, settled):
+def test_an_event_after_quiet_is_acted_on_at_once_and_one_soon_after_a_pass_is_a_burst_s(
+    tmp_path, monkeypatch, took, ago, settled
+):
+    """Between two passes is as long as the first took, within bounds."""
     node, slept = Node(tmp_path), []
     node.steps(1)
     node.daemon.took, node.daemon.ended = took, 100.0 - ago
@@ -25,7 +37,7 @@ def test_between_two_passes_is_as_long_as_the_first_took_within_bounds(tmp_path,
     node.memory.changed = lambda: False
     monkeypatch.setattr("kmesh.launcher.daemon.time.sleep", slept.append)
     node.daemon._sleep(SimpleNamespace(select=lambda seconds: []), 30.0)
-    assert slept == [settled]
+    assert slept == pytest.approx(settled)
 
 
 class Waiting:
@@ -35,13 +47,18 @@ class Waiting:
         self.node, self.now, self.looked = node, 100.0, []
         self.device_at, self.attached_at, self.found_after = self.now + device_after, None, 999
         monkeypatch.setattr("kmesh.launcher.daemon.time.monotonic", lambda: self.now)
-        monkeypatch.setattr("kmesh.launcher.daemon.time.sleep", self.select)
+        monkeypatch.setattr("kmesh.launcher.daemon.time.sleep", self.rest)
+        self.slept: list[float] = []
         monkeypatch.setattr(node.memory, "changed", self.changed)
         monkeypatch.setattr(node.memory, "look", self.look)
         monkeypatch.setattr(node.memory, "attach_missing", self.attach)
         node.source.changed = lambda: False
 
     def select(self, seconds: float) -> None:
+        self.now += seconds
+
+    def rest(self, seconds: float) -> None:
+        self.slept.append(seconds)
         self.now += seconds
 
     def changed(self) -> bool:
@@ -60,6 +77,48 @@ class Waiting:
         began = self.now
         self.node.daemon._sleep(SimpleNamespace(select=self.select), seconds)
         return self.now - began
+
+
+def test_the_first_event_of_all_is_acted_on_at_once(tmp_path, monkeypatch):
+    node = Node(tmp_path)
+    waiting = Waiting(node, monkeypatch)
+    node.source.changed = lambda: True
+    waiting.sleep(30.0)
+    assert waiting.now - 100.0 == pytest.approx(0.0, abs=LOOK + 0.01), "a select, and nothing else"
+    assert waiting.slept == []
+
+
+def test_what_an_event_leaves_to_tell_is_told_when_no_other_one_is_waiting(tmp_path, monkeypatch):
+    node = Node(tmp_path)
+    node.steps(1)
+    node.clock.now += 5
+    node.daemon.step()
+    node.daemon.ended = 0.0
+    waiting, told = Waiting(node, monkeypatch), []
+    tell = node.recorder.tell
+    monkeypatch.setattr(node.recorder, "tell", lambda: told.append(waiting.now) or tell())
+    node.source.changed = lambda: waiting.now < 100.5
+    waiting.sleep(30.0)
+    assert told == [], "an event was waiting"
+    waiting.now = 101.0
+    waiting.sleep(30.0)
+    assert told == [101.0], "at once, and once"
+
+
+def test_where_events_never_end_it_is_told_while_a_burst_settles(tmp_path, monkeypatch):
+    node = Node(tmp_path)
+    node.steps(1)
+    waiting, told = Waiting(node, monkeypatch), []
+    tell = node.recorder.tell
+    monkeypatch.setattr(node.recorder, "tell", lambda: told.append(waiting.now) or tell())
+    node.source.changed = lambda: True
+    for _ in range(200):
+        node.daemon.ended = waiting.now
+        node.clock.now = waiting.now
+        node.daemon.recorder.failed("x")
+        waiting.sleep(30.0)
+    assert len(told) == pytest.approx(waiting.now - 100.0, abs=1.1)
+    assert waiting.now > 103.0
 
 
 def test_while_nothing_happens_the_daemon_looks_twice_a_second_and_makes_no_pass(tmp_path, monkeypatch):

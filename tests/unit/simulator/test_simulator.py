@@ -29,6 +29,21 @@ def world():
     world.close()
 
 
+def test_a_daemon_that_comes_back_with_another_window_and_knows_no_key_of_its_sas_is_understood():
+    """Seed 2053, shrunk: peers had made SAs for the next keys by the window that it had announced before."""
+    steps = (
+        Step(5, "server_is_away", 0.3),
+        Step(10, "key_is_replaced", 0.3),
+        Step(11, "key_is_replaced", 0.3),
+        Step(16, "replay_window_is_changed", 35.0),
+        Step(20, "key_is_replaced", 0.3),
+        Step(21, "key_is_replaced_twice", 35.0),
+    )
+    outcome = live(History(2053, 4, 2, (6,), steps))
+    assert outcome.violation is None, "\n".join(outcome.story.lines)
+    assert sum(outcome.events.values()) == len(steps)
+
+
 def trip_and_frame(world):
     source, target = next(world.every_pair())
     world.send(source, target)

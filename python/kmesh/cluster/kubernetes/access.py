@@ -21,7 +21,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from kmesh.cluster import documents
 from kmesh.cluster.kubernetes import plugins
 from kmesh.cluster.kubernetes.kubeconfig import (
     AUTHORITY,
@@ -179,6 +178,8 @@ def _expiry(token: str) -> float:
 
 
 def _kubeconfig(path: str) -> File:
+    from kmesh.cluster import documents  # noqa: PLC0415 # brings PyYAML, which a pod's account needs not
+
     content = read_file(path, MOST_CONFIG, "the kubeconfig")
     try:
         found = documents.manifests(content, ".yaml")

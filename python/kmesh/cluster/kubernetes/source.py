@@ -37,7 +37,7 @@ from kmesh.errors import ApiError, ClusterError
 
 EVERYTHING = frozenset({"Namespace", "Node", "Pod", "KmeshNodeInfo", "Secret", "ServiceCIDR", "Service"})
 FIRST_SECONDS = 10.0
-"""How long the first read waits for the cluster to be known as a whole."""
+"""How long the first read waits for the cluster to be known as a whole, where nothing else is said."""
 CLOSE_SECONDS = 2.0
 MOST_NAMESPACES = 32
 """So many enrolled namespaces are watched one by one; beyond, one watch over all pods is less work for everybody."""
@@ -60,7 +60,8 @@ class KubernetesCluster:
 
     Who is not ``patient`` is told of the first trouble at once, and need not wait for what it may become.
 
-    ``namespace`` is where the Secret, the KmeshNodeInfos and the Leases are. ``clock`` gives seconds that only grow.
+    ``namespace`` is where the Secret, the KmeshNodeInfos and the Leases are. ``patience``: how many seconds the first
+    read waits for the cluster to be known as a whole. ``clock`` gives seconds that only grow.
     """
 
     poll_interval = 1.0
@@ -73,8 +74,10 @@ class KubernetesCluster:
         kinds: frozenset[str] = EVERYTHING,
         pods: Pods = Pods.ENROLLED,
         patient: bool = True,
+        patience: float | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._patience = FIRST_SECONDS if patience is None else patience
         self._connection, self._clock, self._patient = connection, clock, patient
         self._store = Store()
         self.wake: int | None = self._store.wake
@@ -114,7 +117,7 @@ class KubernetesCluster:
         with self._store.condition:
             if self._started_at is None:
                 self._start()
-                self._store.condition.wait_for(self._enough, FIRST_SECONDS)
+                self._store.condition.wait_for(self._enough, self._patience)
             for watch in (*self._watches.values(), *self._pods.values()):
                 watch.start()  # those for which there was no room
             self._complete = self._complete or self._whole()

@@ -16,8 +16,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from kmesh.errors import ServerError
-from kmesh.launcher.config import HostPort
-from kmesh.launcher.readiness import TEXT, Page
+from kmesh.telling.listening import HostPort
+from kmesh.telling.readiness import TEXT, Page
 
 MAX_SECONDS = 5.0
 """A connection is cut after so long, however slowly its client reads or writes."""

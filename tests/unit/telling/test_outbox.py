@@ -4,7 +4,7 @@ from contextlib import closing
 
 import pytest
 from kmesh.errors import ApiError, ClusterError
-from kmesh.launcher.outbox import MOST_EVENTS, Outbox
+from kmesh.telling.outbox import MOST_EVENTS, Outbox
 
 AGES = 600.0
 """Seconds that no test waits."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from kmesh.launcher import metrics
-from kmesh.launcher.metrics import Now
-from kmesh.launcher.record import Record
+from kmesh.telling import metrics
+from kmesh.telling.record import Record
 
 SETTLING = 2.0
 """Seconds that passes may take to reach a plan: some steps can only be taken when others are seen to be done."""
@@ -23,15 +22,13 @@ class Page:
     body: str
 
 
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """Seconds without an attempt at a pass after which the daemon counts as dead; a view's age that is too old."""
-
-    silence: float
-    view_age: float
+def judged(record: Record, now: float, view_age: float) -> Record:
+    """Give a record as it is to be told now; ``view_age``: how long the cluster has not been seen, in seconds."""
+    record = replace(record, now=now, view_age=view_age)
+    return replace(record, unready=_reasons(record))
 
 
-def unready(record: Record, view_age: float, bounds: Bounds) -> tuple[str, ...]:
+def _reasons(record: Record) -> tuple[str, ...]:
     """Give why the node is not ready for encryption; nothing: it is. Encryption goes on in either case.
 
     The one list of all that say it: /readyz, the metric, the conditions, the report that `status` and `explain` show.
@@ -42,9 +39,11 @@ def unready(record: Record, view_age: float, bounds: Bounds) -> tuple[str, ...]:
         reasons.append(f"the last pass had to be given up: {record.error}")
     if not record.succeeded:
         reasons.append("no pass has reached its plan yet")
-    if view_age > bounds.view_age:
-        bound = f"more than {bounds.view_age:.0f}; its last content stays in force"
-        reasons.append(f"the cluster has not been seen for {view_age:.0f} s, {bound}")
+    if record.view_age > record.bounds.view_age:
+        bound = f"more than {record.bounds.view_age:.0f}; its last content stays in force"
+        reasons.append(f"the cluster has not been seen for {record.view_age:.0f} s, {bound}")
+    if record.key.hindrance:
+        reasons.append(f"what this node has to announce cannot be written: {record.key.hindrance}")
     if not record.key.spi:
         reasons.append("there is no key: store one with kmeshctl secret")
     elif not record.key.announced:
@@ -57,19 +56,18 @@ def unready(record: Record, view_age: float, bounds: Bounds) -> tuple[str, ...]:
     return tuple(reasons)
 
 
-def answer(path: str, record: Record, time: float, view_age: float, bounds: Bounds) -> Page:
-    """Give the page at a path."""
-    reasons = unready(record, view_age, bounds)
+def answer(path: str, record: Record) -> Page:
+    """Give the page at a path, of a record that was judged."""
     match path.partition("?")[0]:
         case "/healthz":
-            silent = time - record.attempted
-            if silent > bounds.silence:
+            silent = record.now - record.attempted
+            if silent > record.bounds.silence:
                 return Page(503, TEXT, f"no pass was attempted for {silent:.0f} s\n")
             return Page(200, TEXT, "ok\n")
         case "/readyz":
-            body = json.dumps({"node": record.node, "ready": not reasons, "reasons": reasons}) + "\n"
-            return Page(503 if reasons else 200, JSON, body)
+            told = {"node": record.node, "ready": not record.unready, "reasons": record.unready}
+            return Page(503 if record.unready else 200, JSON, json.dumps(told) + "\n")
         case "/status/metric" | "/metrics":
-            return Page(200, metrics.CONTENT_TYPE, metrics.render(Now(record, time, view_age, not reasons)))
+            return Page(200, metrics.CONTENT_TYPE, metrics.render(record))
         case _:
             return Page(404, TEXT, "there are /healthz, /readyz, /status/metric and /metrics\n")

@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kmesh.launcher.conditions import (
+from kmesh.telling.conditions import (
     LONGEST_MESSAGE,
     REPLACEMENT_PATIENCE,
     SOONEST,
@@ -14,8 +14,8 @@ from kmesh.launcher.conditions import (
     delay,
     manifest,
 )
-from kmesh.launcher.events import PATIENCE
-from kmesh.launcher.record import KeyRecord, Record
+from kmesh.telling.events import PATIENCE
+from kmesh.telling.record import KeyRecord, Record
 
 from kmesh_bpf import KmeshBpfError, Operation, Problem, ProblemKind
 from kmesh_bpf.core.operations import InstallNatExemption
@@ -169,7 +169,7 @@ def test_without_nftables_all_else_is_in_place_and_the_node_is_not_ready_until_i
     node.memory.refuse = without_nftables
     node.key(1)
     node.steps(30)
-    assert (node.recorder.record.peers_ready, node.recorder.record.key.announced) == (2, 1)
+    assert (node.recorder.record.sums.ready, node.recorder.record.key.announced) == (2, 1)
     page = node.recorder.answer("/readyz")
     assert (page.status, "nft is not available: install nftables" in page.body) == (503, True)
     (ready,) = [one for one in node.written[-1]["status"]["conditions"] if one["type"] == "EncryptionReady"]

@@ -3,7 +3,7 @@ from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
-from kmesh.launcher.record import (
+from kmesh.telling.record import (
     APPLIED,
     BUCKETS,
     CONVERGED,
@@ -32,7 +32,7 @@ def test_a_converged_pass_is_told_with_its_peers_pods_and_times():
     record = passes.run(mesh.view())
     assert record.succeeded == record.attempted == 1000.0
     assert set(record.peers) == {"n2", "n3"}
-    assert (record.peers_ready, record.peers_expected, record.pods_local, record.pods_remote) == (2, 2, 1, 2)
+    assert (record.sums.ready, record.pods_local, record.pods_remote) == (2, 1, 2)
     assert record.peers["n2"].announced == 1
     assert {way: (one.newest, one.oldest) for way, one in record.peers["n2"].ways.items()} == {
         "in": (1, 1),
@@ -46,7 +46,7 @@ def test_a_converged_pass_is_told_with_its_peers_pods_and_times():
 def test_a_node_that_holds_managed_pods_and_has_not_announced_itself_is_expected():
     view = mesh.view()
     record = Passes().run(replace(view, peers=view.peers[:1]))
-    assert (record.peers_ready, record.peers_expected) == (1, 2)
+    assert (record.sums.ready, len(record.peers)) == (1, 2)
 
 
 def test_what_the_kernel_refused_counts_as_failed_and_not_as_applied():
@@ -84,19 +84,19 @@ def test_a_peer_to_which_the_kernel_lets_us_not_send_is_not_ready_and_the_others
     refusing(passes, outbound(kind, R))
     record = passes.run(mesh.view())
     assert {name: peer.ready for name, peer in record.peers.items()} == {"n2": False, "n3": True}
-    assert (record.peers_ready, record.peers_expected) == (1, 2)
+    assert (record.sums.ready, len(record.peers)) == (1, 2)
     refusing(passes, lambda op: False)
-    assert passes.run(mesh.view()).peers_ready == 2
+    assert passes.run(mesh.view()).sums.ready == 2
 
 
 def test_a_peer_that_announces_no_key_of_ours_is_not_ready_unless_it_was_sent_to_before():
     view = mesh.view(nodes=2)
     silent = replace(view, peers=(replace(view.peers[0], spi=0),))
-    assert Passes().run(silent).peers_ready == 0
+    assert Passes().run(silent).sums.ready == 0
     passes = Passes()
     passes.run(view)
     record = passes.run(silent)
-    assert (record.peers["n2"].ways["out"].newest, record.peers_ready) == (1, 1)
+    assert (record.peers["n2"].ways["out"].newest, record.sums.ready) == (1, 1)
 
 
 def test_a_peer_without_pods_is_ready_with_its_sas_alone():
@@ -105,9 +105,9 @@ def test_a_peer_without_pods_is_ready_with_its_sas_alone():
     view = replace(view, peers=(bare,), pods=view.pods[:1])
     passes = Passes()
     refusing(passes, outbound(AddSa))
-    assert passes.run(view).peers_ready == 0
+    assert passes.run(view).sums.ready == 0
     refusing(passes, lambda op: False)
-    assert passes.run(view).peers_ready == 1
+    assert passes.run(view).sums.ready == 1
     assert not passes.kernel.policies
 
 
@@ -116,7 +116,7 @@ def test_in_a_replacement_a_peer_is_ready_as_long_as_there_is_an_sa_to_send_with
     passes.run(mesh.view())
     refusing(passes, outbound(AddSa))
     record = replacing(passes, 2, 2)
-    assert record.peers_ready == 2
+    assert record.sums.ready == 2
     assert all(peer.ways["out"].newest == 1 for peer in record.peers.values())
 
 
@@ -168,7 +168,7 @@ def test_the_age_of_a_key_outlives_the_daemon_by_its_sas():
     passes.run(mesh.view())
     assert passes.record.key_since == 1000.0
     passes.clock.now = 5000.0
-    passes.record = Record("n1", 5000.0)  # restarted
+    passes.restart()
     assert passes.run(mesh.view()).key_since == 1000.0
     assert passes.run(mesh.view(spi=2)).key_since == 5000.0
     passes.clock.now = 6000.0
@@ -177,7 +177,7 @@ def test_the_age_of_a_key_outlives_the_daemon_by_its_sas():
 
 def test_without_a_key_there_is_no_age_and_nothing_settled():
     record = Passes().run(replace(mesh.view(), keys={}, announced=0))
-    assert (record.key_since, record.settled, record.peers_ready) == (0.0, 0, 0)
+    assert (record.key_since, record.settled, record.sums.ready) == (0.0, 0, 0)
 
 
 def replacing(passes: Passes, announced: int, peers: int):
@@ -198,7 +198,7 @@ def test_a_daemon_that_starts_in_mid_replacement_takes_the_oldest_spi_for_settle
     passes = Passes()
     passes.run(mesh.view())
     replacing(passes, 1, 1)
-    passes.record = Record("n1", passes.clock.now)
+    passes.restart()
     assert replacing(passes, 1, 1).settled == 1
 
 

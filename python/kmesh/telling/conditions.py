@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from kmesh.cluster.objects import NAMESPACE, NODE_INFO_API
-from kmesh.launcher.events import PEER_REASONS, patience_lost
-from kmesh.launcher.record import Record
+from kmesh.telling.events import PEER_REASONS, patience_lost
+from kmesh.telling.record import Record
 
 ENCRYPTION_READY, KEY_ACCEPTED, PEERS_ACCEPTED, KEY_REPLACED = TYPES = (
     "EncryptionReady",
@@ -60,7 +60,7 @@ def conditions(record: Record, before: Mapping[str, Condition]) -> dict[str, Con
 def _verdicts(record: Record, before: Mapping[str, Condition]) -> Iterator[tuple[str, Status, str, str]]:
     key = record.key
     if not record.unready:
-        message = f"{record.peers_ready} of {record.peers_expected} peers"
+        message = f"{record.sums.ready} of {len(record.peers)} peers"
         yield ENCRYPTION_READY, "True", "Ready", message
     elif patience_lost(record):
         yield ENCRYPTION_READY, "False", "NotReady", "; ".join(record.unready)

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal
 
-from kmesh.launcher.record import BUCKETS, Direction, PeerRecord, Record
-from kmesh.launcher.totals import Traffic
+from kmesh.telling.peers import Direction, PeerRecord
+from kmesh.telling.record import BUCKETS, Record
+from kmesh.telling.totals import Traffic
 from kmesh_bpf import CONTRACT_VERSION, __version__
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -24,23 +25,13 @@ Sample = tuple[str, float]
 
 
 @dataclass(frozen=True, slots=True)
-class Now:
-    """What is told: the newest record, the time of the scrape, how old the view is in seconds, what /readyz says."""
-
-    record: Record
-    time: float
-    view_age: float
-    ready: bool
-
-
-@dataclass(frozen=True, slots=True)
 class Family:
     """A metric: its name after the prefix, what it means in a line, and its samples."""
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
     help: str
-    samples: Callable[[Now], Iterable[Sample]]
+    samples: Callable[[Record], Iterable[Sample]]
     labels: tuple[str, ...] = ()
 
     @property
@@ -58,19 +49,19 @@ def _escape(text: str) -> str:
     return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
-def render(now: Now) -> str:
+def render(record: Record) -> str:
     """Give the page."""
-    return "".join(line for family in FAMILIES for line in _lines(family, now))
+    return "".join(line for family in FAMILIES for line in _lines(family, record))
 
 
-def _lines(family: Family, now: Now) -> Iterator[str]:
+def _lines(family: Family, record: Record) -> Iterator[str]:
     name = family.full_name
     help_text = family.help.replace("\\", r"\\").replace("\n", r"\n")
     yield f"# HELP {name} {help_text}\n# TYPE {name} {family.kind}\n"
     if family.kind == "histogram":
-        yield from _histogram(name, now.record)
+        yield from _histogram(name, record)
         return
-    for inside, value in family.samples(now):
+    for inside, value in family.samples(record):
         yield f"{name}{{{inside}}} {value}\n" if inside else f"{name} {value}\n"
 
 
@@ -81,23 +72,23 @@ def _histogram(name: str, record: Record) -> Iterator[str]:
     yield f"{name}_sum {record.statistics.seconds}\n{name}_count {numbers[-1]}\n"
 
 
-def _one(value: Callable[[Now], float]) -> Callable[[Now], Iterable[Sample]]:
-    return lambda now: (("", value(now)),)
+def _one(value: Callable[[Record], float]) -> Callable[[Record], Iterable[Sample]]:
+    return lambda record: (("", value(record)),)
 
 
-def _by_reason(values: Callable[[Record], Mapping[str, int]]) -> Callable[[Now], Iterable[Sample]]:
-    return lambda now: ((labels(reason=reason), number) for reason, number in sorted(values(now.record).items()))
+def _by_reason(values: Callable[[Record], Mapping[str, int]]) -> Callable[[Record], Iterable[Sample]]:
+    return lambda record: ((labels(reason=reason), number) for reason, number in sorted(values(record).items()))
 
 
-def _by_peer(value: Callable[[PeerRecord], float]) -> Callable[[Now], Iterable[Sample]]:
-    return lambda now: ((labels(peer=name), value(peer)) for name, peer in now.record.peers.items())
+def _by_peer(value: Callable[[PeerRecord], float]) -> Callable[[Record], Iterable[Sample]]:
+    return lambda record: ((labels(peer=name), value(peer)) for name, peer in record.peers.items())
 
 
-def _by_way(value: Callable[[Direction], float | None]) -> Callable[[Now], Iterable[Sample]]:
+def _by_way(value: Callable[[Direction], float | None]) -> Callable[[Record], Iterable[Sample]]:
     """Give samples by peer and direction; what has no value has no sample."""
 
-    def samples(now: Now) -> Iterator[Sample]:
-        for name, peer in now.record.peers.items():
+    def samples(record: Record) -> Iterator[Sample]:
+        for name, peer in record.peers.items():
             for way, direction in peer.ways.items():
                 number = value(direction)
                 if number is not None:
@@ -106,25 +97,25 @@ def _by_way(value: Callable[[Direction], float | None]) -> Callable[[Now], Itera
     return samples
 
 
-def _both_ways(value: Callable[[Traffic], int]) -> Callable[[Now], Iterable[Sample]]:
+def _both_ways(value: Callable[[Traffic], int]) -> Callable[[Record], Iterable[Sample]]:
     return _by_peer(lambda peer: sum(value(direction.traffic) for direction in peer.ways.values()))
 
 
-def _passes(now: Now) -> Iterator[Sample]:
-    return ((labels(result=result), number) for result, number in now.record.statistics.passes.items())
+def _passes(record: Record) -> Iterator[Sample]:
+    return ((labels(result=result), number) for result, number in record.statistics.passes.items())
 
 
-def _operations(now: Now) -> Iterator[Sample]:
-    numbers = now.record.statistics.operations
+def _operations(record: Record) -> Iterator[Sample]:
+    numbers = record.statistics.operations
     return ((labels(kind=kind, result=result), number) for (kind, result), number in sorted(numbers.items()))
 
 
-def _problems(now: Now) -> Iterator[Sample]:
-    yield labels(scope="cluster"), len(now.record.cluster_problems)
-    yield labels(scope="plan"), len(now.record.plan_problems)
+def _problems(record: Record) -> Iterator[Sample]:
+    yield labels(scope="cluster"), len(record.cluster_problems)
+    yield labels(scope="plan"), len(record.plan_problems)
 
 
-def _build(_: Now) -> Iterator[Sample]:
+def _build(_: Record) -> Iterator[Sample]:
     yield labels(version=__version__, contract=str(CONTRACT_VERSION), python=platform.python_version()), 1
 
 
@@ -132,13 +123,13 @@ FAMILIES = (
     Family(
         "build_info", "gauge", "Always 1; the labels tell what runs.", _build, labels=("version", "contract", "python")
     ),
-    Family("ready", "gauge", "1 when /readyz says ready, else 0.", _one(lambda now: int(now.ready))),
-    Family("peers_ready", "gauge", "Peers we can send to, encrypted.", _one(lambda now: now.record.peers_ready)),
+    Family("ready", "gauge", "1 when /readyz says ready, else 0.", _one(lambda record: int(not record.unready))),
+    Family("peers_ready", "gauge", "Peers we can send to, encrypted.", _one(lambda record: record.sums.ready)),
     Family(
         "peers_expected",
         "gauge",
         "Other nodes that have published a KmeshNodeInfo or hold a managed pod.",
-        _one(lambda now: now.record.peers_expected),
+        _one(lambda record: len(record.peers)),
     ),
     Family(
         "peer_ready",
@@ -217,44 +208,44 @@ FAMILIES = (
         _by_reason(lambda record: record.counters),
         ("reason",),
     ),
-    Family("key_spi", "gauge", "SPI of the key in force, 0 without a key.", _one(lambda now: now.record.key.spi)),
+    Family("key_spi", "gauge", "SPI of the key in force, 0 without a key.", _one(lambda record: record.key.spi)),
     Family(
         "key_announced_spi",
         "gauge",
         "SPI in our KmeshNodeInfo, 0 before the first.",
-        _one(lambda now: now.record.key.announced),
+        _one(lambda record: record.key.announced),
     ),
     Family(
         "key_settled_spi",
         "gauge",
         "Newest SPI that everything was on: announced, and no SA of an older one left.",
-        _one(lambda now: now.record.settled),
+        _one(lambda record: record.settled),
     ),
     Family(
         "key_age_seconds",
         "gauge",
         "How long this node has used the key in force; 0 without a key.",
-        _one(lambda now: max(0.0, now.time - now.record.key_since) if now.record.key.spi else 0),
+        _one(lambda record: max(0.0, record.now - record.key_since) if record.key.spi else 0),
     ),
     Family(
         "key_refused",
         "gauge",
         "1 while what the Secret holds is refused and the former key stays in force, else 0.",
-        _one(lambda now: int(bool(now.record.key.refused))),
+        _one(lambda record: int(bool(record.key.refused))),
     ),
     Family(
         "view_age_seconds",
         "gauge",
         "How long the cluster has not been seen; 0 while it is.",
-        _one(lambda now: now.view_age),
+        _one(lambda record: record.view_age),
     ),
     Family(
         "managed_pods",
         "gauge",
         "Managed pods: on this node (local) and on others (remote).",
-        lambda now: (
-            (labels(where="local"), now.record.pods_local),
-            (labels(where="remote"), now.record.pods_remote),
+        lambda record: (
+            (labels(where="local"), record.pods_local),
+            (labels(where="remote"), record.pods_remote),
         ),
         ("where",),
     ),
@@ -284,6 +275,6 @@ FAMILIES = (
         "last_success_timestamp_seconds",
         "gauge",
         "When the kernel last held exactly what was planned; 0 before the first time.",
-        _one(lambda now: now.record.succeeded),
+        _one(lambda record: record.succeeded),
     ),
 )

@@ -5,21 +5,23 @@ import socket
 import threading
 import time
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from http.client import HTTPConnection
 from ipaddress import ip_address
 
 import pytest
 from kmesh.errors import ServerError
-from kmesh.launcher import cli, health
-from kmesh.launcher.config import HostPort
-from kmesh.launcher.health import HealthServer
-from kmesh.launcher.readiness import Page, answer, unready
-from kmesh.launcher.record import KeyRecord, Record
+from kmesh.launcher import cli
+from kmesh.telling import health
+from kmesh.telling.health import HealthServer
+from kmesh.telling.listening import HostPort
+from kmesh.telling.readiness import Page, answer, judged
+from kmesh.telling.record import KeyRecord, Record
 
 from tests.unit.launcher.standin import BOUNDS
 
 LOOPBACK = HostPort(ip_address("127.0.0.1"), 0)
-GOOD = Record("n1", 1000.0, succeeded=1000.0, key=KeyRecord(1, 1))
+GOOD = Record("n1", 1000.0, succeeded=1000.0, key=KeyRecord(1, 1), bounds=BOUNDS)
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +31,7 @@ def look_often(monkeypatch):
 
 @pytest.fixture
 def server():
-    with HealthServer(LOOPBACK, lambda path: answer(path, GOOD, 1000.0, 0.0, BOUNDS)) as running:
+    with HealthServer(LOOPBACK, page) as running:
         yield running
 
 
@@ -157,7 +159,7 @@ def test_the_end_waits_for_no_client():
 
 
 def page(path: str, record: Record = GOOD, time: float = 1000.0, view_age: float = 0.0) -> Page:
-    return answer(path, record, time, view_age, BOUNDS)
+    return answer(path, judged(replace(record, bounds=BOUNDS), time, view_age))
 
 
 def test_alive_is_who_attempted_a_pass_lately_with_success_or_without():
@@ -193,5 +195,5 @@ def test_not_ready_says_why(record, view_age, word):
 
 def test_ready_has_no_reasons():
     assert json.loads(page("/readyz").body) == {"node": "n1", "ready": True, "reasons": []}
-    assert unready(GOOD, BOUNDS.view_age, BOUNDS) == ()
+    assert judged(GOOD, 1000.0, BOUNDS.view_age).unready == ()
     assert "kmesh_ipsec_ready 1\n" in page("/metrics").body

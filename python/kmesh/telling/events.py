@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from kmesh.launcher.record import Record
+from kmesh.telling.record import Record
 from kmesh_bpf import ProblemKind
 
 COMPONENT = "kmesh-daemon"
@@ -56,7 +56,7 @@ def notes(before: Record, after: Record) -> tuple[Note, ...]:
     for problem in after.plan_problems:
         if problem.kind in PEER_REASONS and problem not in before.plan_problems:
             found.append(Note("Warning", f"Peer{PEER_REASONS[problem.kind]}", problem.sentence))
-    if after.renewed:
+    if after.renewals > before.renewals:
         message = f"{after.renewed_why}; new incarnation {after.incarnation}, peers use new keys"
         found.append(Note("Warning", "SecurityAssociationsLost", message))
     if 0 < before.settled < after.settled:
@@ -67,7 +67,7 @@ def notes(before: Record, after: Record) -> tuple[Note, ...]:
     if not patience_lost(before) and patience_lost(after):
         found.append(Note("Warning", "EncryptionNotReady", "; ".join(after.unready)))
     if not after.unready and (patience_lost(before) or not before.been_ready):
-        message = f"ready for encryption: {after.peers_ready} of {after.peers_expected} peers, SPI {after.key.spi}"
+        message = f"ready for encryption: {after.sums.ready} of {len(after.peers)} peers, SPI {after.key.spi}"
         found.append(Note("Normal", "EncryptionReady", message))
     return tuple(found)
 

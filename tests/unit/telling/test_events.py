@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kmesh.launcher.events import BURST, LONGEST_MESSAGE, PATIENCE, REFILL, Note, admit, manifest, notes
-from kmesh.launcher.record import KeyRecord, Record
+from kmesh.telling.events import BURST, LONGEST_MESSAGE, PATIENCE, REFILL, Note, admit, manifest, notes
+from kmesh.telling.record import KeyRecord, Record
 
 from kmesh_bpf import Problem, ProblemKind
 
@@ -51,7 +51,7 @@ def test_a_problem_that_names_a_peer_is_told_and_others_are_not():
 
 
 def test_lost_sas_are_told_with_the_new_incarnation():
-    (note,) = notes(READY, replace(READY, renewed=True, incarnation="fresh"))
+    (note,) = notes(READY, replace(READY, renewals=1, incarnation="fresh"))
     assert note.reason == "SecurityAssociationsLost"
     assert "fresh" in note.message
 

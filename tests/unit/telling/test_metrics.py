@@ -3,8 +3,9 @@ from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
-from kmesh.launcher.metrics import FAMILIES, Now, labels, render
-from kmesh.launcher.record import KINDS, KeyRecord, Record
+from kmesh.telling.metrics import FAMILIES, labels, render
+from kmesh.telling.readiness import judged
+from kmesh.telling.record import KINDS, KeyRecord, Record
 
 from tests.unit.core import mesh
 from tests.unit.launcher.standin import Passes
@@ -13,10 +14,10 @@ SAMPLE = re.compile(r"(?P<name>[a-z_]+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
 LABEL = re.compile(r'([a-z]+)="((?:[^"\\\n]|\\["\\n])*)"(?:,|$)')
 
 
-def page(record: Record, time: float = 1000.0, view_age: float = 0.0, ready: bool = True) -> dict[str, float]:
+def page(record: Record, time: float = 1000.0, view_age: float = 0.0) -> dict[str, float]:
     """Give the samples as ``name{labels}`` -> value; every line must be a sample, or HELP and TYPE before one."""
     found, announced = {}, set()
-    for line in render(Now(record, time, view_age, ready)).splitlines():
+    for line in render(judged(record, time, view_age)).splitlines():
         if line.startswith("# "):
             announced.add(line.split()[2])
             continue
@@ -96,7 +97,7 @@ def test_the_key_is_told_by_spi_and_by_whether_the_secret_s_is_refused():
 
 
 def test_before_the_first_pass_counters_are_there_and_nothing_is_ready():
-    found = page(Record("n1", 1000.0), ready=False)
+    found = page(Record("n1", 1000.0))
     assert (found["ready"], found["key_age_seconds"], found["last_success_timestamp_seconds"]) == (0, 0, 0)
     assert all(found[f'operations_total{{kind="{kind}",result="failed"}}'] == 0 for kind in KINDS)
     assert found['passes_total{result="converged"}'] == 0
@@ -113,9 +114,8 @@ def test_every_metric_has_help_in_a_line_and_names_follow_its_type():
 def test_samples_carry_the_labels_that_their_family_names():
     passes = Passes()
     passes.run(mesh.view())
-    now = Now(passes.record, 1000.0, 0.0, True)
     for family in FAMILIES:
-        for inside, _ in family.samples(now):
+        for inside, _ in family.samples(passes.record):
             assert tuple(name for name, _ in LABEL.findall(inside)) == family.labels, family.name
 
 

@@ -3,12 +3,15 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
-from kmesh.cluster.reporting import PEER_ROWS, delay, make_status
 from kmesh.cluster.status import Drop, PeerStatus, from_lease, to_lease
+from kmesh.telling.readiness import judged
+from kmesh.telling.record import KeyRecord
+from kmesh.telling.reporting import PEER_ROWS, delay, make_status
 
-from kmesh_bpf import FakeKernel, KernelError, Key, Node, Options, Peer, Pod, View, reconcile
+from kmesh_bpf import KernelError, Key, Node, Options, Peer, Pod, Problem, ProblemKind, View, __version__
 from tests.unit.cluster.test_status import STATUS
 from tests.unit.core import mesh
+from tests.unit.launcher.standin import Passes
 
 COUNTERS = {"marked": 9, "dropped_by_guard": 0, "dropped_clear_text": 0, "esp_unknown_peer": 2}
 
@@ -28,29 +31,15 @@ def view(peers=2, spi=1, held=(1,), announced=1):
     )
 
 
-class Daemon:
-    """A kernel, a clock and the last report."""
+class Daemon(Passes):
+    """Passes, and what is reported of each."""
 
-    def __init__(self):
-        self.now = 1000.0
-        self.kernel = FakeKernel(clock=lambda: self.now)
-        self.last = None
-        self.options = Options()
+    def __post_init__(self):
+        super().__post_init__()
+        self.kernel.links = ()
 
-    def report(self, seen, counters=COUNTERS, **more):
-        report = reconcile(self.kernel, seen, self.options, lambda: self.now, lambda: "f" * 36)
-        self.last = make_status(
-            report,
-            counters,
-            seen.announced,
-            self.now,
-            view=seen,
-            version="0.1.0",
-            strict=True,
-            previous=self.last,
-            **more,
-        )
-        return self.last
+    def report(self, seen, counters=COUNTERS, key=None):
+        return make_status(self.run(seen, key, counters=counters))
 
 
 @pytest.fixture
@@ -60,7 +49,7 @@ def daemon():
 
 def test_a_node_on_which_all_is_well_says_so(daemon):
     status = daemon.report(view())
-    assert (status.node, status.version, status.reported_at) == ("n1", "0.1.0", 1000.0)
+    assert (status.node, status.version, status.reported_at) == ("n1", __version__, 1000.0)
     assert (status.ready, status.reasons) == (True, ())
     assert (status.spi, status.newest_spi, status.spi_out) == (1, 1, (1, 1))
     assert (status.peers_ready, status.peers_expected, status.peers_on_newest) == (2, 2, 2)
@@ -88,32 +77,37 @@ def test_a_peer_whose_sas_the_kernel_refuses_is_not_ready(daemon):
 
 
 def test_the_daemon_s_reasons_come_first_and_what_else_should_be_known_makes_it_no_less_ready(daemon):
-    status = daemon.report(view(), unready=("the view is 300 s old",), notes=("the key is refused",))
-    assert (status.ready, status.reasons) == (False, ("the view is 300 s old", "the key is refused"))
-    status = daemon.report(view(), notes=("the key is refused",))
-    assert (status.ready, status.reasons) == (True, ("the key is refused",))
+    refused = KeyRecord(1, 1, refused="no JSON")
+    note = "the key in the Secret is refused: no JSON"
+    assert (daemon.report(view(), key=refused).ready, make_status(daemon.record).reasons) == (True, (note,))
+    old = judged(daemon.record, 1000.0, view_age=300.0)
+    status = make_status(old)
+    assert (status.ready, status.reasons) == (False, (*old.unready, note))
+    assert "not been seen for 300 s" in old.unready[0]
 
 
 def test_sentences_are_few_and_short(daemon):
-    status = daemon.report(view(), unready=["x" * 999] * 50)
+    problems = tuple(Problem(ProblemKind.CONFLICT, f"{number} {'x' * 999}") for number in range(50))
+    daemon.report(view())
+    status = make_status(judged(replace(daemon.record, plan_problems=problems), 1000.0, 0.0))
     assert sum(map(len, status.reasons)) < 2000
 
 
 def test_a_replacement_is_followed_from_its_start_to_its_end(daemon):
     assert daemon.report(view()).replacing_since is None
-    daemon.now = 1010.0
+    daemon.clock.now = 1010.0
     started = daemon.report(view(spi=1, held=(1, 2), announced=1))
     assert (started.spi, started.newest_spi, started.spi_out) == (1, 2, (1, 1))
     assert (started.peers_on_newest, started.old_inbound, started.replacing_since) == (0, 2, 1010.0)
-    daemon.now = 1011.0
+    daemon.clock.now = 1011.0
     seen = view(spi=2, held=(1, 2), announced=2)
     one_moved = replace(seen, peers=(seen.peers[0], replace(seen.peers[1], spi=1)), announced_at=1011.0)
     half = daemon.report(one_moved)
     assert (half.spi, half.spi_out, half.peers_on_newest, half.replacing_since) == (2, (1, 2), 1, 1010.0)
     assert half.peers == (PeerStatus("n3", True, 2, 1, 0.0),)
-    daemon.now = 1050.0
+    daemon.clock.now = 1050.0
     daemon.report(replace(seen, announced_at=1011.0))
-    daemon.now = 1060.0
+    daemon.clock.now = 1060.0
     done = daemon.report(replace(seen, announced_at=1011.0))
     assert (done.spi_out, done.peers_on_newest, done.old_inbound, done.replacing_since) == ((2, 2), 2, 0, None)
 
@@ -133,9 +127,9 @@ def test_the_sequence_use_is_of_what_the_sa_can_count(daemon, window, share):
 
 def test_a_drop_is_remembered_with_its_time_until_the_next_one(daemon):
     daemon.report(view())
-    daemon.now = 1100.0
+    daemon.clock.now = 1100.0
     assert daemon.report(view(), COUNTERS | {"dropped_clear_text": 5}).last_drop == Drop("dropped_clear_text", 1100.0)
-    daemon.now = 1200.0
+    daemon.clock.now = 1200.0
     later = daemon.report(view(), COUNTERS | {"dropped_clear_text": 5, "esp_unknown_peer": 99})
     assert later.last_drop == Drop("dropped_clear_text", 1100.0)
 
@@ -174,7 +168,7 @@ def test_a_peer_with_two_tunnels_is_on_the_version_of_the_one_that_is_behind(dae
     here = replace(seen.node, addresses=(*seen.node.addresses, ip_address("fd00::1")))
     seen = replace(seen, node=here, peers=(replace(seen.peers[0], node=replace(node(2), addresses=both)),))
     daemon.report(seen)
-    daemon.now += 5
+    daemon.clock.now += 5
     newer = replace(seen, keys={1: Key(bytes([1]) * 36), 2: Key(bytes([2]) * 36)})
     daemon.kernel.refuse = lambda operation: (
         KernelError("add SA", "x", 12)

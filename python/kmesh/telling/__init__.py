@@ -1,0 +1,1 @@
+"""What the daemon tells of itself: one record of it, views of that, and the threads that serve and send them."""
