@@ -126,7 +126,7 @@ def _server(data: bytes) -> None:
 def _secret(data: bytes) -> None:
     for manifest in manifests(data, ".json"):
         secret.history(manifest)
-        health._changed_at(manifest)
+        health.changed_at(manifest)
         if secret.holds_key(manifest):
             secret.accept(None, secret.parse_keys(manifest))
 

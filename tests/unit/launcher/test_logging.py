@@ -89,7 +89,7 @@ class Kernel(kmesh_bpf.FakeKernel):
 
     def __init__(self, *_, **__):
         super().__init__(mesh.LINKS, lambda: 1.0)
-        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        threading.Timer(1.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
 
 
 @contextlib.contextmanager
@@ -105,7 +105,12 @@ cli.entry()
 
 @pytest.mark.timeout(60)
 def test_whoever_tells_it_twice_is_not_shown_a_traceback(tmp_path):
-    flags = ["--enable-ipsec=true", f"--manifests={tmp_path}", f"--state-dir={tmp_path}"]
+    flags = [
+        "--enable-ipsec=true",
+        f"--manifests={tmp_path}",
+        f"--state-dir={tmp_path}",
+        "--health-address=127.0.0.1:0",
+    ]
     environment = {**os.environ, "NODE_NAME": "n1", "PYTHONPATH": os.pathsep.join(sys.path)}
     command = [sys.executable, "-c", TWICE, *flags]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
