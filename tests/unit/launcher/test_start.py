@@ -8,6 +8,7 @@ import pytest
 from kmesh.errors import ClusterError
 
 from kmesh_bpf import KernelError
+from kmesh_bpf.core.mirror import Keys
 from tests.unit.core import mesh
 from tests.unit.launcher.standin import Node
 
@@ -67,7 +68,7 @@ def test_devices_that_came_while_no_daemon_ran_get_their_programs_though_the_clu
 
 def test_and_so_do_those_that_come_while_it_is_waited_for(node, monkeypatch):
     start = Start(node, monkeypatch, 5)
-    monkeypatch.setattr(node.memory, "changed", lambda: start.reads == 3)
+    monkeypatch.setattr(node.memory, "changed", lambda: Keys(rest=start.reads == 3))
     start.run()
     assert [reads for reads, _ in start.attached[:2]] == [0, 3]
     assert {addresses for _, addresses in start.attached} == {OWN}
@@ -103,6 +104,6 @@ def test_the_kernel_is_observed_once_for_the_start_and_the_first_pass(node, monk
     start, observed = Start(node, monkeypatch, 0), []
     observe = node.memory.observe
     monkeypatch.setattr(node.memory, "observe", lambda: observed.append(start.reads) or observe())
-    monkeypatch.setattr(node.memory, "changed", lambda: False)
+    monkeypatch.setattr(node.memory, "changed", Keys)
     start.run()
     assert observed == [0]

@@ -197,7 +197,7 @@ EVENTS = (
 @example(history=[(node_claims_another_s_address, 0, True), (node_claims_another_s_address, 1, True)])
 @example(history=[(kernel_begins_or_ends_to_refuse, 1, True), (kernel_begins_or_ends_to_refuse, 2, True)])
 def test_what_is_remembered_is_what_one_finds_who_looks_for_the_first_time(many, history):
-    with patch.object(sys.modules["kmesh_bpf.reconcile"], "MANY", many):
+    with patch.object(sys.modules["kmesh_bpf.core.mirror"], "MANY", many):
         live(history)
 
 
