@@ -169,9 +169,9 @@ def test_a_program_that_somebody_puts_ahead_of_ours_is_seen_and_ours_goes_ahead_
     fd = tiny_bpf.load(0xA, tiny_bpf.TC_ACT_OK)
     ahead = tiny_bpf.attach(fd, socket.if_nametoindex(device), direction, first=True)
     try:
-        assert kernel.look()
+        assert finds(kernel)
         put_in_place(kernel)
-        assert not kernel.look()
+        assert not finds(kernel)
         assert tiny_bpf.running(socket.if_nametoindex(device), direction)[1:] == [bpf.program_number(fd, device)]
     finally:
         os.close(ahead)
