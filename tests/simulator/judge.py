@@ -14,8 +14,9 @@
    others did to one of the two nodes (:meth:`Judge.blame`) and that has not been made good yet; a view (the last pass of
    one of the two daemons went by objects that do not say of the two pods what is so: the API server's delay). What a
    daemon does of its own accord, being killed, stopped, started or upgraded, and keys that are replaced, excuse nothing.
-   A new incarnation without an excuse is a violation by itself, for it costs packets. One is excused by what a daemon
-   does: it was killed between the two writes that make an SA (:func:`kmesh_bpf.core.reach.in_order`).
+   A new incarnation is a violation by itself, for it costs packets, unless something was done to that very node since
+   its last pass that converged, or to another one more than that it has become another one. One is excused by
+   what a daemon does: it was killed between the two writes that make an SA (:func:`kmesh_bpf.core.reach.in_order`).
    An excuse is made good once both daemons have, in passes begun since that converged, seen each other's incarnation
    as it is now, and say that they can send to each other; and the Secret holds no key (any more) that it held before,
    with somebody having erased that it did: whoever starts under such a one finds SAs of keys that he takes for new.
@@ -59,6 +60,7 @@ class Seen:
     done: Knowledge | None = None
     done_at: float = -1.0
     done_began_at: float = -1.0
+    converged_began_at: float = -1.0
     report: Report | None = None
     tampered: str = ""
     once: set[Trip] = field(default_factory=set)
@@ -76,7 +78,13 @@ class Excuse:
     why: str
     since: float
 
+    @property
+    def of_a_boot(self) -> bool:
+        """Whether a node only is another one: that may cost packets, but nobody else has to change for it."""
+        return self.why.endswith((JUST_BOOTED, NEW_INCARNATION))
 
+
+JUST_BOOTED, NEW_INCARNATION = "it has just booted", "a new incarnation"
 Pair = frozenset[Machine]
 
 
@@ -87,6 +95,8 @@ class Judge:
         self.world = world
         self.seen: dict[Machine, Seen] = {}
         self.excuses: dict[Pair, Excuse] = {}
+        self.caused: dict[Machine, float] = {}
+        """When something was last done to a machine that it may have to become another one for."""
         self.numbers: set[tuple[Key, int]] = set()
         self.accepted: set[int] = set()
         self.losing: dict[tuple[LivePod, LivePod], float] = {}
@@ -117,16 +127,19 @@ class Judge:
             return
         seen.done, seen.done_at, seen.done_began_at = seen.begun, self.world.now, seen.began_at
         if report.converged:
-            seen.tampered = ""
+            seen.tampered, seen.converged_began_at = "", seen.began_at
             for pair in [one for one in self.excuses if machine in one]:
                 self._settle(pair)
 
     def renews(self, machine: Machine) -> None:
         """Take in that a daemon becomes another one, before it makes anything for that."""
-        if not (machine.is_go or any(machine in pair for pair in self.excuses)):
+        seen = self.of(machine)
+        own = seen.report is None or self.caused.get(machine, -1.0) >= seen.converged_began_at
+        others = (excuse for pair, excuse in self.excuses.items() if machine in pair and not excuse.of_a_boot)
+        if not (machine.is_go or own or any(others)):
             raise ViolationError(4, f"{machine.name} changes its incarnation without a cause")
         self.world.story.tell(f"  {machine.name} is another one from now on")
-        self.blame(machine, "a new incarnation")
+        self.blame(machine, NEW_INCARNATION)
 
     def announces(self, machine: Machine, manifest: Mapping[str, Any]) -> None:
         """Take in that a daemon is about to announce itself: whoever announces a version takes it from then on."""
@@ -151,11 +164,12 @@ class Judge:
     def boots(self, machine: Machine) -> None:
         """Take in that a machine starts anew, with an empty kernel."""
         self.seen[machine] = Seen()
-        self.blame(machine, "it has just booted")
+        self.blame(machine, JUST_BOOTED)
 
     # What others do.
     def blame(self, machine: Machine, why: str, *others: Machine) -> None:
         """Excuse losses between a machine and ``others`` (none: all) from now on, until it is made good."""
+        self.caused[machine] = self.world.now
         for other in others or self.world.machines:
             if other is not machine:
                 self.excuses[frozenset((machine, other))] = Excuse(f"{machine.name}: {why}", self.world.now)
@@ -164,6 +178,12 @@ class Judge:
         """Excuse, besides, what a node sends and takes in clear, until its daemon has had a pass."""
         self.of(machine).tampered = why
         self.blame(machine, why)
+
+    def refused(self, machine: Machine) -> None:
+        """Take in that a kernel refuses an operation: it can be tried again, and is no cause to become another one."""
+        caused = self.caused.get(machine, -1.0)
+        self.tampered(machine, "its kernel has refused an operation")
+        self.caused[machine] = caused
 
     # What packets do.
     def on_wire(self, trip: Trip, machine: Machine, frame: Frame, forged: bool = False) -> None:

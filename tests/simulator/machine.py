@@ -25,6 +25,8 @@ from tests.simulator.server import Manifest
 from tests.simulator.source import Feed, Outbox, SimulatedCluster
 
 UPLINK = 2
+REFUSED = 0.4
+"""How likely an operation is refused by a kernel that refuses some."""
 BOUNDS = Bounds(silence=90.0, view_age=60.0)
 
 
@@ -227,12 +229,13 @@ class Machine:
 
     def _between(self, operation: Operation) -> KernelError | None:
         """Before each operation: the daemon may be killed here, the kernel may refuse, and packets are on their way."""
+        judge = self.world.judge
         self._may_die()
-        if self.refusals:
+        if self.refusals and self.world.random.random() < REFUSED:
             self.refusals -= 1
-            self.world.judge.tampered(self, "its kernel has refused an operation")
+            judge.refused(self)
             return KernelError("do", self.kernel.render(operation), errno.ENOMEM)
-        self.world.judge.overwrites(self, operation)
+        judge.overwrites(self, operation)
         self.world.between_operations(self, operation)
         return None
 

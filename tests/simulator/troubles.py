@@ -387,13 +387,13 @@ def masquerade_rule_comes_or_goes(world: World, draw: Random) -> str | None:
     return f"{machine.name} {what} a rule that masquerades what leaves by the uplink"
 
 
-@event("kernel", 2)
+@event("kernel", 4)
 def kernel_refuses_operations(world: World, draw: Random) -> str | None:
     machine = with_daemon(world, draw)
     if machine is None:
         return None
     machine.refusals = draw.choice((1, 1, 3, 10, 40))
-    return f"the kernel of {machine.name} will refuse the next {machine.refusals} operations of its daemon"
+    return f"the kernel of {machine.name} will refuse {machine.refusals} of the next operations of its daemon"
 
 
 @event("kernel", 2)
