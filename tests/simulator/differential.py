@@ -246,7 +246,7 @@ class Story:
         (own, *_), targets = self._ends(index)
         inner = self._inner(own, self.random.choice([one for one in targets if one != own]))
         self.told.append(f"n{index} itself sends {inner.src} -> {inner.dst} ({inner.ident})")
-        fate = self.models[index].send_own(inner)
+        fate = self.models[index].send_own(inner, dnat=SERVICES.get(inner.dst))
         self.real.send_own(index, inner)
         self.compare(index, fate)
 

@@ -309,7 +309,13 @@ def node_is_readdressed(world: World, draw: Random) -> str | None:
     machine.place ^= 1
     world.relink(machine)
     late = draw.choice((0.0, 0.0, 3.0))
-    world.at(late, lambda: world.server.put(machine.node()) and None if machine in world.machines else None)
+
+    def tell() -> None:
+        if machine in world.machines:
+            world.judge.blame(machine, "its address is another one")
+            world.server.put(machine.node())
+
+    world.at(late, tell)
     return f"{machine.name}'s address is {machine.addresses[0]} now; the API server hears of it after {late:.0f} s"
 
 

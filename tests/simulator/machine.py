@@ -13,7 +13,7 @@ from typing import Any
 from kmesh.launcher.announcer import Announcer
 from kmesh.launcher.config import Config
 from kmesh.launcher.config import parse as flags
-from kmesh.launcher.daemon import FIRST_RETRY, LAST_RETRY, Daemon
+from kmesh.launcher.daemon import FIRST_RETRY, LAST_RETRY, TRANSITION_PERIOD, Daemon
 from kmesh.telling.record import Bounds, Pass
 from kmesh.telling.recorder import Recorder
 
@@ -99,6 +99,7 @@ class Machine:
         self.outbox: Outbox | NoReports | None = None
         self.wake_at = 0.0
         self.retry = FIRST_RETRY
+        self.failing = False
         self.kill_in: int | None = None
         self.refusals = 0
         self.lag = 0.0
@@ -209,6 +210,7 @@ class Machine:
         try:
             judge.begins(self, source.read())
             wait = daemon.step()
+            self.failing = wait == TRANSITION_PERIOD
         except KmeshBpfError as error:
             daemon.recorder.failed(str(error))
             self.wake_at = self.world.now + self.retry

@@ -225,16 +225,23 @@ def _unused(local: Any, peer: Any, _versions: Any) -> dict[Any, int]:
 
 
 FIRST = {
-    "announce before install": 6,
+    "announce before install": 0,
     "retire on a clock": 1,
     "retire while it is still used": 0,
     "SPI ahead of the peer": 0,
     "EEXIST taken for success": 1,
-    "boot id back after lost pins": 3,
-    "still announced, so no fresh incarnation": 5,
-    "first name wins an address": 10,
-    "forget the old SA when the key is unknown": 6,
-    "ids that live in old SAs given again": 2,
+    "boot id back after lost pins": 1,
+    "still announced, so no fresh incarnation": 1,
+    "first name wins an address": 19,
+    "mark only READY peers behind a masquerade": 3,
+    "forget the old SA when the key is unknown": 0,
+    "read half a view": 19,
+    "repair only what was notified": 1,
+    "the SPI of a former incarnation remembered": 3010,
+    "ids that live in old SAs given again": 24,
+    "a restart forgets what it had announced": 3,
+    "what was decrypted is not asked for its mark": 0,
+    "what was decrypted is not asked for our reqid": 18,
 }
 
 _MADE = (

@@ -173,10 +173,11 @@ class RealNodes:
                 lines += [f"neigh replace {one} lladdr {mac} dev {pod.device} nud permanent" for one in pod.addresses]
         run(f"ip -n {node.name} -b -", "\n".join(lines))
         tables = (
-            f"table {name} services {{\nchain pre {{\ntype nat hook prerouting priority dstnat;\n"
+            f"table {name} services {{\nchain {hook} {{\ntype nat hook {hook} priority {priority};\n"
             + "".join(f"{name} daddr {a} dnat to {b}\n" for a, b in services.items() if a.version == version)
             + "}\n}\n"
             for version, name in ((4, "ip"), (6, "ip6"))
+            for hook, priority in (("prerouting", "dstnat"), ("output", "-100"))
         )
         run(f"{in_node} nft -f -", "".join(tables))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 
 from kmesh.cluster import secret
 from kmesh.cluster.objects import NAMESPACE, SECRET_NAME, ClusterObjects, Object, collect, parse
-from kmesh.launcher.daemon import SETTLE
+from kmesh.launcher.daemon import SETTLE, TRANSITION_PERIOD
 
 from kmesh_bpf import Address, ConfigError, Key
 from tests.simulator.judge import Judge
@@ -31,6 +32,8 @@ RECORDED = 400
 """Frames that the recorder on the wire keeps at most."""
 WEIGHTS = (12, 2, 3, 2, 1, 1)
 """How often packets go by each way."""
+RETRIES = 12
+"""Times that whoever was refused something is waited for until it tries again, instead of leaping over that."""
 SWEEPS = 10
 """Turns that all daemons have, one after the other, before time leaps: each one's acts are the others' reasons."""
 
@@ -209,12 +212,21 @@ class World:
             for entry in sorted(one for one in self.later if one[0] <= self.now):
                 self.later.remove(entry)
                 entry[2]()
-            for _ in range(SWEEPS):
-                if not self._sweep():
+            self._settle()
+            for _ in range(RETRIES):
+                again = min((one.wake_at for one in self.machines if one.running and one.failing), default=math.inf)
+                if again > self.now + TRANSITION_PERIOD:
                     break
-                self.now += SETTLE
+                self.now = max(self.now, again)
+                self._settle()
         self.traffic(len(self.machines))
         self.replay()
+
+    def _settle(self) -> None:
+        for _ in range(SWEEPS):
+            if not self._sweep():
+                break
+            self.now += SETTLE
 
     def _sweep(self) -> bool:
         """Let each daemon have a turn, in any order; tell whether one had a reason to do a pass."""
