@@ -242,6 +242,7 @@ FIRST = {
     "a restart forgets what it had announced": 3,
     "what was decrypted is not asked for its mark": 0,
     "what was decrypted is not asked for our reqid": 18,
+    "always replacing a policy": 5,
 }
 
 _MADE = (
