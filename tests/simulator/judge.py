@@ -252,6 +252,11 @@ class Judge:
                 doubtful = any(address in known.doubtful for known in views)
                 if doubtful or len(said) > 1 or said not in ({None}, {(pod.machine.name, pod.label)}):
                     return "a daemon's view of a pod is not the newest"
+        if trip.way not in (Way.STRAIGHT, Way.SERVICE):
+            for machine in machines:
+                for known in (self.of(machine).begun, self.of(machine).done or NOTHING):
+                    if any(known.nodes.get(one.name) != truth.nodes.get(one.name) for one in machines):
+                        return "a daemon's view of a node is not the newest"
         if trip.via is not None and any(machine.is_go for machine in machines):
             return (
                 "by a NodePort, with a Go node on the way, which encrypts nothing to nodes and takes nothing from them"
@@ -284,6 +289,8 @@ class Judge:
             return False
         told, shown = seen.done.infos.get(there.name), tuple(map(str, there.addresses))
         current = told is not None and told == seen.begun.infos.get(there.name) and told[1] == shown
+        recorded = (known.nodes.get(there.name, frozenset()) for known in (seen.done, seen.begun))
+        current = current and all(addresses.issuperset(there.addresses) for addresses in recorded)
         end = (trip.dst, trip.target) if trip.source is trip.source.machine.itself() else (trip.src, trip.source)
         return current and there.name in seen.report.reachable and seen.knows(*end)
 

@@ -21,26 +21,26 @@ class Knowledge:
     ``doubtful``: addresses of which that cannot be said; about them nothing is expected of anybody. So it is, a known
     limit, of one that a pod which is not managed has from one that was: nodes do not watch pods that are not managed in
     all namespaces, and go by the ended one's object for as long as it stays.
-    ``infos``: what nodes announce: incarnation and addresses; ``nodes``: names of the Nodes.
+    ``infos``: what nodes announce: incarnation and addresses; ``nodes``: Nodes by name, with their addresses.
     """
 
     owners: Mapping[Address, tuple[str, str]]
     doubtful: frozenset[Address]
     infos: Mapping[str, tuple[str, tuple[str, ...]]]
-    nodes: frozenset[str]
+    nodes: Mapping[str, frozenset[Address]]
 
     def says(self, address: Address) -> tuple[str, str] | None:
         """Give the managed pod that has an address."""
         return self.owners.get(address)
 
 
-NOTHING = Knowledge({}, frozenset(), {}, frozenset())
+NOTHING = Knowledge({}, frozenset(), {}, {})
 
 
 def know(objects: ClusterObjects) -> Knowledge:
     """Read objects."""
     enrolled = {one.name for one in objects.namespaces if _says_kmesh(one.labels)}
-    nodes = frozenset(node.name for node in objects.nodes)
+    nodes = {node.name: frozenset(node.addresses) for node in objects.nodes}
     claims: dict[Address, list[PodObject]] = {}
     for pod in objects.pods:
         for address in pod.addresses:
