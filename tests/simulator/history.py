@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from random import Random
 
-from tests.simulator import troubles  # noqa: F401 # registers its events
+from tests.simulator import hands, troubles  # noqa: F401 # register their events
 from tests.simulator.ending import come_to_rest
 from tests.simulator.events import EVENTS
 from tests.simulator.judge import ViolationError
