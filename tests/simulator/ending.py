@@ -67,6 +67,8 @@ def _converged(world: World) -> None:
         report = seen.report
         if report is None or not report.converged or report.plan.due is not None:
             raise ViolationError(5, f"{machine.name} does not come to rest: {report.drift if report else 'no pass'}")
+        if machine.is_go:
+            continue  # of two Go nodes none can change its incarnation, so they may have no key left that is new to both
         for sa in machine.kernel.sas.values():
             if sa.spi != newest:
                 raise ViolationError(5, f"{machine.name} still has an SA of SPI {sa.spi}, {newest} is the newest")

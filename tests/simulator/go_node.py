@@ -26,7 +26,9 @@ class GoDaemon(Daemon):
     def view(self, objects: ClusterObjects) -> View:
         """Give what it knows, but for what only our nodes announce."""
         view = super().view(objects)
-        return replace(view, peers=tuple(replace(peer, node_traffic=False, replay_window=0) for peer in view.peers))
+        return replace(
+            view, peers=tuple(replace(peer, node_traffic=False, replay_window=0, sends=0) for peer in view.peers)
+        )
 
     def _announce(self, report: Report, objects: ClusterObjects) -> None:
         ours, ring = self._ours(objects), self.keys.keyring

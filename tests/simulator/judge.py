@@ -15,8 +15,8 @@
    one of the two daemons went by objects that do not say of the two pods what is so: the API server's delay). What a
    daemon does of its own accord, being killed, stopped, started or upgraded, and keys that are replaced, excuse nothing.
    A new incarnation is a violation by itself, for it costs packets, unless something was done to that very node since
-   its last pass that converged, or to another one more than that it has become another one. One is excused by
-   what a daemon does: it was killed between the two writes that make an SA (:func:`kmesh_bpf.core.reach.in_order`).
+   its last pass that converged, or there is an excuse for a pair that it is of. One is excused by what a daemon
+   does: it was killed between the two writes that make an SA (:func:`kmesh_bpf.core.reach.in_order`).
    An excuse is made good once both daemons have, in passes begun since that converged, seen each other's incarnation
    as it is now, and say that they can send to each other; and the Secret holds no key (any more) that it held before,
    with somebody having erased that it did: whoever starts under such a one finds SAs of keys that he takes for new.
@@ -78,13 +78,13 @@ class Excuse:
     why: str
     since: float
 
-    @property
-    def of_a_boot(self) -> bool:
-        """Whether a node only is another one: that may cost packets, but nobody else has to change for it."""
-        return self.why.endswith((JUST_BOOTED, NEW_INCARNATION))
-
 
 JUST_BOOTED, NEW_INCARNATION = "it has just booted", "a new incarnation"
+GO_BEGINS_ANEW = "a Go node begins anew under its boot id"
+"""Its keys come back, so its peers must change (:mod:`kmesh_bpf.core.incarnation`)."""
+GO_IS_LATE = "one of the two, of which one is a Go node, was late with a new key"
+"""A Go node does not tell what it sends with and heeds nobody who does: between the two an old SA goes when it is idle
+(:class:`kmesh_bpf.core.keys.Retirement`)."""
 Pair = frozenset[Machine]
 
 
@@ -135,11 +135,10 @@ class Judge:
         """Take in that a daemon becomes another one, before it makes anything for that."""
         seen = self.of(machine)
         own = seen.report is None or self.caused.get(machine, -1.0) >= seen.converged_began_at
-        others = (excuse for pair, excuse in self.excuses.items() if machine in pair and not excuse.of_a_boot)
-        if not (machine.is_go or own or any(others)):
+        if not (machine.is_go or own or any(machine in pair for pair in self.excuses)):
             raise ViolationError(4, f"{machine.name} changes its incarnation without a cause")
         self.world.story.tell(f"  {machine.name} is another one from now on")
-        self.blame(machine, NEW_INCARNATION)
+        self.blame(machine, GO_BEGINS_ANEW if machine.is_go else NEW_INCARNATION)
 
     def announces(self, machine: Machine, manifest: Mapping[str, Any]) -> None:
         """Take in that a daemon is about to announce itself: whoever announces a version takes it from then on."""
@@ -222,13 +221,20 @@ class Judge:
 
     def lost(self, trip: Trip, why: str, frame: Frame | None = None) -> None:
         """Take in that a packet did not arrive; ``frame``: it was on the wire."""
-        explanation = self.explain(trip)
+        explanation = self.explain(trip) or (self._of_a_late_go_node(frame) if frame is not None else None)
         if explanation is None:
             raise ViolationError(4, f"lost without a cause: {trip}: {why}")
         if (trip.source, trip.target) not in self.losing:
             self.world.story.tell(f"  lost: {trip}: {why} ({explanation})")
         self.reasons[explanation] = self.reasons.get(explanation, 0) + 1
         self.losing.setdefault((trip.source, trip.target), self.world.now)
+
+    def _of_a_late_go_node(self, frame: Frame) -> str | None:
+        sender, receiver = self.world.machine_at(frame.src), self.world.machine_at(frame.dst)
+        if frame.spi is None or sender is None or receiver is None or not (sender.is_go or receiver.is_go):
+            return None
+        newer = any(sa.src == frame.src and sa.mark and sa.spi > frame.spi for sa in receiver.kernel.sas.values())
+        return GO_IS_LATE if newer else None
 
     def explain(self, trip: Trip) -> str | None:
         """Give what explains that a packet is lost; None: nothing does."""
