@@ -237,7 +237,6 @@ FIRST = {
     "forget the old SA when the key is unknown": 0,
     "read half a view": 19,
     "repair only what was notified": 1,
-    "the SPI of a former incarnation remembered": 3010,
     "ids that live in old SAs given again": 24,
     "a restart forgets what it had announced": 3,
     "what was decrypted is not asked for its mark": 0,
