@@ -45,6 +45,7 @@ def touched(notifications: Iterable[Notification], own: int) -> Keys:
         if one.port_id == own:
             continue
         found.whole |= FLUSHED.get(one.number, frozenset())
+        found.rest |= one.number == lib.XFRM_MSG_GETDEFAULT  # what becomes of packets that no policy selects
         try:
             if one.number in OF_SAS:
                 found.sas |= dict.fromkeys(_sa(one))

@@ -223,7 +223,7 @@ def _daemons(nodes: Iterable[NodeHealth], deployment: Deployment | None) -> Iter
         yield f"{where}, and nothing is heard of {named(silent)}: kubectl apply -k deploy/base"
     for one in deployment.sets:
         there = len(deployment.pods)
-        if not one.desired:
+        if not one.desired and len(silent) == len(known):  # else they are started some other way, or one by one
             yield f"DaemonSet {one.name} wants a daemon on no node: does its nodeSelector fit any?"
         elif len(deployment.sets) == 1 and there < one.desired:
             way_out = f"kubectl -n {NAMESPACE} describe daemonset {one.name}"

@@ -144,3 +144,7 @@ def test_whatever_is_cut_off_or_altered_something_is_to_be_read_anew_or_it_is_no
 def test_the_identity_of_an_sa_is_what_it_is_asked_for_by():
     assert SaId(SA.src, SA.dst, SA.spi, SA.mark) == SA.id
     assert contract.REQID, "a notification says it too, and it does not matter: whoever takes our place need not say it"
+
+
+def test_of_another_default_for_what_no_policy_selects_what_is_little_is_read_anew():
+    assert touched([told(lib.XFRM_MSG_GETDEFAULT, b"\1\1\1")], OWN) == Keys(rest=True)
