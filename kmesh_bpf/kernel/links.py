@@ -20,7 +20,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from kmesh_bpf._abi import ffi, lib
 from kmesh_bpf.core.devices import PAIRS, STACKED
-from kmesh_bpf.core.state import Link
+from kmesh_bpf.core.state import Detour, Link
 from kmesh_bpf.core.view import Address
 from kmesh_bpf.errors import DecodeError, KernelError
 from kmesh_bpf.kernel import routes
@@ -73,7 +73,7 @@ def list_links(ip: IPRoute, sock: NetlinkSocket) -> tuple[Link, ...]:
     """
     return tuple(
         _with_far_end(link, far_addresses(sock, far) if far else None)
-        for link, far in _devices(ip, routes.leading_out(sock))
+        for link, far in _devices(ip, routes.read(sock).leading)
     )
 
 
@@ -149,7 +149,7 @@ def _device(
 ) -> tuple[Link, FarEnd | None]:
     index = found["index"]
     name = _text(found.get_attr("IFLA_IFNAME"))
-    info = found.get_attr("IFLA_LINKINFO")
+    info, xdp = found.get_attr("IFLA_LINKINFO"), found.get_attr("IFLA_XDP")
     kind = _text(info.get_attr("IFLA_INFO_KIND")) if info else ""
     namespace = found.get_attr("IFLA_LINK_NETNSID")
     below = found.get_attr("IFLA_LINK") or 0
@@ -168,6 +168,7 @@ def _device(
         xfrm_disabled=leads_out and (of_all[NO_XFRM] or _is_set(NO_XFRM, name)),
         unchecked=leads_out and (of_all[NO_POLICY] or _is_set(NO_POLICY, name)),
         lower=below if kind in STACKED and namespace is None else 0,
+        xdp=bool(xdp and xdp.get_attr("IFLA_XDP_ATTACHED")),
     )
     return link, far
 
@@ -230,7 +231,7 @@ class LinkWatcher:
 
     def _take(self, number: int, body: bytes) -> bool:
         if number == lib.RTM_NEWROUTE:
-            new = not self.leading.issuperset(routes.devices_out(body))
+            new = not self.leading.issuperset(routes.devices_out(body)) or routes.wrapping(body) is not None
             self.routes_changed = self.routes_changed or new
             return new
         if number == lib.RTM_DELROUTE or number in (lib.RTM_NEWNEXTHOP, lib.RTM_DELNEXTHOP):
@@ -248,7 +249,7 @@ class Links:
     Routes are listed apart from devices, for there may be many. An end in another namespace tells nobody when it
     changes: one without an address, or that has just come, for addresses come one by one, is asked each time, the
     others with each list that comes of its own accord.
-    ``clock`` gives seconds that only grow.
+    ``clock`` gives seconds that only grow; ``detours``: routes, when last listed, that wrap packets.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -260,6 +261,7 @@ class Links:
         self._far: dict[tuple[int, FarEnd], tuple[Address, ...] | None] = {}
         self._came: dict[int, float] = {}
         self._listed_at = self._routes_at = -LONGEST_LISTED
+        self.detours: tuple[Detour, ...] = ()
 
     def close(self) -> None:
         """Close all sockets."""
@@ -288,7 +290,8 @@ class Links:
     def _list_routes(self, now: float) -> None:
         watcher, waited = self.watcher, now - self._routes_at
         if watcher.routes_changed or (watcher.routes_gone and waited > ROUTES_LISTED) or waited > LONGEST_LISTED:
-            leading = routes.leading_out(self._socket)
+            found = routes.read(self._socket)
+            leading, self.detours = found.leading, tuple(sorted(found.detours, key=lambda one: one.where))
             self._routes_at, watcher.routes_changed, watcher.routes_gone = now, False, False
             if leading != watcher.leading:
                 watcher.leading, watcher.devices_changed = leading, True

@@ -36,7 +36,7 @@ from kmesh_bpf import (
 
 STAND_IN = Key(bytes(secret.KEY_DIGITS // 2))
 """Stands for every version's key: which versions there are decides, what they are does not."""
-HINDERING = (ProblemKind.UPLINK, ProblemKind.XFRM_DISABLED, ProblemKind.INTERFERENCE)
+HINDERING = (ProblemKind.UPLINK, ProblemKind.XFRM_DISABLED, ProblemKind.INTERFERENCE, ProblemKind.ADDRESS)
 """Where a node reports one of these, its kernel may do otherwise than its plan says, with packets of either way."""
 
 
