@@ -20,6 +20,7 @@ typedef uint16_t __be16; typedef uint32_t __be32; typedef uint64_t __be64;
 """
 
 SOURCE = """
+#include <linux/fib_rules.h>
 #include <linux/if_addr.h>
 #include <linux/if_ether.h>
 #include <linux/if_link.h>

@@ -10,8 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
+from kmesh_bpf import contract
 from kmesh_bpf.core.devices import RETURNING
-from kmesh_bpf.core.interference import Json, lost_by
+from kmesh_bpf.core.interference import OUR_MARKS, Json, lost_by
 from kmesh_bpf.core.problems import Problem, ProblemKind
 from kmesh_bpf.core.state import Detour, Link
 from kmesh_bpf.core.view import Address
@@ -52,6 +53,19 @@ def _done_by(expressions: Collection[Json]) -> Iterator[tuple[str, str, int]]:
         yield "it sets packets' marks (meta mark set)", "", lost
 
 
+def of_rule(priority: int, mark: int, mask: int, version: int, *, inverted: bool) -> Detour | None:
+    """Give a rule of policy routing that tells our marks from none; None: it takes packets with and without alike."""
+
+    def takes(packet: int) -> bool:
+        return ((packet ^ mark) & mask == 0) is not inverted
+
+    if not any(takes(one) is not takes(0) for one in OUR_MARKS):
+        return None
+    words = f"it chooses a routing table by fwmark {mark:#x}/{mask:#x}"
+    command = f"ip -{version} rule del pref {priority}, or --mark-mask without these bits"
+    return Detour(f"ip -{version} rule {priority}", words, command, lost=mask & contract.MARK_MASK)
+
+
 def judge(
     detours: Iterable[Detour],
     links: Iterable[Link],
@@ -70,6 +84,8 @@ def judge(
         if detour.destination is not None:
             if any(address in detour.destination for address in elsewhere):
                 yield _problem(detour, "XFRM sees what is around them only, and what was to be encrypted is dropped")
+        elif not detour.device and detour.lost & bits:
+            yield _problem(detour, "what is to be encrypted, or was decrypted, goes by it and may be lost")
         elif detour.device in concerned and not _returns(detour, by_name) and (not detour.lost or detour.lost & bits):
             yield _problem(detour, "what is to be encrypted, or was decrypted, is lost by it")
     for link in links:

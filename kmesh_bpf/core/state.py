@@ -262,9 +262,9 @@ class Suspect:
 class Detour:
     """What somebody else does with packets behind our programs, or past XFRM: where that is, and what it says.
 
-    ``device``: the name of the one whose packets it takes, empty for a route; ``to``: that of the one it leads to,
-    empty: to none. ``lost``: the bits of marks that it changes, where it changes nothing else. ``destination``: of a
-    route that wraps packets. ``undo``: the command that takes it off.
+    ``device``: the name of the one whose packets it takes, empty for routes and rules of routing; ``to``: that of the
+    one it leads to, empty: to none. ``lost``: the bits of marks that it changes or goes by, where that is all.
+    ``destination``: of a route that wraps packets. ``undo``: the command that takes it off.
     """
 
     where: str

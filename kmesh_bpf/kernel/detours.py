@@ -1,19 +1,21 @@
-"""Reads what TC filters of others do with packets, rarely: redirect them, change their addresses or marks."""
+"""Reads, rarely, what others do with packets: TC filters that redirect or change them, routing by their marks."""
 
 from __future__ import annotations
 
 import math
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 
 from kmesh_bpf._abi import ffi, lib
+from kmesh_bpf.core import detours
 from kmesh_bpf.core.marks import ALL_BITS
 from kmesh_bpf.core.state import Detour, Link
-from kmesh_bpf.errors import KmeshBpfError
+from kmesh_bpf.errors import DecodeError, KmeshBpfError
 from kmesh_bpf.kernel.clsact import PRIORITY_SHIFT, number, tc_messages, tcmsg, text
-from kmesh_bpf.kernel.netlink import NetlinkSocket, attributes, message
+from kmesh_bpf.kernel.netlink import NetlinkSocket, align, attributes, message
 from kmesh_bpf.kernel.rules import RARELY, SOON, TIMES
 
 ACTIONS = {
@@ -40,11 +42,15 @@ CHANGING = {
     "ctinfo": ("it sets packets' marks", ALL_BITS),
 }
 """Actions that change packets whatever their options are: in words, and which bits of marks."""
+USUAL_TABLES = frozenset({lib.RT_TABLE_DEFAULT, lib.RT_TABLE_MAIN, lib.RT_TABLE_LOCAL})
 REDIRECTS = (lib.TCA_EGRESS_REDIR, lib.TCA_INGRESS_REDIR)
 
 
-class TcDetours:
-    """Detours by TC, read again after some time: the rarer, the longer it takes. ``clock``: seconds that only grow."""
+class Detours:
+    """Detours by TC and by rules of routing, read again after some time: the rarer, the longer it takes.
+
+    ``clock``: seconds that only grow.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -58,7 +64,7 @@ class TcDetours:
             return self._found
         names = {link.ifindex: link.name for link in links}
         with suppress(KmeshBpfError, OSError), NetlinkSocket(lib.NETLINK_ROUTE) as sock:
-            self._found = tuple(dict.fromkeys(_read(sock, names)))
+            self._found = tuple(dict.fromkeys((*_read(sock, names), *_rules(sock))))
         ended = self._clock()
         self._due = ended + (SOON if self._found else min(max(SOON, TIMES * (ended - began)), RARELY))
         return self._found
@@ -73,6 +79,23 @@ def _read(sock: NetlinkSocket, names: Mapping[int, str]) -> Iterator[Detour]:
         both = clsact and text(found.get(lib.TCA_KIND, b"")) == "clsact"
         for parent in (tuple(WAYS) if both else tuple(WAYS)[:1]) if clsact else (handle,):
             yield from _filters(sock, names, ifindex, parent)
+
+
+def _rules(sock: NetlinkSocket) -> Iterator[Detour]:
+    size = align(ffi.sizeof("struct fib_rule_hdr"))
+    for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
+        asked = ffi.new("struct fib_rule_hdr *", {"family": family})
+        for _, body in sock.dump(message(lib.RTM_GETRULE, 0, bytes(ffi.buffer(asked)))):
+            if len(body) < size:
+                raise DecodeError(f"struct fib_rule_hdr of {len(body)} bytes instead of {size}")
+            header, found = ffi.from_buffer("struct fib_rule_hdr *", body[:size]), dict(attributes(body[size:]))
+            mark, mask, table, priority = (
+                number(found.get(one, b"")) for one in (lib.FRA_FWMARK, lib.FRA_FWMASK, lib.FRA_TABLE, lib.FRA_PRIORITY)
+            )
+            # The tables that everybody's packets are looked up in are no other way.
+            one = detours.of_rule(priority, mark, mask, version, inverted=bool(header.flags & lib.FIB_RULE_INVERT))
+            if one is not None and table not in USUAL_TABLES:
+                yield one
 
 
 def _filters(sock: NetlinkSocket, names: Mapping[int, str], ifindex: int, parent: int) -> Iterator[Detour]:

@@ -7,7 +7,7 @@ import pytest
 
 from kmesh_bpf._abi import ffi, lib
 from kmesh_bpf.kernel import detours
-from kmesh_bpf.kernel.detours import TcDetours
+from kmesh_bpf.kernel.detours import Detours
 from kmesh_bpf.kernel.links import Links
 from kmesh_bpf.kernel.rules import SOON, Rules
 from tests.kernel import tiny_bpf
@@ -24,7 +24,7 @@ def test_redirecting_filters_are_found_in_every_place_that_takes_filters(netns):
     run("tc filter add dev pod0 egress pref 8 protocol ip u32 match u32 0 0 action mirred egress mirror dev other")
     run(f"tc filter add dev pod0 egress pref 9 protocol all {TO_OTHER}")
     run(f"tc filter add dev other ingress pref 3 protocol ip {TO_OTHER}")
-    found = TcDetours().found(links())
+    found = Detours().found(links())
     assert {(one.where, one.words, one.to, one.undo) for one in found} == {
         (f"tc filter on {device}, {way}, priority {priority}", "it redirects packets to other (mirred)", "other", undo)
         for device, way, priority, undo in (
@@ -37,7 +37,7 @@ def test_redirecting_filters_are_found_in_every_place_that_takes_filters(netns):
 
 def test_they_are_read_again_soon_and_no_more_once_they_have_gone(netns):
     now = [0.0]
-    one = TcDetours(lambda: now[0])
+    one = Detours(lambda: now[0])
     run(f"{PAIR}; tc qdisc add dev pod0 clsact; tc filter add dev pod0 ingress pref 7 protocol ip {TO_OTHER}")
     devices = links()
     assert len(one.found(devices)) == 1
@@ -105,6 +105,17 @@ def test_rules_in_chains_of_devices_are_found(netns):
         ("other", "", 0xF0),
     }
     assert rules.suspects() == ()
+
+
+def test_rules_of_routing_by_our_marks_are_found_but_those_that_end_in_the_usual_tables(netns):
+    run("ip rule add pref 100 fwmark 0xe0/0xff lookup 100; ip -6 rule add pref 101 fwmark 0x80/0x80 lookup 100")
+    run("ip rule add pref 102 not fwmark 0x80/0x80 blackhole; ip rule add pref 103 fwmark 0x80/0x80 lookup main")
+    run("ip rule add pref 104 not fwmark 0xca6c lookup 100; ip rule add pref 105 fwmark 0x200/0xf00 lookup 100")
+    assert {(one.where, one.lost) for one in Detours().found(())} == {
+        ("ip -4 rule 100", 0xFF),
+        ("ip -6 rule 101", 0x80),
+        ("ip -4 rule 102", 0x80),
+    }
 
 
 def test_a_route_that_wraps_packets_is_found_as_soon_as_it_comes(netns):

@@ -207,7 +207,8 @@ def _at(cluster: Cluster, address: Address) -> End:
             return End(str(address), "node", node.name, (address,), False, why)
     if any(address in cidr for cidr in cluster.services):
         return End(str(address), "service", "", (address,), False, "it is in a Service CIDR")
-    return End(str(address), "unknown", "", (address,), False, "no pod, node or Service CIDR with it is known")
+    why = "no pod, node or Service CIDR with it is known; what a node has beside its InternalIP is spoken to in clear"
+    return End(str(address), "unknown", "", (address,), False, why)
 
 
 def _versions(objects: ClusterObjects) -> tuple[Mapping[int, Key], tuple[str, ...]]:

@@ -5,7 +5,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from kmesh_bpf.core.detours import devices_of_nft, judge, of_nft
+from kmesh_bpf.core.detours import devices_of_nft, judge, of_nft, of_rule
 from kmesh_bpf.core.options import Options
 from kmesh_bpf.core.planner import make_plan
 from kmesh_bpf.core.problems import ProblemKind
@@ -98,6 +98,34 @@ def test_a_plan_names_detours_xdp_and_addresses_of_pods_on_devices():
     found = [problem.sentence for problem in make_plan(mesh.view(), observed, Options(), 1000.0).problems]
     for words in ("tc filter on pod0", "route to ::/0", "XDP program on pod0", "carries 10.244.2.10", "on n1"):
         assert any(words in one for one in found), words
+
+
+@pytest.mark.parametrize(
+    ("mark", "mask", "inverted", "lost"),
+    [
+        (0xE0, 0xFF, False, 0xFF),
+        (0x80, 0x80, False, 0x80),
+        (0x80, 0x80, True, 0x80),
+        (0xD0, 0xFFFFFFFF, False, 0xFF),
+        (0, 0x40, False, 0x40),  # all but ours
+        (0xCA6C, 0xFFFFFFFF, True, None),  # wg-quick's: all but its own
+        (0x80000, 0xFF0000, False, None),
+        (0, 0, False, None),  # no mark is asked for
+        (1, 0xFF, False, None),
+    ],
+)
+def test_rules_of_routing_that_tell_our_marks_from_none(mark, mask, inverted, lost):
+    found = of_rule(100, mark, mask, 4, inverted=inverted)
+    assert (found and found.lost) == lost
+
+
+def test_a_rule_of_routing_is_named_unless_its_bits_are_left_out_of_ours():
+    rule = of_rule(100, 0x80, 0x80, 4, inverted=False)
+    assert told(rule) == [
+        "ip -4 rule 100: it chooses a routing table by fwmark 0x80/0x80; what is to be encrypted, or was decrypted, "
+        "goes by it and may be lost: ip -4 rule del pref 100, or --mark-mask without these bits"
+    ]
+    assert list(judge([rule], LINKS, set(), (), 0x7F)) == []
 
 
 def listing(*expressions):

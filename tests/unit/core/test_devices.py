@@ -314,6 +314,6 @@ def test_a_device_of_the_node_that_carries_a_managed_pod_s_address_is_named():
     (problem,) = with_pods_addresses(links, {remote: "n2"}.get)
     assert problem == Problem(
         ProblemKind.ADDRESS,
-        "device lo: it carries 10.244.2.10, which is a managed pod's on n2; what is sent to that pod from here or comes "
-        "by this node ends here: ip addr del 10.244.2.10 dev lo",
+        "device lo: it carries 10.244.2.10, which is a managed pod's on n2; what this node sends or "
+        "forwards to that pod ends here: ip addr del 10.244.2.10 dev lo",
     )
