@@ -110,8 +110,8 @@ def with_pods_addresses(links: Iterable[Link], owner: Callable[[Address], str | 
             if (name := owner(address)) is not None:
                 yield Problem(
                     ProblemKind.ADDRESS,
-                    f"device {link.name}: it carries {address}, which is a managed pod's on {name}; what this node sends "
-                    f"or forwards to that pod ends here: ip addr del {address} dev {link.name}",
+                    f"device {link.name}: it carries {address}, which is a managed pod's on {name}; what this node "
+                    f"sends or forwards to that pod ends here: ip addr del {address} dev {link.name}",
                 )
 
 

@@ -54,8 +54,12 @@ class Detours:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._due = -math.inf
+        self._due = self._soonest = -math.inf
         self._found: tuple[Detour, ...] = ()
+
+    def tell(self) -> None:
+        """Say that filters have changed: they are read again as soon as that may cost something."""
+        self._due = min(self._due, self._soonest)
 
     def found(self, links: tuple[Link, ...]) -> tuple[Detour, ...]:
         """Give what filters do on these devices; what was known where it cannot be read: it is only advice."""
@@ -66,6 +70,7 @@ class Detours:
         with suppress(KmeshBpfError, OSError), NetlinkSocket(lib.NETLINK_ROUTE) as sock:
             self._found = tuple(dict.fromkeys((*_read(sock, names), *_rules(sock))))
         ended = self._clock()
+        self._soonest = ended + TIMES * (ended - began)
         self._due = ended + (SOON if self._found else min(max(SOON, TIMES * (ended - began)), RARELY))
         return self._found
 

@@ -41,6 +41,8 @@ ADDRESS = ffi.sizeof("struct ifaddrmsg")
 ADDRESS_BYTES = (4, 16)
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 SYSCTLS = Path("/proc/sys/net/ipv4/conf")
+BPF = attribute(lib.TCA_KIND, b"bpf\0")
+"""What says in a filter's message that it is a BPF program, as ours are."""
 NO_XFRM, NO_POLICY = "disable_xfrm", "disable_policy"
 
 
@@ -199,7 +201,7 @@ class LinkWatcher:
     def __init__(self) -> None:
         self._socket = NetlinkSocket(lib.NETLINK_ROUTE, GROUPS)
         self.leading: frozenset[int] = frozenset()
-        self.devices_changed = self.routes_changed = self.routes_gone = False
+        self.devices_changed = self.routes_changed = self.routes_gone = self._filters = False
 
     def __enter__(self) -> LinkWatcher:
         return self
@@ -215,6 +217,11 @@ class LinkWatcher:
         """Give the descriptor, for ``selectors``."""
         return self._socket.fileno()
 
+    def take_filters(self) -> bool:
+        """Tell whether filters of TC, BPF programs aside, have come or gone since last asked."""
+        found, self._filters = self._filters, False
+        return found
+
     def drain(self) -> bool:
         """Take what is waiting; tell whether there was anything to look into at once.
 
@@ -223,7 +230,7 @@ class LinkWatcher:
         changed = False
         for data in self._socket.waiting():
             if data is None:
-                self.devices_changed = self.routes_changed = changed = True
+                self.devices_changed = self.routes_changed = self._filters = changed = True
                 continue
             for header, body in messages(data):
                 changed = self._take(int(header.nlmsg_type), body) or changed
@@ -239,6 +246,9 @@ class LinkWatcher:
             return False
         if number in (lib.RTM_NEWLINK, lib.RTM_DELLINK, lib.RTM_NEWADDR, lib.RTM_DELADDR):
             self.devices_changed = True
+            return True
+        if number in (lib.RTM_NEWTFILTER, lib.RTM_DELTFILTER) and BPF not in body:
+            self._filters = True
             return True
         return number not in MADE
 

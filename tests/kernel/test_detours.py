@@ -8,7 +8,7 @@ import pytest
 from kmesh_bpf._abi import ffi, lib
 from kmesh_bpf.kernel import detours
 from kmesh_bpf.kernel.detours import Detours
-from kmesh_bpf.kernel.links import Links
+from kmesh_bpf.kernel.links import Links, LinkWatcher
 from kmesh_bpf.kernel.rules import SOON, Rules
 from tests.kernel import tiny_bpf
 from tests.kernel.device import links
@@ -45,6 +45,20 @@ def test_they_are_read_again_soon_and_no_more_once_they_have_gone(netns):
     assert len(one.found(devices)) == 1
     now[0] += SOON
     assert one.found(devices) == ()
+    run(f"tc filter add dev pod0 ingress pref 7 protocol ip {TO_OTHER}")
+    assert one.found(devices) == ()
+    one.tell()
+    assert len(one.found(devices)) == 1
+
+
+def test_a_filter_that_comes_or_goes_is_told_unless_it_is_a_bpf_program(netns):
+    run(f"{PAIR}; tc qdisc add dev pod0 clsact")
+    with LinkWatcher() as watcher:
+        run("tc filter add dev pod0 ingress pref 6 bpf bytecode '1,6 0 0 4294967295,' da")
+        assert (watcher.drain(), watcher.take_filters()) == (False, False)
+        for command in (f"add dev pod0 ingress pref 7 protocol ip {TO_OTHER}", "del dev pod0 ingress pref 7"):
+            run(f"tc filter {command}")
+            assert (watcher.drain(), watcher.take_filters(), watcher.take_filters()) == (True, True, False)
 
 
 def options(**parts):
