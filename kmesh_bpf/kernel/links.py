@@ -27,7 +27,8 @@ from kmesh_bpf.kernel import routes
 from kmesh_bpf.kernel.netlink import DUMP_TRIES, NetlinkSocket, attribute, attributes, message, messages
 
 ROUTES: int = lib.RTMGRP_IPV4_ROUTE | lib.RTMGRP_IPV6_ROUTE | 1 << (lib.RTNLGRP_NEXTHOP - 1)
-GROUPS: int = lib.RTMGRP_LINK | lib.RTMGRP_IPV4_IFADDR | lib.RTMGRP_IPV6_IFADDR | lib.RTMGRP_TC | ROUTES
+RULES: int = lib.RTMGRP_IPV4_RULE | 1 << (lib.RTNLGRP_IPV6_RULE - 1)
+GROUPS: int = lib.RTMGRP_LINK | lib.RTMGRP_IPV4_IFADDR | lib.RTMGRP_IPV6_IFADDR | lib.RTMGRP_TC | ROUTES | RULES
 MADE: tuple[int, ...] = (lib.RTM_NEWQDISC, lib.RTM_NEWCHAIN, lib.RTM_NEWTFILTER)
 """Nothing of ours is missing when these come, and we make them ourselves."""
 LONGEST_LISTED = 25.0
@@ -201,7 +202,7 @@ class LinkWatcher:
     def __init__(self) -> None:
         self._socket = NetlinkSocket(lib.NETLINK_ROUTE, GROUPS)
         self.leading: frozenset[int] = frozenset()
-        self.devices_changed = self.routes_changed = self.routes_gone = self._filters = False
+        self.devices_changed = self.routes_changed = self.routes_gone = self._others = False
 
     def __enter__(self) -> LinkWatcher:
         return self
@@ -217,9 +218,9 @@ class LinkWatcher:
         """Give the descriptor, for ``selectors``."""
         return self._socket.fileno()
 
-    def take_filters(self) -> bool:
-        """Tell whether filters of TC, BPF programs aside, have come or gone since last asked."""
-        found, self._filters = self._filters, False
+    def take_others(self) -> bool:
+        """Tell whether filters of TC, BPF programs aside, or rules of routing have come or gone since last asked."""
+        found, self._others = self._others, False
         return found
 
     def drain(self) -> bool:
@@ -230,7 +231,7 @@ class LinkWatcher:
         changed = False
         for data in self._socket.waiting():
             if data is None:
-                self.devices_changed = self.routes_changed = self._filters = changed = True
+                self.devices_changed = self.routes_changed = self._others = changed = True
                 continue
             for header, body in messages(data):
                 changed = self._take(int(header.nlmsg_type), body) or changed
@@ -247,8 +248,9 @@ class LinkWatcher:
         if number in (lib.RTM_NEWLINK, lib.RTM_DELLINK, lib.RTM_NEWADDR, lib.RTM_DELADDR):
             self.devices_changed = True
             return True
-        if number in (lib.RTM_NEWTFILTER, lib.RTM_DELTFILTER) and BPF not in body:
-            self._filters = True
+        filters = number in (lib.RTM_NEWTFILTER, lib.RTM_DELTFILTER) and BPF not in body
+        if filters or number in (lib.RTM_NEWRULE, lib.RTM_DELRULE):
+            self._others = True
             return True
         return number not in MADE
 

@@ -197,7 +197,7 @@ class LinuxKernel:
     def _rest(self) -> Observation:
         """Observe all but the mappings of a KernelState, and the usage of SAs."""
         devices, thresholds = self._links.list(), self._thresholds.found()
-        if self._links.watcher.take_filters():
+        if self._links.watcher.take_others():
             self._detours.tell()
         state = KernelState(
             services=self._maps.services() if self._maps else frozenset(),

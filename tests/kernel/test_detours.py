@@ -55,10 +55,10 @@ def test_a_filter_that_comes_or_goes_is_told_unless_it_is_a_bpf_program(netns):
     run(f"{PAIR}; tc qdisc add dev pod0 clsact")
     with LinkWatcher() as watcher:
         run("tc filter add dev pod0 ingress pref 6 bpf bytecode '1,6 0 0 4294967295,' da")
-        assert (watcher.drain(), watcher.take_filters()) == (False, False)
+        assert (watcher.drain(), watcher.take_others()) == (False, False)
         for command in (f"add dev pod0 ingress pref 7 protocol ip {TO_OTHER}", "del dev pod0 ingress pref 7"):
             run(f"tc filter {command}")
-            assert (watcher.drain(), watcher.take_filters(), watcher.take_filters()) == (True, True, False)
+            assert (watcher.drain(), watcher.take_others(), watcher.take_others()) == (True, True, False)
 
 
 def options(**parts):
@@ -102,6 +102,14 @@ MARKS = "it sets packets' marks (skbedit)"
 def test_what_an_action_does(kind, given, what):
     """By its bytes: this kernel may lack most of the actions; tests/e2e has some."""
     assert detours._what(kind, given) == what
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_rule_of_routing_that_comes_or_goes_is_told(netns, version):
+    with LinkWatcher() as watcher:
+        for verb in ("add", "del"):
+            run(f"ip -{version} rule {verb} pref 100 fwmark 0x80/0x80 lookup 100")
+            assert (watcher.drain(), watcher.take_others()) == (True, True)
 
 
 def test_rules_in_chains_of_devices_are_found(netns):
