@@ -196,12 +196,14 @@ def _is_set(sysctl: str, name: str) -> bool:
 class LinkWatcher:
     """Tells that a device or address has come, gone or changed in the caller's namespace, or a qdisc or filter gone.
 
-    Of routes only what may change which devices they lead out by: ``leading`` says by which they do.
+    Of routes only what may change which devices they lead out by: ``leading`` says by which they do. ``wrapping``: one
+    wraps packets, and any that comes or goes may be that one.
     """
 
     def __init__(self) -> None:
         self._socket = NetlinkSocket(lib.NETLINK_ROUTE, GROUPS)
         self.leading: frozenset[int] = frozenset()
+        self.wrapping = False
         self.devices_changed = self.routes_changed = self.routes_gone = self._others = False
 
     def __enter__(self) -> LinkWatcher:
@@ -239,9 +241,13 @@ class LinkWatcher:
 
     def _take(self, number: int, body: bytes) -> bool:
         if number == lib.RTM_NEWROUTE:
-            new = not self.leading.issuperset(routes.devices_out(body)) or routes.wrapping(body) is not None
+            wraps = self.wrapping or routes.wrapping(body) is not None
+            new = wraps or not self.leading.issuperset(routes.devices_out(body))
             self.routes_changed = self.routes_changed or new
             return new
+        if number == lib.RTM_DELROUTE and self.wrapping:
+            self.routes_changed = True
+            return True
         if number == lib.RTM_DELROUTE or number in (lib.RTM_NEWNEXTHOP, lib.RTM_DELNEXTHOP):
             self.routes_gone = self.routes_gone or number != lib.RTM_DELROUTE or bool(routes.devices_out(body))
             return False
@@ -304,6 +310,7 @@ class Links:
         if watcher.routes_changed or (watcher.routes_gone and waited > ROUTES_LISTED) or waited > LONGEST_LISTED:
             found = routes.read(self._socket)
             leading, self.detours = found.leading, tuple(sorted(found.detours, key=lambda one: one.where))
+            watcher.wrapping = bool(self.detours)
             self._routes_at, watcher.routes_changed, watcher.routes_gone = now, False, False
             if leading != watcher.leading:
                 watcher.leading, watcher.devices_changed = leading, True

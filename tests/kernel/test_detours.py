@@ -154,7 +154,18 @@ def test_a_route_that_wraps_packets_is_found_as_soon_as_it_comes(netns):
         cached.list()
         (found,) = cached.detours
         assert (found.where, found.words) == ("route to fd00:244:3::/64", "it wraps packets (encap seg6)")
-        run(found.undo)
+        for change in (
+            found.undo,
+            "ip -6 route replace fd00:244:3::/64 encap seg6 mode encap segs fd00:55::2 dev pod0",
+        ):
+            run(change)
+            assert cached.watcher.drain()
+            cached.list()
+            assert bool(cached.detours) is (change != found.undo)
+        run("ip -6 route replace fd00:244:3::/64 dev pod0")
+        assert cached.watcher.drain()
+        cached.list()
+        assert cached.detours == ()
     finally:
         cached.close()
 
