@@ -29,6 +29,7 @@ from kmesh_bpf.core.state import (
     remote_pods,
 )
 from kmesh_bpf.core.view import Address, Key, Network, Node, Peer, Pod, Pods, View
+from kmesh_bpf.core.watched import EventTotals, PacketFate, PacketPair, PacketSum
 from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError
 from kmesh_bpf.kernel import boot_guard, privileges
 from kmesh_bpf.kernel.fake import FakeKernel
@@ -39,13 +40,18 @@ from kmesh_bpf.kernel.programs import Settings
 from kmesh_bpf.reconcile import Reconciler, Report, preview, reconcile
 
 if TYPE_CHECKING:
+    from kmesh_bpf.kernel.events import watching
     from kmesh_bpf.kernel.links import LinkWatcher
     from kmesh_bpf.kernel.linux import LinuxKernel
 
 __version__ = "0.1.0"
 
 # Imported when first asked for: they bring pyroute2, which takes longer to import than all the rest.
-_LATE = {"LinkWatcher": "kmesh_bpf.kernel.links", "LinuxKernel": "kmesh_bpf.kernel.linux"}
+_LATE = {
+    "LinkWatcher": "kmesh_bpf.kernel.links",
+    "LinuxKernel": "kmesh_bpf.kernel.linux",
+    "watching": "kmesh_bpf.kernel.events",
+}
 
 __all__ = [
     "CONTRACT_VERSION",
@@ -61,6 +67,7 @@ __all__ = [
     "DeletePod",
     "DeleteSa",
     "Direction",
+    "EventTotals",
     "Evidence",
     "FakeKernel",
     "Fate",
@@ -78,6 +85,9 @@ __all__ = [
     "Observation",
     "Operation",
     "Options",
+    "PacketFate",
+    "PacketPair",
+    "PacketSum",
     "Peer",
     "Plan",
     "Pod",
@@ -108,6 +118,7 @@ __all__ = [
     "reconcile",
     "remote_pods",
     "trace",
+    "watching",
 ]
 
 

@@ -152,6 +152,11 @@ def map_sum(fd: int, keys: Any, key_size: int, value_size: int, count: int, targ
     return int(found[0])
 
 
+def ring_take(consumer: Any, producer: Any, page: int, size: int, records: Any, record: int, room: int) -> int:
+    """Take up to ``room`` records of ``record`` bytes out of a ring of ``size`` bytes; give how many."""
+    return int(lib.kmesh_ring_take(consumer, producer, page, size, records, record, room))
+
+
 def create_link(program: int, ifindex: int, attach_type: int) -> int:
     """Attach a program by TCX at the head of the device's chain; give the link's descriptor, or -errno."""
     return int(lib.kmesh_link_create(program, ifindex, attach_type, BEFORE))
