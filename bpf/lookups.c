@@ -104,6 +104,27 @@ static __always_inline struct kmesh_pod *quoted_remote(struct __sk_buff *skb, co
 	return NULL;
 }
 
+/* The managed pod of another node to which one of this node sends a packet; NULL: it does not. */
+static __always_inline struct kmesh_pod *remote_of_local(struct packet *packet)
+{
+	struct kmesh_pod *destination = destination_pod(packet);
+
+	return is(destination, KMESH_POD_REMOTE) && is(source_pod(packet), KMESH_POD_LOCAL) ? destination : NULL;
+}
+
+/* The same of a packet that carries another one in clear, or is led on by a routing header. */
+static __always_inline struct kmesh_pod *carried_to(struct __sk_buff *skb, const struct packet *packet)
+{
+	struct packet other = {};
+	struct kmesh_pod *destination = NULL;
+
+	if (read_last(skb, packet, &other))
+		destination = remote_of_local(&other);
+	if (!destination && read_carried(skb, packet, &other))
+		destination = remote_of_local(&other);
+	return destination;
+}
+
 /* Told of by the ring, if anybody asks for it: what a program has decided on a packet. */
 static __always_inline void tell(struct __sk_buff *skb, const struct packet *packet, __u8 decision)
 {

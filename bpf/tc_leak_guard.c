@@ -5,7 +5,8 @@
  *
  * It asks the pod map about the packet as it leaves, after DNAT and SNAT, so it holds whatever happened to XFRM: a
  * flushed policy, a masquerade rule. ESP of ours passes because nodes, not pods, stand in its outer header. There is
- * no exception for ESP as such: a pod that speaks ESP itself must not slip through.
+ * no exception for ESP as such: a pod that speaks ESP itself must not slip through. And it looks into what carries
+ * another packet as it is, for a route may wrap packets before XFRM sees them.
  */
 #include "packet.h"
 
@@ -106,6 +107,11 @@ static __always_inline int guard(struct __sk_buff *skb, bool leaves_node)
 		enum leak told = leak_to(quoted_remote(skb, &packet));
 
 		leak = told > leak ? told : leak;
+	}
+	if (leak != FORBIDDEN && leaves_node) {
+		enum leak within = leak_to(carried_to(skb, &packet));
+
+		leak = within > leak ? within : leak;
 	}
 	if (leak == NONE)
 		return pass(skb, leaves_node, mark);
