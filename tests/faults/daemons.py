@@ -16,7 +16,6 @@ from tests.faults.keys import create, sent_with
 from tests.faults.meter import readiness
 from tests.faults.moment import SECONDS, Moment
 from tests.faults.rows import Excuse, Row
-from tests.lab.cluster import ROOT
 from tests.lab.kernels import TCX
 from tests.lab.network import run
 
@@ -92,10 +91,12 @@ def other_pin_root(moment: Moment) -> None:
 
 def other_sources(moment: Moment) -> None:
     """Have n2's daemon come back with other C sources, which it compiles and puts in the place of the others; and back."""
-    daemon = moment.daemon("n2")
+    from kmesh_bpf.kernel.programs import source_folder  # noqa: PLC0415 # in the VM, each import at the head costs seconds
+
+    daemon, place = moment.daemon("n2"), source_folder()
     with tempfile.TemporaryDirectory() as work:
         sources = Path(work) / "bpf"
-        shutil.copytree(ROOT / "bpf", sources)
+        shutil.copytree(place, sources)
         for file in sources.glob("tc_*.c"):
             text = file.read_text()
             # At the head of each program: a load of the packet's mark that nothing comes of, as of another release.
@@ -104,7 +105,7 @@ def other_sources(moment: Moment) -> None:
                 raise RuntimeError(f"no program begins as expected in {file.name}")
             file.write_text(other)
         before = programs(moment)
-        for ahead in (("unshare", "--mount", "bash", "-ec", f'mount --bind {sources} {ROOT}/bpf; exec "$@"', "-"), ()):
+        for ahead in (("unshare", "--mount", "bash", "-ec", f'mount --bind {sources} {place}; exec "$@"', "-"), ()):
             daemon.stop()
             daemon.ahead = ahead
             try:
@@ -112,6 +113,7 @@ def other_sources(moment: Moment) -> None:
             finally:
                 daemon.ahead = ()
             moment.happened()
+            moment.meanwhile("n2 has other programs", lambda was=before: programs(moment) != was)  # type: ignore[misc]
             moment.note(f"programs: {before} → {(before := programs(moment))}")
 
 
