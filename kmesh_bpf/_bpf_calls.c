@@ -201,6 +201,18 @@ static long kmesh_first_program(int ifindex, int attach_type)
 	return answer < 0 && answer != -ENOSPC ? answer : (long)id;
 }
 
+/* How many run there, their numbers in `ids`; 64 fit into a chain (BPF_MPROG_MAX). */
+static long kmesh_programs_on(int ifindex, int attach_type, uint32_t *ids, uint32_t room)
+{
+	union bpf_attr attr = { .query = { .target_fd = ifindex, .attach_type = attach_type,
+					   .prog_ids = pointer(ids), .prog_cnt = room } };
+	long answer = call(BPF_PROG_QUERY, &attr);
+
+	if (answer == -ENOENT || answer == -EINVAL || answer == -ENODEV)
+		return 0;
+	return answer < 0 ? answer : (long)attr.query.prog_cnt;
+}
+
 static long kmesh_link_detach(int link_fd)
 {
 	union bpf_attr attr = { .link_detach = { .link_fd = link_fd } };

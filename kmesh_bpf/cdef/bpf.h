@@ -38,6 +38,7 @@ long kmesh_map_info(int fd, struct kmesh_map_info *found);
 long kmesh_prog_id(int fd);
 long kmesh_link_create(int prog_fd, int ifindex, int attach_type, uint32_t flags);
 long kmesh_first_program(int ifindex, int attach_type);
+long kmesh_programs_on(int ifindex, int attach_type, uint32_t *ids, uint32_t room);
 long kmesh_link_detach(int link_fd);
 long kmesh_link_update(int link_fd, int prog_fd);
 long kmesh_link_info(int fd, struct kmesh_link_info *found);
