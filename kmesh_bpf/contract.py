@@ -1,6 +1,7 @@
 """The contract header's constants (``bpf/include/ipsec_contract.h``), read from the compiled extension.
 
-One fact, one place: no number here, only names.
+One fact, one place: no number here, only names. In the wheel without the extension (setup.py) its place is taken by a
+module with these constants alone.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ DECISION_CLEAR: Final[int] = lib.KMESH_DECISION_CLEAR
 
 COUNTERS: Final[tuple[str, ...]] = tuple(
     name.removeprefix("KMESH_COUNT_").lower()
-    for _, name in sorted(ffi.typeof("enum kmesh_counter").elements.items())
-    if name != "KMESH_COUNTERS"
+    for name in sorted(
+        (name for name in dir(lib) if name.startswith("KMESH_COUNT_")), key=lambda name: getattr(lib, name)
+    )
 )
 """Names of the counters in index order, e.g. ``marked``."""
 
