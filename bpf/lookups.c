@@ -125,10 +125,48 @@ static __always_inline struct kmesh_pod *carried_to(struct __sk_buff *skb, const
 	return destination;
 }
 
-static __always_inline void count(__u32 counter)
+/* Told of by the ring, if anybody asks for it: what a program has decided on a packet. */
+static __always_inline void tell(struct __sk_buff *skb, const struct packet *packet, __u8 decision)
+{
+	int first = 0;
+	struct kmesh_sampling *asked = kmesh_monitor.lookup(&first);
+	struct kmesh_event *event;
+
+	if (!asked || __builtin_expect(asked->one_of == 0, 1))
+		return;
+	if (asked->one_of > 1 && bpf_get_prandom_u32() % asked->one_of != 0)
+		return;
+	if (bpf_ktime_get_ns() > asked->until)
+		return;
+	event = kmesh_events.ringbuf_reserve(sizeof(*event));
+	if (!event) {
+		__sync_fetch_and_add(&asked->lost, 1);
+		return;
+	}
+	__builtin_memset(event, 0, sizeof(*event));
+	event->decision = decision;
+	event->protocol = packet->protocol;
+	event->ifindex = skb->ifindex;
+	event->length = skb->len;
+	event->mark = skb->mark;
+	if (packet->family == IS_IPV4) {
+		event->family = 4;
+		__builtin_memcpy(event->source, &packet->src4, sizeof(packet->src4));
+		__builtin_memcpy(event->destination, &packet->dst4, sizeof(packet->dst4));
+	} else if (packet->family == IS_IPV6) {
+		event->family = 6;
+		__builtin_memcpy(event->source, &packet->src6, sizeof(packet->src6));
+		__builtin_memcpy(event->destination, &packet->dst6, sizeof(packet->dst6));
+	}
+	/* Who reads looks by the clock: to wake him for each packet would cost more than all the rest. */
+	kmesh_events.ringbuf_submit(event, BPF_RB_NO_WAKEUP);
+}
+
+static __always_inline void count(struct __sk_buff *skb, const struct packet *packet, __u32 counter)
 {
 	__u64 *value = kmesh_counters.lookup(&counter);
 
 	if (value)
 		*value += 1;
+	tell(skb, packet, counter);
 }

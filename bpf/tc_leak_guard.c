@@ -91,11 +91,11 @@ static __always_inline int guard(struct __sk_buff *skb, bool leaves_node)
 		destination = destination_pod(&packet);
 	if (leaves_node && was_ours(skb, &state) && is_decrypted(&packet, &state) &&
 	    !is_answer(&packet, destination, mark)) {
-		count(KMESH_COUNT_DROPPED_DECRYPTED);
+		count(skb, &packet, KMESH_COUNT_DROPPED_DECRYPTED);
 		return TC_ACT_SHOT;
 	}
 	if (packet.family == MALFORMED || packet.family == TOO_DEEP) {
-		count(KMESH_COUNT_PARSE_FAILURE);
+		count(skb, &packet, KMESH_COUNT_PARSE_FAILURE);
 		return KMESH_SETTING_STRICT && packet.family == TOO_DEEP ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 	}
 	if (!is_ip(&packet))
@@ -115,7 +115,7 @@ static __always_inline int guard(struct __sk_buff *skb, bool leaves_node)
 	}
 	if (leak == NONE)
 		return pass(skb, leaves_node, mark);
-	count(leak == FORBIDDEN ? KMESH_COUNT_DROPPED_BY_GUARD : KMESH_COUNT_ALLOWED_CLEAR_TEXT);
+	count(skb, &packet, leak == FORBIDDEN ? KMESH_COUNT_DROPPED_BY_GUARD : KMESH_COUNT_ALLOWED_CLEAR_TEXT);
 	return leak == FORBIDDEN ? TC_ACT_SHOT : pass(skb, leaves_node, mark);
 }
 

@@ -41,9 +41,27 @@ SOURCE = """
 #include "ipsec_contract.h"
 """
 
+CONTRACT = (ROOT / "bpf" / "include" / "ipsec_contract.h").read_text()
+
+
+def constants() -> str:
+    """Give the text of a module that stands in for the extension where kmeshctl alone is wanted: constants only."""
+    contract = FFI()
+    contract.cdef(INTEGERS + CONTRACT)
+    found = contract.dlopen(None)
+    values = {name: getattr(found, name) for name in sorted(dir(found))}
+    return f'''"""The constants of bpf/include/ipsec_contract.h, written by kmesh_bpf/_build.py."""
+
+from types import SimpleNamespace
+
+lib = SimpleNamespace(**{values})
+ffi = None
+'''
+
+
 ffi = FFI()
 ffi.cdef(INTEGERS)
-ffi.cdef((ROOT / "bpf" / "include" / "ipsec_contract.h").read_text())
+ffi.cdef(CONTRACT)
 for declarations in sorted(CDEF.glob("*.h")):
     ffi.cdef(declarations.read_text())
 ffi.set_source("kmesh_bpf._abi", SOURCE, include_dirs=[str(ROOT / "bpf" / "include"), str(ROOT / "kmesh_bpf")])

@@ -95,6 +95,8 @@ class LinuxKernel:
         self._pins = Pins(pin_root, self._loaded, self._maps, self._tc) if self._loaded and self._maps else None
         self._seen: _Seen | None = None
         allow_descriptors()
+        self.former_roots = self._tc.take_over() if load else frozenset()
+        """Pin roots of former daemons whose links were taken over."""
 
     @property
     def compiled(self) -> bool:
