@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from kmesh_bpf.contract import VERSION as CONTRACT_VERSION
 from kmesh_bpf.core.addresses import impossible
 from kmesh_bpf.core.claims import Evidence, evidence
+from kmesh_bpf.core.doctor import Finding, Severity
 from kmesh_bpf.core.explain import Fate, Stop, Trace, trace
 from kmesh_bpf.core.incarnation import Announcement, Cause, Decision, Memory
 from kmesh_bpf.core.marks import check_mark_mask
@@ -41,11 +42,17 @@ from kmesh_bpf.reconcile import Reconciler, Report, preview, reconcile
 if TYPE_CHECKING:
     from kmesh_bpf.kernel.links import LinkWatcher
     from kmesh_bpf.kernel.linux import LinuxKernel
+    from kmesh_bpf.kernel.node_facts import diagnose, look_around
 
 __version__ = "0.1.0"
 
 # Imported when first asked for: they bring pyroute2, which takes longer to import than all the rest.
-_LATE = {"LinkWatcher": "kmesh_bpf.kernel.links", "LinuxKernel": "kmesh_bpf.kernel.linux"}
+_LATE = {
+    "LinkWatcher": "kmesh_bpf.kernel.links",
+    "LinuxKernel": "kmesh_bpf.kernel.linux",
+    "diagnose": "kmesh_bpf.kernel.node_facts",
+    "look_around": "kmesh_bpf.kernel.node_facts",
+}
 
 __all__ = [
     "CONTRACT_VERSION",
@@ -64,6 +71,7 @@ __all__ = [
     "Evidence",
     "FakeKernel",
     "Fate",
+    "Finding",
     "Kernel",
     "KernelError",
     "KernelState",
@@ -90,6 +98,7 @@ __all__ = [
     "SaUsage",
     "SetPod",
     "Settings",
+    "Severity",
     "Stop",
     "Trace",
     "View",
@@ -97,8 +106,10 @@ __all__ = [
     "check_mark_mask",
     "check_node_mark_mask",
     "claim",
+    "diagnose",
     "evidence",
     "impossible",
+    "look_around",
     "make_plan",
     "managed_pods",
     "open_maps",

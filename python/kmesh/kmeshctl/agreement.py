@@ -72,7 +72,7 @@ class Agreement:
         elif strangers:
             yield (
                 f"its kernel holds no keys for the present incarnation of {named(sorted(strangers))} by its last "
-                f"report, {age} old: what it and they send each other is lost; does its daemon run, and see the cluster?"
+                f"report, {age} old: what they send each other is lost; does its daemon run, and see the cluster?"
             )
 
     def apart(self, one: str, other: str) -> str:

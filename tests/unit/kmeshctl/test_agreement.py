@@ -16,7 +16,7 @@ from tests.unit.kmeshctl.test_status import NOW, OURS, WELL, findings
 BOOT = {index: parse(kube.node_info(index)).boot_id for index in range(1, 9)}
 """What nodes announce."""
 LOST = (
-    "n2: its kernel holds no keys for the present incarnation of n1 by its last report, 40s old: what it and they send "
+    "n2: its kernel holds no keys for the present incarnation of n1 by its last report, 40s old: what they send "
     "each other is lost; does its daemon run, and see the cluster?"
 )
 
