@@ -144,3 +144,10 @@ def test_a_node_whose_announcement_was_deleted_while_its_daemon_is_away_is_told(
     assert "n2: it reports, and no KmeshNodeInfo announces it: other nodes drop what they would send there" in told(
         ONE, OTHER, manifests=manifests
     )
+
+
+def test_where_all_agree_names_are_not_looked_through(monkeypatch):
+    monkeypatch.setattr(holdings, "differing", lambda *_: pytest.fail("each of thousands of nodes would cost as much"))
+    objects = collect([parse(one) for one in MANIFESTS])
+    agreement = Agreement.of(objects, {"n1": ONE, "n2": OTHER}, NOW)
+    assert [agreement.strangers(name) for name in ("n1", "n2", "n9")] == [frozenset()] * 3

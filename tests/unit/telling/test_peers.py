@@ -13,7 +13,7 @@ from kmesh.cluster.holdings import digest
 from kmesh.telling.peers import NOTED_USE, Direction, PeerRecord, Peers, Sums, summed_up
 from kmesh.telling.totals import NO_TRAFFIC
 
-from kmesh_bpf import FakeKernel, KernelError, Options, Reconciler, View
+from kmesh_bpf import Announcement, FakeKernel, KernelError, Options, Reconciler, View
 from kmesh_bpf.core import operations as ops
 from tests.unit.core import mesh
 from tests.unit.launcher.standin import Clock
@@ -373,3 +373,28 @@ def test_who_went_is_not_counted_any_more():
     node_leaves_or_comes(world, 0)
     assert len(world.view.peers) == 2
     assert held(world) == all_of(world)
+
+
+def test_keys_of_an_earlier_incarnation_that_the_kernel_does_not_let_go_do_not_count():
+    world = World()
+    world.run()
+    assert held(world) == all_of(world)
+    world.kernel.refuse = lambda one: (
+        KernelError("replace SA", "it", 12) if isinstance(one, ops.AddSa | ops.ReplaceSa | ops.DeleteSa) else None
+    )
+    changed(world, 0, boot_id="boot-another".ljust(36, "0"))
+    assert held(world) == all_of(world, "n2")
+
+
+def test_nor_do_those_made_for_an_earlier_incarnation_of_this_node_though_nothing_was_touched():
+    world = World()
+    world.run()
+    assert held(world) == all_of(world)
+    world.kernel.refuse = lambda one: KernelError("write", "it", 12)
+    shown = Announcement("somebody-elses".ljust(36, "0"), tuple(map(str, world.view.node.addresses)), "", 4096)
+    world.passes.memory = replace(world.passes.memory, unseen="")
+    world.passes._fresh_incarnation = lambda: "fresher".ljust(36, "0")
+    world.report = world.passes.run(world.view, shown=shown)
+    world.peers.note(replace(world.report, touched=frozenset()))
+    assert world.report.renewed
+    assert held(world) == 0
