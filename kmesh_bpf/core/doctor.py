@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from types import MappingProxyType
 
-from kmesh_bpf.core import devices, fib_rules, interference, rivals
+from kmesh_bpf import contract
+from kmesh_bpf.core import detours, devices, fib_rules, interference, rivals
 from kmesh_bpf.core.fib_rules import FibRule
 from kmesh_bpf.core.problems import Problem
 from kmesh_bpf.core.state import Observation, managed_pods, own_addresses, remote_pods
@@ -73,15 +74,6 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
-class Setter:
-    """A filter of somebody else on a device that changes marks. ``action``: tc's word; ``way``: ingress or egress."""
-
-    device: str
-    way: str
-    action: str
-
-
-@dataclass(frozen=True, slots=True)
 class Missing:
     """Something that was tried and cannot be had: what, and the way out."""
 
@@ -106,7 +98,6 @@ class Facts:
     lacking: frozenset[str] | None = frozenset()
     missing: tuple[Missing, ...] = ()
     rules: tuple[FibRule, ...] = ()
-    setters: tuple[Setter, ...] = ()
     devices: tuple[Device, ...] = ()
     rp_filter: tuple[str, ...] = ()
     cores: int = 1
@@ -143,7 +134,7 @@ def beside_the_plan(facts: Facts) -> tuple[Finding, ...]:
 
 def _around(facts: Facts) -> Iterator[Finding]:
     yield from _kernel(facts)
-    yield from _marks(facts)
+    yield from _routing(facts)
     yield from _devices(facts)
     yield from _clock(facts)
 
@@ -189,6 +180,10 @@ def _problems(facts: Facts, mark_mask: int) -> Iterator[Problem]:
     observed, addresses = facts.observed, _addresses(facts)
     managed = remote_pods(observed.state) or _anybody(observed)
     yield from interference.judge(observed.suspects, observed.links, addresses, mark_mask)
+    # Node ids' bits count as they are by default: which ones a daemon was told to use, nobody tells here.
+    pods = frozenset(observed.state.sources.values())
+    bits = contract.NODE_MARK_MASK | mark_mask
+    yield from detours.judge(observed.detours, observed.links, pods, remote_pods(observed.state), bits)
     yield from rivals.judge(observed.rivals, observed.refusing, managed, mark_mask)
     decided = devices.decide(observed.links, addresses, (), managed_pods(observed.state), observed.state.sources)
     yield from decided.problems
@@ -211,19 +206,10 @@ def _in_the_way(facts: Facts, mark_mask: int) -> Iterator[Finding]:
         yield Finding(Severity.ERROR, "in the way", problem.sentence, problem.kind.value)
 
 
-def _marks(facts: Facts) -> Iterator[Finding]:
+def _routing(facts: Facts) -> Iterator[Finding]:
     for rule in fib_rules.by_address(facts.rules, managed_pods(facts.observed.state)):
         why = "packets from or to managed pods are dropped by their address"
-        yield Finding(Severity.ERROR, "marks", str(rule), why, fib_rules.removal(rule))
-    for rule in fib_rules.readers(facts.rules):
-        what = f"{rule} {rule.table or ''}".rstrip()
-        why = "packets to be encrypted, or decrypted, are routed by our marks as if they were somebody else's"
-        mend = f"{fib_rules.removal(rule)}; then add it with bits above the low byte"
-        yield Finding(Severity.WARNING, "marks", what, why, mend)
-    for one in facts.setters:
-        what = f"a filter on {one.device}, {one.way}, changes marks ({one.action})"
-        why = "what it takes may lose our mark, and is dropped then"
-        yield Finding(Severity.WARNING, "marks", what, why, f"tc filter show dev {one.device} {one.way}")
+        yield Finding(Severity.ERROR, "routing", str(rule), why, fib_rules.removal(rule))
 
 
 def _devices(facts: Facts) -> Iterator[Finding]:

@@ -1,7 +1,6 @@
-"""Routing rules of others (``ip rule``) that look at our marks, or drop what carries them. Pure.
+"""Routing rules of others (``ip rule``) that drop packets, ours among them. Pure.
 
-Routes are looked up with the mark that a packet has: what a managed pod sends with that of encryption, what was
-decrypted with that of decryption, ESP that comes in with its sender's node id beside the latter.
+Those that choose by our marks are detours (:mod:`kmesh_bpf.core.detours`).
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ class FibRule:
     """A rule. ``version``: of IP; ``action``: ``lookup``, ``goto``, ``nop`` or one of DROPPING.
 
     ``mark``, ``mask``: what a packet's mark must be, in which bits; mask 0: any mark. ``device``: that the packet comes
-    by, empty: any. ``inverted``: it is for whatever is *not* so. ``table``: where ``lookup`` looks.
+    by, empty: any. ``inverted``: it is for whatever is *not* so.
     """
 
     version: int
@@ -34,7 +33,6 @@ class FibRule:
     src: Network | None = None
     dst: Network | None = None
     inverted: bool = False
-    table: int = 0
 
     @property
     def selector(self) -> str:
@@ -56,9 +54,12 @@ class FibRule:
 
 
 def suspects(rules: Iterable[FibRule]) -> Iterator[Suspect]:
-    """Give the rules that surely drop packets of ours, if any come by their device."""
+    """Give the rules that surely drop packets of ours, if any come by their device.
+
+    Those that tell our marks from none are named already (:func:`kmesh_bpf.core.detours.of_rule`).
+    """
     for rule in rules:
-        if rule.action in DROPPING and rule.src is None and rule.dst is None and _takes_ours(rule):
+        if rule.action in DROPPING and rule.src is None and rule.dst is None and _takes_all(rule):
             yield Suspect(
                 where=str(rule),
                 words="what is to be encrypted, or was decrypted, is dropped",
@@ -72,15 +73,8 @@ def by_address(rules: Iterable[FibRule], managed: Collection[Address]) -> Iterat
     """Give the rules that drop packets by an address of a managed pod."""
     for rule in rules:
         networks = [one for one in (rule.src, rule.dst) if one is not None]
-        drops = rule.action in DROPPING and not rule.inverted and _takes_ours(rule)
-        if drops and networks and all(any(address in network for address in managed) for network in networks):
-            yield rule
-
-
-def readers(rules: Iterable[FibRule]) -> Iterator[FibRule]:
-    """Give the rules by which packets with our marks are routed otherwise than others."""
-    for rule in rules:
-        if rule.mask and not rule.inverted and rule.action not in DROPPING and _takes_ours(rule):
+        drops = rule.action in DROPPING and networks and not rule.inverted and _takes_all(rule)
+        if drops and all(any(address in network for address in managed) for network in networks):
             yield rule
 
 
@@ -89,6 +83,6 @@ def removal(rule: FibRule) -> str:
     return f"ip {rule.family}rule del priority {rule.priority} {rule.selector}".strip()
 
 
-def _takes_ours(rule: FibRule) -> bool:
-    """Tell whether a rule is for packets with one of our marks and nothing above it."""
-    return any((mark & rule.mask == rule.mark) is not rule.inverted for mark in OUR_MARKS)
+def _takes_all(rule: FibRule) -> bool:
+    """Tell whether a rule takes packets with our marks, and those without any as well."""
+    return all((mark & rule.mask == rule.mark) is not rule.inverted for mark in (0, *OUR_MARKS))

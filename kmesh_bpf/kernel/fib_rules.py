@@ -67,7 +67,6 @@ def _fib_rule(found: Any, version: int) -> FibRule:
         _network(found.get_attr("FRA_SRC"), found["src_len"]),
         _network(found.get_attr("FRA_DST"), found["dst_len"]),
         bool(found["flags"] & INVERTED),
-        found.get_attr("FRA_TABLE") or found["table"],
     )
 
 

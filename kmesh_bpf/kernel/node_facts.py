@@ -15,15 +15,11 @@ from contextlib import closing
 from dataclasses import replace
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any
-
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
 
 from kmesh_bpf.core import marks
 from kmesh_bpf.core import operations as ops
-from kmesh_bpf.core.doctor import OPTIONS, Device, Facts, Finding, Missing, Setter, beside_the_plan, findings
-from kmesh_bpf.core.state import KernelState, Link, Mark, Observation, Sa
+from kmesh_bpf.core.doctor import OPTIONS, Device, Facts, Finding, Missing, beside_the_plan, findings
+from kmesh_bpf.core.state import KernelState, Mark, Observation, Sa
 from kmesh_bpf.core.view import KEY_BYTES, Key
 from kmesh_bpf.errors import ConfigError, KmeshBpfError, UnsupportedError
 from kmesh_bpf.kernel import bpf, nat, pin_root, privileges, xfrm_stat
@@ -42,10 +38,6 @@ TIMEX_BYTES = 512
 """More than a struct timex (sys/timex.h) has anywhere."""
 CLASS, SYSCTLS = Path("/sys/class/net"), Path("/proc/sys/net")
 CONFIGURATIONS = ("/proc/config.gz", "/boot/config-{release}", "/lib/modules/{release}/config")
-WAYS = {"ingress": (0xFFFFFFF2, 0xFFFF0000), "egress": (0xFFFFFFF3,)}
-"""Parents of filters: of clsact (TC_H_MIN_INGRESS, TC_H_MIN_EGRESS), and of the older qdisc ingress."""
-SETTING_MARKS = frozenset({"skbedit", "connmark", "ct"})
-"""Actions of tc that set the packet's mark, or may."""
 
 
 def diagnose(root: Path, settings: Settings) -> tuple[Finding, ...]:
@@ -93,7 +85,6 @@ def around(observed: Observation) -> Facts:
         observed=observed,
         lacking=lacking(release),
         rules=tuple(fib_rules()),
-        setters=tuple(setters(observed.links)),
         devices=tuple(devices()),
         rp_filter=tuple(link.name for link in observed.links if _filters_strictly(link.name)),
         cores=len(os.sched_getaffinity(0)),
@@ -162,33 +153,6 @@ def lacking(release: str) -> frozenset[str] | None:
             continue
         return frozenset(one.name for one in OPTIONS).difference(re.findall(r"^(CONFIG_\w+)=[ym]$", text, re.MULTILINE))
     return None
-
-
-def setters(links: tuple[Link, ...]) -> Iterator[Setter]:
-    """Give the filters of tc that change marks; ours change them themselves and name no action."""
-    with IPRoute(groups=0) as ip:
-        for link in links:
-            for way, parents in WAYS.items():
-                found = {action for parent in parents for action in _actions(ip, link.ifindex, parent)}
-                yield from (Setter(link.name, way, action) for action in sorted(found & SETTING_MARKS))
-
-
-def _actions(ip: IPRoute, ifindex: int, parent: int) -> Iterator[str]:
-    try:
-        filters = list(ip.get_filters(index=ifindex, parent=parent))
-    except NetlinkError:  # no such qdisc there, or the device went
-        return
-    for one in filters:
-        yield from _kinds(one)
-
-
-def _kinds(attributes: Any) -> Iterator[str]:
-    """Give the kinds of actions in nested attributes, wherever they are."""
-    for name, value in attributes["attrs"]:
-        if name == "TCA_ACT_KIND":
-            yield str(value)
-        elif isinstance(value, dict) and "attrs" in value:
-            yield from _kinds(value)
 
 
 def devices() -> Iterator[Device]:

@@ -32,7 +32,7 @@ def found(root: Path) -> dict[tuple[str, str], Finding]:
 SET_UP = {
     "a rule that drops what was decrypted": (
         "ip rule add fwmark 0xd0/0xff blackhole",
-        "ip rule 32765: fwmark 0xd0/0xff blackhole",
+        "ip -4 rule 32765: it chooses a routing table by fwmark 0xd0/0xff",
         "ip rule del priority 32765 fwmark 0xd0/0xff",
         Severity.ERROR,
     ),
@@ -44,9 +44,16 @@ SET_UP = {
     ),
     "a rule that reads our marks": (
         "ip rule add fwmark 0xe0/0xf0 lookup 100",
-        "ip rule 32765: fwmark 0xe0/0xf0 lookup",
+        "ip -4 rule 32765: it chooses a routing table by fwmark 0xe0/0xf0",
         "ip rule del priority 32765 fwmark 0xe0/0xf0",
-        Severity.WARNING,
+        Severity.ERROR,
+    ),
+    "a filter that redirects": (
+        "tc qdisc add dev eth0 clsact;"
+        " tc filter add dev eth0 ingress protocol ip u32 match u32 0 0 action mirred egress redirect dev lo",
+        "it redirects packets to lo (mirred)",
+        "tc qdisc del dev eth0 clsact",
+        Severity.ERROR,
     ),
     "a rule of nft that restores marks": (
         "nft -f - <<<'table inet fw { chain pre { type filter hook prerouting priority -150; meta mark set ct mark; }; }'",
@@ -113,14 +120,12 @@ def test_sizes_are_the_kernel_s_and_of_another_namespace_s_queues_nothing_is_sai
 def test_a_daemon_that_starts_tells_of_what_its_passes_do_not_find_out(
     uplink: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By an action that each kernel has, in the place of those that set marks (tests/esp has one of these)."""
-    monkeypatch.setattr(node_facts, "SETTING_MARKS", frozenset({"mirred"}))
-    assert not any(one.check == "marks" for one in look_around())
-    run("tc qdisc add dev eth0 clsact")
-    run("tc filter add dev eth0 ingress protocol ip u32 match u32 0 0 action mirred egress redirect dev eth0")
-    (one,) = [one for one in look_around() if one.check == "marks"]
-    assert (one.severity, one.what) == (Severity.WARNING, "a filter on eth0, ingress, changes marks (mirred)")
-    assert [str(one) for one in node_facts.setters(())] == []
+    run("ip rule add fwmark 0xd0/0xff blackhole")
+    assert {one.check for one in look_around()} <= {"kernel", "clock"}, "the rule is the plan's business"
+    monkeypatch.setattr(node_facts, "synchronised", lambda: False)
+    assert "the clock is not synchronised" in [one.what for one in look_around()]
+    monkeypatch.setattr(node_facts, "synchronised", lambda: True)
+    assert "the clock is not synchronised" not in [one.what for one in look_around()]
 
 
 @pytest.mark.parametrize("text", ["", "CONFIG_BPF_SYSCALL=y\n# CONFIG_BPF_JIT is not set\nCONFIG_INET_ESP=m\n"])
@@ -145,4 +150,4 @@ def test_the_command_says_it_and_its_exit_status_is_by_the_worst(uplink: str, pi
         check=False,
     )
     assert done.returncode == 1, done.stderr
-    assert "ERROR    in the way: ip rule 32765: fwmark 0xd0/0xff blackhole" in done.stdout
+    assert "ERROR    in the way: ip -4 rule 32765: it chooses a routing table by fwmark 0xd0/0xff" in done.stdout

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 import kmesh_bpf
 from kmesh.kmeshctl.output import STRUCTURED, printable, structured
 from kmesh.text import path
-from kmesh_bpf import DEFAULT_PIN_ROOT, ConfigError, Finding, Settings, Severity, check_mark_mask
+from kmesh_bpf import ConfigError, Finding, Options, Severity, check_mark_mask
 
 EXITS = {Severity.ERROR: 1, Severity.WARNING: 3, Severity.NOTE: 0}
 """The exit status by the worst that was found."""
@@ -36,11 +36,9 @@ def register(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("-o", "--output", choices=("text", *STRUCTURED), default="text", help="default: %(default)s")
+    parser.add_argument("--pin-root", type=path, metavar="DIR", help="as the daemon's (default: as it does)")
     parser.add_argument(
-        "--pin-root", type=path, default=DEFAULT_PIN_ROOT, metavar="DIR", help="as the daemon's (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--mark-mask", type=_mask, default=Settings().mark_mask, metavar="MASK", help="as the daemon's (default: 0xff)"
+        "--mark-mask", type=_mask, default=Options().mark_mask, metavar="MASK", help="as the daemon's (default: 0xff)"
     )
 
 
@@ -59,7 +57,8 @@ def run(flags: argparse.Namespace, stdout: TextIO) -> int:
         KmeshBpfError: the kernel could not be observed.
 
     """
-    found = kmesh_bpf.diagnose(flags.pin_root, Settings(mark_mask=flags.mark_mask))
+    root = flags.pin_root or kmesh_bpf.DEFAULT_PIN_ROOT  # which only a Linux kernel's part of the library knows
+    found = kmesh_bpf.diagnose(root, kmesh_bpf.Settings(mark_mask=flags.mark_mask))
     stdout.write(structured(plain(found), flags.output) if flags.output in STRUCTURED else render(found))
     return EXITS[max((one.severity for one in found), default=Severity.NOTE)]
 

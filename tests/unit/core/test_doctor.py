@@ -12,7 +12,6 @@ from kmesh_bpf.core.doctor import (
     Device,
     Facts,
     Missing,
-    Setter,
     Severity,
     beside_the_plan,
     findings,
@@ -21,7 +20,7 @@ from kmesh_bpf.core.doctor import (
 from kmesh_bpf.core.fib_rules import FibRule
 from kmesh_bpf.core.options import Options
 from kmesh_bpf.core.planner import make_plan
-from kmesh_bpf.core.state import Direction, KernelState, Link, Mark, Observation, PodFlags, Rival, Suspect
+from kmesh_bpf.core.state import Detour, Direction, KernelState, Link, Mark, Observation, PodFlags, Rival, Suspect
 from tests.unit.core import mesh
 
 POD = ip_address("10.244.2.10")
@@ -45,7 +44,8 @@ WELL = Facts(
     synchronised=True,
 )
 ANY, SUSPECT = ip_network("0.0.0.0/0"), Suspect("nft somewhere", "it drops", frozenset({4}), way_out="delete it")
-DROPS, READS = FibRule(4, 9, "blackhole", dst=ip_network("10.244.2.0/24")), FibRule(4, 9, "lookup", 0xE0, 0xF0, table=7)
+DROPS = FibRule(4, 9, "blackhole", dst=ip_network("10.244.2.0/24"))
+DETOUR = Detour("tc filter on eth0", "it sets marks", "tc filter del", "eth0", lost=0xFF)
 ILL = {
     "missing": ({"missing": (Missing("ESP", "load esp4"),)}, Severity.ERROR, "ESP is not available", "load esp4"),
     "option": (
@@ -60,12 +60,11 @@ ILL = {
     "no TCX": ({"release": (6, 5)}, Severity.NOTE, "Linux 6.5 has no TCX", "Linux 6.6 or newer"),
     "no JIT": ({"jit": False}, Severity.WARNING, "JIT compiler is off", "sysctl -w net.core.bpf_jit_enable=1"),
     "dropped by address": ({"rules": (DROPS,)}, Severity.ERROR, "to 10.244.2.0/24 blackhole", "ip rule del priority 9"),
-    "routed by mark": ({"rules": (READS,)}, Severity.WARNING, "fwmark 0xe0/0xf0 lookup 7", "ip rule del priority 9"),
-    "tc": (
-        {"setters": (Setter("eth0", "ingress", "skbedit"),)},
-        Severity.WARNING,
-        "changes marks (skbedit)",
-        "tc filter",
+    "detour": (
+        {"observed": replace(WELL.observed, detours=(DETOUR,))},
+        Severity.ERROR,
+        "is lost by it: tc filter del",
+        "",
     ),
     "MTU": (
         {"devices": (Device("eth0", 1500, 4), Device("veth7", 1500))},
@@ -143,7 +142,7 @@ def test_together_they_are_the_same_the_worst_first(names):
         {"devices": (Device("eth0", 9000, 1, steered=True), Device("veth7", 1500)), "cores": 64},
         {"rp_filter": ("eth0", "veth7")},
         {"lacking": frozenset({"CONFIG_NET_CLS_BPF", "CONFIG_NET_SCH_INGRESS"})},
-        {"rules": (FibRule(4, 9, "lookup", 0x200, 0xF00), FibRule(4, 0, "lookup", table=255))},
+        {"rules": (FibRule(4, 9, "lookup", 0x200, 0xF00), FibRule(4, 0, "lookup"))},
         {"running": False, "observed": replace(WELL.observed, state=replace(STATE, nat_exemption=False))},
     ],
 )
@@ -177,7 +176,7 @@ def test_a_policy_that_selects_no_managed_pod_is_nobody_s_business():
     assert findings(replace(WELL, observed=replace(WELL.observed, rivals=(rival,))), 0xFF) == ()
 
 
-@pytest.mark.parametrize("name", ["rule", "default", "rival", "disable_xfrm"])
+@pytest.mark.parametrize("name", ["rule", "default", "rival", "disable_xfrm", "detour"])
 def test_what_a_plan_names_is_named_in_the_same_words(name):
     """Readiness and the doctor do not contradict each other."""
     observed = ILL[name][0]["observed"]
@@ -209,7 +208,7 @@ def test_a_daemon_that_starts_tells_no_notes_and_nothing_of_the_plan():
         changes = {**one, **changes}
     told = beside_the_plan(replace(WELL, **changes))
     assert told
-    assert {one.check for one in told} <= {"kernel", "marks", "clock", "rp_filter"}
+    assert {one.check for one in told} <= {"kernel", "routing", "clock", "rp_filter"}
     assert all(one.severity > Severity.NOTE for one in told)
 
 

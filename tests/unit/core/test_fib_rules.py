@@ -1,11 +1,13 @@
-"""Routing rules that look at our marks, or drop what carries them: named, and others left alone."""
+"""Routing rules that drop packets of ours: named, and others left alone."""
 
 from ipaddress import ip_address, ip_network
 
 import pytest
 
-from kmesh_bpf.core import interference
-from kmesh_bpf.core.fib_rules import FibRule, by_address, readers, removal, suspects
+from kmesh_bpf.core import detours, interference
+from kmesh_bpf.core.detours import of_rule
+from kmesh_bpf.core.fib_rules import FibRule, by_address, removal, suspects
+from kmesh_bpf.core.problems import ProblemKind
 from tests.unit.core import mesh
 
 HERE = mesh.node(1).addresses
@@ -17,20 +19,25 @@ def told(*rules: FibRule) -> list[str]:
 
 
 @pytest.mark.parametrize("action", ["blackhole", "unreachable", "prohibit"])
-@pytest.mark.parametrize(
-    ("mark", "mask"), [(0xD0, 0xFF), (0xE0, 0xF0), (0x40, 0x40), (0, 0), (0xF0, 0xFF), (0x80, 0x80), (0, 0x1)]
-)
-def test_a_rule_that_drops_what_carries_a_mark_of_ours_is_named_with_the_way_out(action, mark, mask):
+@pytest.mark.parametrize(("mark", "mask"), [(0, 0), (0, 0x1), (0, 0xF00)])
+def test_a_rule_that_drops_what_carries_our_marks_and_what_does_not_is_named_with_the_way_out(action, mark, mask):
     rule = FibRule(4, 99, action, mark, mask)
     (sentence,) = told(rule)
     assert sentence == f"{rule}: what is to be encrypted, or was decrypted, is dropped; {removal(rule)}"
     assert removal(rule).startswith("ip rule del priority 99")
 
 
+def test_one_that_tells_our_marks_from_none_is_a_detour_and_not_named_twice():
+    rule = FibRule(4, 99, "blackhole", 0xD0, 0xFF)
+    assert told(rule) == []
+    detour = of_rule(99, 0xD0, 0xFF, 4, inverted=False)
+    assert [one.kind for one in detours.judge([detour], mesh.LINKS, (), (), 0xFF)] == [ProblemKind.INTERFERENCE]
+
+
 @pytest.mark.parametrize(
     "rule",
     [
-        FibRule(4, 99, "lookup", 0xD0, 0xFF, table=100),
+        FibRule(4, 99, "lookup"),
         FibRule(4, 99, "blackhole", 0x5, 0xFF),
         FibRule(4, 99, "blackhole", 0x100, 0xF00),
         FibRule(4, 99, "blackhole", 0xC0, 0xFF),
@@ -57,20 +64,9 @@ def test_a_rule_for_whatever_lacks_another_mark_is_for_ours():
 
 def test_of_an_ip_version_that_the_node_has_not_nothing_is_said():
     four = [one for one in HERE if one.version == 4]
-    rules = suspects([FibRule(6, 9, "blackhole", 0xD0, 0xFF)])
+    rules = suspects([FibRule(6, 9, "blackhole")])
     assert list(interference.judge(rules, mesh.LINKS, four, 0xFF)) == []
-    assert "ip -6 rule del priority 9 fwmark" in told(FibRule(6, 9, "blackhole", 0xD0, 0xFF))[0]
-
-
-def test_a_rule_that_routes_by_our_marks_is_a_reader_and_one_that_shares_no_bit_is_none():
-    ours = (FibRule(4, 1, "lookup", 0xE0, 0xF0), FibRule(4, 1, "lookup", 0x40, 0xC0), FibRule(4, 1, "goto", 0xD0, 0xFF))
-    others = (
-        FibRule(4, 2, "lookup", 0x200, 0xF00),
-        FibRule(4, 2, "lookup"),
-        FibRule(4, 2, "lookup", 0xCA6C, 0xFFFFFFFF, inverted=True),
-        FibRule(4, 2, "blackhole", 0xD0, 0xFF),
-    )
-    assert tuple(readers((*ours[:1], *others, *ours[1:]))) == tuple(one for one in ours if one.mark != 0x40)
+    assert "ip -6 rule del priority 9" in told(FibRule(6, 9, "blackhole"))[0]
 
 
 @pytest.mark.parametrize(
