@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from kmesh_bpf.contract import VERSION as CONTRACT_VERSION
 from kmesh_bpf.core.addresses import impossible
 from kmesh_bpf.core.claims import Evidence, evidence
+from kmesh_bpf.core.doctor import Finding, Severity
 from kmesh_bpf.core.explain import Fate, Stop, Trace, trace
 from kmesh_bpf.core.incarnation import Announcement, Cause, Decision, Memory
 from kmesh_bpf.core.marks import check_mark_mask
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from kmesh_bpf.kernel.links import LinkWatcher
     from kmesh_bpf.kernel.linux import LinuxKernel
     from kmesh_bpf.kernel.maps import Maps, open_maps
+    from kmesh_bpf.kernel.node_facts import diagnose, look_around
     from kmesh_bpf.kernel.pin_root import DEFAULT_PIN_ROOT, claim
     from kmesh_bpf.kernel.programs import Settings
 
@@ -55,6 +57,8 @@ _LATE = {
     "Maps": "kmesh_bpf.kernel.maps",
     "Settings": "kmesh_bpf.kernel.programs",
     "claim": "kmesh_bpf.kernel.pin_root",
+    "diagnose": "kmesh_bpf.kernel.node_facts",
+    "look_around": "kmesh_bpf.kernel.node_facts",
     "open_maps": "kmesh_bpf.kernel.maps",
     "watching": "kmesh_bpf.kernel.events",
 }
@@ -78,6 +82,7 @@ __all__ = [
     "Evidence",
     "FakeKernel",
     "Fate",
+    "Finding",
     "Kernel",
     "KernelError",
     "KernelState",
@@ -107,6 +112,7 @@ __all__ = [
     "SaUsage",
     "SetPod",
     "Settings",
+    "Severity",
     "Stop",
     "Trace",
     "View",
@@ -114,8 +120,10 @@ __all__ = [
     "check_mark_mask",
     "check_node_mark_mask",
     "claim",
+    "diagnose",
     "evidence",
     "impossible",
+    "look_around",
     "make_plan",
     "managed_pods",
     "open_maps",
