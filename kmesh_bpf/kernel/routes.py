@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which devices routes lead out by: read cheaply, for a node of an overlay has a route to each of thousands."""
 
 from __future__ import annotations

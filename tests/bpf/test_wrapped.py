@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packets that quote packets, and packets behind tags: ICMP errors, VLANs, MPLS labels, PPPoE sessions."""
 
 import pytest
