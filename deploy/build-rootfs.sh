@@ -1,25 +1,29 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # The image's steps, in one place: for a container engine (deploy/Containerfile), and without one.
 #
 #     deploy/build-rootfs.sh              the image's root file system, in a folder that it prints: built if it is not
 #                                         there for these sources, which needs root
+#     deploy/build-rootfs.sh sizes        that, and what takes how much of it
 #     deploy/build-rootfs.sh packages     (in a Debian 12 that becomes the image) the packages that the daemon needs
 #     deploy/build-rootfs.sh wheels OUT   what is put into the image: the project and what it needs from pip, in the
 #                                         versions, and with the hashes, of deploy/constraints.txt; scripts
 #     deploy/build-rootfs.sh install OUT  (in a Debian 12 that becomes the image) that, to /kmesh
 #     deploy/build-rootfs.sh constraints  (on a Debian 12) write deploy/constraints.txt anew: the newest versions that
 #                                         pyproject.toml allows
+#
+# DEBIAN=trixie, in the environment: a Debian 13 instead, whose Python and BCC are newer. What is put into it is the same.
 set -eu -o pipefail
 here=$(dirname "$(readlink -f "$0")")
 say() { printf 'build-rootfs: %s\n' "$*" >&2; }
 
-release=bookworm
+release=${DEBIAN:-bookworm}
 # BCC compiles against the UAPI headers; iptables is for reading the rules of others. Nothing loads modules or mounts
 # here: that is the node's.
 packages="python3 python3-bpfcc nftables iptables linux-libc-dev"
 # What the image is made from, below the root of the checkout.
-sources="pyproject.toml setup.py MANIFEST.in README.md deploy/constraints.txt bpf kmesh_bpf python"
-scripts="scripts/start_kmesh.sh scripts/dump_maps"
+sources="pyproject.toml setup.py MANIFEST.in README.md LICENSES deploy/constraints.txt bpf kmesh_bpf python"
+scripts="scripts/start_kmesh.sh scripts/dump_maps deploy/sbom.py"
 
 install_packages() {
 	apt-get -qq update
@@ -53,6 +57,8 @@ install_wheels() { # OUT
 	# pip comes in its wheel and does not stay. What the machine's environment says to pip is not meant for this.
 	/kmesh/.venv/bin/python -I "$pip" --isolated -q install --no-index --root-user-action=ignore --find-links "$out" kmesh-ipsec
 	cp "$out/start_kmesh.sh" "$out/dump_maps" /kmesh/
+	# What is in the image, by name and version: for whoever looks for what has to be mended.
+	/kmesh/.venv/bin/python -I "$out/sbom.py" /var/lib/dpkg/status >/kmesh/sbom.cdx.json
 	ln -sf /kmesh/.venv/bin/kmesh-daemon /kmesh/.venv/bin/kmeshctl /usr/local/bin/
 	mkdir -p /kmesh/kmesh-ipsec /var/lib/kmesh-ipsec
 	# The guide's step 2 starts the daemon by `/bin/sh -c`. dash would stay in between, and as a container's first
@@ -71,7 +77,8 @@ make_constraints() { # of the files on the index for all machines, so that one l
 			import sys, tomllib
 			with open(sys.argv[1], "rb") as file:
 			    project = tomllib.load(file)
-			print(*project["project"]["dependencies"], *project["build-system"]["requires"], "pip", sep="\n")
+			needed = (*project["project"]["dependencies"], *project["build-system"]["requires"], "pip")
+			print(*(one.partition(";")[0] for one in needed), sep="\n")  # the image is Linux
 		P
 		cd "$draft" && venv/bin/pip-compile -q --generate-hashes --allow-unsafe --strip-extras --no-header --no-annotate \
 			--no-emit-index-url --no-emit-find-links --no-emit-trusted-host -o constraints.txt needed.in >&2
@@ -110,7 +117,7 @@ make_base() { # FOLDER: Debian with the packages
 make_root() { # prints its folder
 	local cache base_name name start=$SECONDS
 	[ "$(id -u)" = 0 ] || { say "must run as root"; return 1; }
-	cache=${XDG_CACHE_HOME:-$HOME/.cache}/kmesh-image
+	cache=${XDG_CACHE_HOME:-$HOME/.cache}/kmesh-image/$release
 	base_name=base-$(sha256sum <"$here/build-rootfs.sh" | cut -c 1-16)
 	# shellcheck disable=SC2086 # a list of words
 	name=root-$({ cd "$here/.." && find $sources $scripts -type f ! -name '*.so' ! -name '*.pyc' ! -name '_abi.c' \
@@ -136,14 +143,29 @@ make_root() { # prints its folder
 	printf '%s\n' "$cache/$name"
 }
 
+sizes() { # what takes how much: Debian's packages as dpkg tells them, and /kmesh
+	local folder
+	folder=$(make_root)
+	{
+		dpkg-query --admindir="$folder/var/lib/dpkg" -W -f '${Installed-Size} ${Package}\n' |
+			awk '{ part = $2 ~ /^lib(llvm|clang)/ ? "the compiler: LLVM and clang" : $2 ~ /bpfcc/ ? "BCC" :
+				$2 ~ /python/ ? "Python" : $2 ~ /^(iptables|nftables|libnft|libxtables|libip[46]|libnfnetlink|libnetfilter)/ ?
+				"nft and iptables" : $2 ~ /^linux-libc-dev/ ? "UAPI headers" : "Debian, all else"
+				kB[part] += $1 } END { for (part in kB) printf "%d %s\n", kB[part] / 1024, part }'
+		printf '%d /kmesh: ours, and what it needs from pip\n' "$(du -sm "$folder/kmesh" | cut -f1)"
+	} | sort -rn | awk '{ mb = $1; sub(/^[0-9]+ /, ""); printf "%5d MB  %s\n", mb, $0 }'
+	printf '%5d MB  in all, as du counts\n' "$(du -sm "$folder" | cut -f1)"
+}
+
 case "${1:-} $#" in
 " 0") make_root ;;
+"sizes 1") sizes ;;
 "packages 1") install_packages ;;
 "wheels 2") make_wheels "$(realpath -m "$2")" ;;
 "install 2") install_wheels "$2" ;;
 "constraints 1") make_constraints ;;
 *)
-	sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0"
+	sed -n '3,/^set/{/^set/d;s/^# \{0,1\}//p}' "$0"
 	case ${1:-} in -h | --help) exit 0 ;; *) exit 2 ;; esac
 	;;
 esac
