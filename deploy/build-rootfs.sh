@@ -12,7 +12,7 @@
 #     deploy/build-rootfs.sh constraints  (on a Debian 12) write deploy/constraints.txt anew: the newest versions that
 #                                         pyproject.toml allows
 #
-# DEBIAN=trixie, in the environment: a Debian 13 instead, whose Python and BCC are newer. What is put into it is the same.
+# DEBIAN=trixie, in the environment: a Debian 13 instead, whose Python and BCC are newer.
 set -eu -o pipefail
 here=$(dirname "$(readlink -f "$0")")
 say() { printf 'build-rootfs: %s\n' "$*" >&2; }
@@ -32,6 +32,10 @@ install_packages() {
 	rm -rf /var/lib/apt/lists/*
 }
 
+python_of() { # a release: its Python
+	case $1 in bookworm) echo 3.11 ;; trixie) echo 3.13 ;; *) say "whose Python is that of Debian $1?"; return 1 ;; esac
+}
+
 make_wheels() { # OUT
 	local out=$1 draft
 	draft=$(mktemp -d)
@@ -42,8 +46,10 @@ make_wheels() { # OUT
 	/usr/bin/python3 -m venv "$draft/venv"
 	# First all that the project needs, to build it too, each file of a known hash; then the project, from these alone.
 	pip() { "$draft/venv/bin/pip" --disable-pip-version-check -q "$@" >&2; }
-	pip wheel --no-deps --require-hashes -w "$out" -r "$draft/deploy/constraints.txt"
-	pip --isolated install --upgrade --no-index --find-links "$out" setuptools cffi
+	pip download --no-deps --require-hashes --only-binary=:all: --python-version "$(python_of "$release")" \
+		-d "$out" -r "$draft/deploy/constraints.txt"
+	# What builds the project runs here, whatever is built for.
+	pip install --upgrade --require-hashes -r "$draft/deploy/constraints.txt"
 	pip --isolated wheel --no-index --no-deps --no-build-isolation -w "$out" "$draft"
 	# shellcheck disable=SC2086 # a list of words
 	(cd "$here/.." && cp -t "$out" $scripts "$here/build-rootfs.sh")
@@ -88,10 +94,12 @@ make_constraints() { # of the files on the index for all machines, so that one l
 	rm -rf "$draft"
 }
 
-debian() { # apt's own sources for the release, as this machine has them
+debian() { # apt's own sources, as this machine has them, for the release
+	local own
+	own=$(. /etc/os-release && echo "$VERSION_CODENAME")
 	# shellcheck disable=SC2016 # apt fills these in
 	apt-get indextargets --format '$(ORIGIN) deb $(REPO_URI) $(RELEASE) $(COMPONENT)' 'Created-By: Packages' |
-		sed -n "s/^Debian \(deb [^ ]* $release[^ ]* main\)$/\1/p" | sort -u
+		sed -n "s/^Debian \(deb [^ ]* \)$own\([^ ]* main\)$/\1$release\2/p" | sort -u
 }
 
 make_base() { # FOLDER: Debian with the packages
@@ -118,7 +126,7 @@ make_root() { # prints its folder
 	local cache base_name name start=$SECONDS
 	[ "$(id -u)" = 0 ] || { say "must run as root"; return 1; }
 	cache=${XDG_CACHE_HOME:-$HOME/.cache}/kmesh-image/$release
-	base_name=base-$(sha256sum <"$here/build-rootfs.sh" | cut -c 1-16)
+	base_name=base-$({ echo "$release $packages"; declare -f make_base debian; } | sha256sum | cut -c 1-16)
 	# shellcheck disable=SC2086 # a list of words
 	name=root-$({ cd "$here/.." && find $sources $scripts -type f ! -name '*.so' ! -name '*.pyc' ! -name '_abi.c' \
 		! -path '*.egg-info/*' -print0 | sort -z | xargs -0 sha256sum; echo "$base_name"; } | sha256sum | cut -c 1-16)
@@ -147,13 +155,25 @@ sizes() { # what takes how much: Debian's packages as dpkg tells them, and /kmes
 	local folder
 	folder=$(make_root)
 	{
-		dpkg-query --admindir="$folder/var/lib/dpkg" -W -f '${Installed-Size} ${Package}\n' |
-			awk '{ part = $2 ~ /^lib(llvm|clang)/ ? "the compiler: LLVM and clang" : $2 ~ /bpfcc/ ? "BCC" :
-				$2 ~ /python/ ? "Python" : $2 ~ /^(iptables|nftables|libnft|libxtables|libip[46]|libnfnetlink|libnetfilter)/ ?
-				"nft and iptables" : $2 ~ /^linux-libc-dev/ ? "UAPI headers" : "Debian, all else"
-				kB[part] += $1 } END { for (part in kB) printf "%d %s\n", kB[part] / 1024, part }'
-		printf '%d /kmesh: ours, and what it needs from pip\n' "$(du -sm "$folder/kmesh" | cut -f1)"
-	} | sort -rn | awk '{ mb = $1; sub(/^[0-9]+ /, ""); printf "%5d MB  %s\n", mb, $0 }'
+		# shellcheck disable=SC2016 # dpkg-query fills these in
+		dpkg-query --admindir="$folder/var/lib/dpkg" -W -f '${Package} ${Installed-Size}\n'
+		echo "/kmesh $(du -sk "$folder/kmesh" | cut -f1)"
+	} | /usr/bin/python3 -c "$(cat <<-'P'
+		import re, sys
+		from collections import Counter
+		parts = {
+		    "the compiler: LLVM and clang": r"lib(llvm|clang)", "BCC": r"\S*bpfcc", "Python": r"\S*python",
+		    "nft and iptables": r"iptables|nftables|lib(nft|xtables|ip[46]|nfnetlink|netfilter)",
+		    "ours, and what it needs from pip": r"/kmesh", "UAPI headers": r"linux-libc-dev", "Debian, all else": "",
+		}
+		sizes = Counter()
+		for line in sys.stdin:
+		    name, kilobytes = line.split()
+		    sizes[next(part for part, names in parts.items() if re.match(names, name))] += int(kilobytes or 0)
+		for part, size in sizes.most_common():
+		    print(f"{size / 1024:5.0f} MB  {part}")
+	P
+	)"
 	printf '%5d MB  in all, as du counts\n' "$(du -sm "$folder" | cut -f1)"
 }
 
