@@ -30,6 +30,7 @@ from kmesh_bpf.core.state import (
     remote_pods,
 )
 from kmesh_bpf.core.view import Address, Key, Network, Node, Peer, Pod, Pods, View
+from kmesh_bpf.core.watched import EventTotals, PacketFate, PacketPair, PacketSum
 from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError
 from kmesh_bpf.kernel.fake import FakeKernel
 from kmesh_bpf.kernel.interface import AttachMode, Kernel
@@ -37,6 +38,7 @@ from kmesh_bpf.reconcile import Reconciler, Report, preview, reconcile
 
 if TYPE_CHECKING:
     from kmesh_bpf.kernel import boot_guard, privileges
+    from kmesh_bpf.kernel.events import watching
     from kmesh_bpf.kernel.links import LinkWatcher
     from kmesh_bpf.kernel.linux import LinuxKernel
     from kmesh_bpf.kernel.maps import Maps, open_maps
@@ -55,6 +57,7 @@ _LATE = {
     "Settings": "kmesh_bpf.kernel.programs",
     "claim": "kmesh_bpf.kernel.pin_root",
     "open_maps": "kmesh_bpf.kernel.maps",
+    "watching": "kmesh_bpf.kernel.events",
 }
 _LATE_MODULES = ("boot_guard", "privileges")
 
@@ -72,6 +75,7 @@ __all__ = [
     "DeletePod",
     "DeleteSa",
     "Direction",
+    "EventTotals",
     "Evidence",
     "FakeKernel",
     "Fate",
@@ -89,6 +93,9 @@ __all__ = [
     "Observation",
     "Operation",
     "Options",
+    "PacketFate",
+    "PacketPair",
+    "PacketSum",
     "Peer",
     "Plan",
     "Pod",
@@ -119,6 +126,7 @@ __all__ = [
     "reconcile",
     "remote_pods",
     "trace",
+    "watching",
 ]
 
 

@@ -21,9 +21,11 @@ typedef uint16_t __be16; typedef uint32_t __be32; typedef uint64_t __be64;
 """
 
 SOURCE = """
+#include <linux/fib_rules.h>
 #include <linux/if_addr.h>
 #include <linux/if_ether.h>
 #include <linux/if_link.h>
+#include <linux/lwtunnel.h>
 #include <linux/netfilter/nf_tables.h>
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netlink.h>
@@ -31,6 +33,9 @@ SOURCE = """
 #include <linux/pkt_cls.h>
 #include <linux/pkt_sched.h>
 #include <linux/rtnetlink.h>
+#include <linux/tc_act/tc_ct.h>
+#include <linux/tc_act/tc_mirred.h>
+#include <linux/tc_act/tc_skbedit.h>
 #include <linux/xfrm.h>
 #include <sys/socket.h>
 #include "_bpf_calls.c"

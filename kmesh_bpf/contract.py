@@ -38,6 +38,8 @@ POD_CANDIDATE: Final[int] = lib.KMESH_POD_CANDIDATE
 POD_PEER: Final[int] = lib.KMESH_POD_PEER
 POD_OWN: Final[int] = lib.KMESH_POD_OWN
 
+DECISION_CLEAR: Final[int] = lib.KMESH_DECISION_CLEAR
+
 COUNTERS: Final[tuple[str, ...]] = tuple(
     name.removeprefix("KMESH_COUNT_").lower()
     for name in sorted(
@@ -55,6 +57,11 @@ def packed(map_name: str, member: str, content: object) -> bytes:
 def unpacked(map_name: str, member: str, content: bytes) -> Any:
     """Give a pointer to a map's key or value that was laid out so."""
     return ffi.from_buffer(ffi.getctype(_type(map_name, member), "*"), content)
+
+
+def size_of(map_name: str, member: str) -> int:
+    """Give the bytes of a map's key or value."""
+    return ffi.sizeof(_type(map_name, member))
 
 
 def raw(struct: Any) -> bytes:

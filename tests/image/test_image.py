@@ -37,13 +37,19 @@ BPF_SYSCALL = {"x86_64": 321, "aarch64": 280}
 BPF_OBJ_GET_INFO_BY_FD = 15
 
 
+def built(release: str) -> Path:
+    start = time.monotonic()
+    environment = {**os.environ, "DEBIAN": release}
+    build = subprocess.run(
+        [ROOT / "deploy/build-rootfs.sh"], stdout=subprocess.PIPE, text=True, check=True, env=environment
+    )
+    print(f"root file system of {release} after {time.monotonic() - start:.1f} s")
+    return Path(build.stdout.strip())
+
+
 @pytest.fixture(scope="module")
 def root():
-    start = time.monotonic()
-    build = subprocess.run([ROOT / "deploy/build-rootfs.sh"], stdout=subprocess.PIPE, text=True, check=True)
-    folder = Path(build.stdout.strip())
-    print(f"root file system after {time.monotonic() - start:.1f} s")
-    return folder
+    return built("bookworm")
 
 
 # The first build fetches a Debian.
@@ -233,6 +239,22 @@ def test_without_perfmon_the_kernel_hardens_the_programs_against_speculation(dae
     print(f"bytes with and without PERFMON: {sizes}")
     assert sizes[0].keys() == {one.value for one in Program}
     assert all(sizes[1][name] > size for name, size in sizes[0].items())
+
+
+def test_in_a_debian_13_with_its_python_and_bcc_it_becomes_ready_too(node):
+    there = built("trixie")
+    (python,) = there.glob("kmesh/.venv/lib/python3*")
+    assert python.name == "python3.13"
+    kmeshctl = Container(there, SPEC, node)
+    assert "SPI 1" in kmeshctl.run("kmeshctl", "--manifests=/mnt/cluster", "secret", "create").stdout
+    container = Container(there, SPEC, node)
+    container.start("--manifests=/mnt/cluster")
+    try:
+        container.wait_for(" ready: 0 peers, 1 managed addresses")
+        assert "compiled" in container.log.read_text()
+        assert container.stop() == 0
+    finally:
+        container.process.kill()
 
 
 def test_each_capability_of_the_daemonset_is_one_that_a_test_takes_away():
