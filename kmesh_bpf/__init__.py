@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kmesh IPsec: node-to-node encryption of managed pods' traffic, by eBPF on TC and the kernel's XFRM.
 
 Describe what is known as a :class:`View`; :func:`reconcile` brings a kernel to what that calls for. The library

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads, rarely, what others do with packets: TC filters that redirect or change them, routing by their marks."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The network devices of the namespace and what lies behind them, and a socket that tells when something changes.
 
 Lists of devices and of their addresses come from pyroute2. What lies behind them, routes and notifications are read on

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The real kernel behind the seam: composes XFRM, the pinned maps, TC and nft; decides nothing."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where packets leave and come: every device of a node is guarded, and nothing that was decrypted leaves in clear."""
 
 import shutil

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What others have TC, nftables, routes and XDP do with packets is found where it is, and no more once it has gone."""
 
 import os

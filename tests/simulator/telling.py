@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Check 5, before the end: where packets between two pods do not arrive, `status` or `explain` names a reason.
 
 Not in the same instant: a daemon tells after its pass, and reports are at least two seconds apart. A reason must be

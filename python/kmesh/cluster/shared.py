@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Objects by namespace and name, immutable, in small parts that one state of a cluster shares with the next. Pure.
 
 A change copies the part that it concerns, some dozens of objects, so holding a former state costs next to nothing, and

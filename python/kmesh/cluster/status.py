@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a daemon tells of itself, and its form in the cluster: a Lease with an annotation. Pure.
 
 A Lease (``kmesh-system/kmesh-ipsec-<node>``) is small, made for being renewed, and watched by nobody else. Its times

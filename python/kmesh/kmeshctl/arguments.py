@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """kmeshctl's command line: what may be said, and its help. Errors are raised, never printed, and show no key."""
 
 from __future__ import annotations

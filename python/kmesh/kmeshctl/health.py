@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cluster objects and daemons' reports -> one row a node, and what is not as it should be. Pure."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How answers look: tables for people, JSON and YAML for programs. Pure."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``kmeshctl status``: one table for the cluster, and a sentence for each thing that is not as it should be."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Is the traffic between two ends encrypted, each way, and why or why not? Pure.
 
 Decides nothing itself: enrolment comes from :mod:`kmesh.cluster.snapshot`, the rest from the plans of both nodes,

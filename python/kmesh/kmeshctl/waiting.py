@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How far a cluster is with a key that was just stored, for whoever waits for it. Pure."""
 
 from __future__ import annotations

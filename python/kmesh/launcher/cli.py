@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """kmesh-daemon, the dual-engine launcher: arguments, logging, signals; builds the objects and runs the loop."""
 
 from __future__ import annotations

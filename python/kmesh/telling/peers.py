@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What there is to tell of each peer: its SAs, and whether we can send to it. Pure, and remembered from pass to pass.
 
 Made anew only for peers of which something has changed: a tell costs what has happened, not how many nodes there are.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What there is to tell of the daemon, as one frozen record: all that it says of itself is a view of it. Pure.
 
 The Lease, the metrics, readiness, Events and conditions are made from a record and from nothing else, so that they

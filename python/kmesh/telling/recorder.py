@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Keeps the newest record, for the health server's threads, and tells the cluster what an operator must know."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A record of the daemon -> its report, and when the report is worth publishing. Pure.
 
 Small on purpose: with thousands of nodes every report is stored, and sent to whoever watches, each minute.

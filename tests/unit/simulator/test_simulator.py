@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The simulator itself: a seed decides everything, the judge fires, and what fails becomes a short story."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What there is to tell of each peer: remembered from pass to pass, it is what one finds who looks for the first time."""
 
 import sys
