@@ -18,6 +18,7 @@ from kmesh_bpf.core.operations import AddSa, Attach, DeletePod, DeleteSa, Operat
 from kmesh_bpf.core.options import Options
 from kmesh_bpf.core.planner import Plan, make_plan
 from kmesh_bpf.core.problems import Problem, ProblemKind
+from kmesh_bpf.core.shared import SharedMap
 from kmesh_bpf.core.state import (
     Direction,
     KernelState,
@@ -28,7 +29,7 @@ from kmesh_bpf.core.state import (
     own_addresses,
     remote_pods,
 )
-from kmesh_bpf.core.view import Address, Key, Network, Node, Peer, Pod, Pods, View
+from kmesh_bpf.core.view import Address, Key, Network, Node, Peer, Peers, Pod, Pods, View
 from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError
 from kmesh_bpf.kernel import boot_guard, privileges
 from kmesh_bpf.kernel.fake import FakeKernel
@@ -79,6 +80,7 @@ __all__ = [
     "Operation",
     "Options",
     "Peer",
+    "Peers",
     "Plan",
     "Pod",
     "Pods",
@@ -90,6 +92,7 @@ __all__ = [
     "SaUsage",
     "SetPod",
     "Settings",
+    "SharedMap",
     "Stop",
     "Trace",
     "View",
