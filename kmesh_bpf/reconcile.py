@@ -43,8 +43,8 @@ class Report:
     of that what there is for a peer's address; ``touched``: the addresses for which it gives something else than after
     the pass before, or SAs of which their use was asked since, None: maybe all. ``reachable``:
     names of the peers, of those that we should be able to send to, that we can send to by what was observed. ``memory``
-    is for the next pass. ``evidence``: what it shows of who has which address. ``spent``: seconds by phase, since the report before. ``sends``: the lowest key version that
-    is sent with to any peer; 0: nothing is sent.
+    is for the next pass. ``evidence``: what the kernel shows of who has which address. ``spent``: seconds by phase,
+    since the report before. ``sends``: the lowest key version that is sent with to any peer; 0: nothing is sent.
     """
 
     plan: Plan

@@ -139,15 +139,12 @@ class Planner:
         self._desired.changed.add(changes.keys)
         moves = self._owners.update(view.node, Pods.of(view.pods))
         names = self._register.update(view, mirror, self._owners, moves, changes)
-        names.update(name for pair in moves.values() for name in pair if name is not None)
         concerned, of_all = self._concerned(view, mirror, moves, changes, now)
-        names = (names | concerned) - {view.node.name}
-        replaced = [
-            *self._replan(
-                names, view, Ground(mirror, self.options, now, self._used, self._pinned, of_all.windows_begin, fresh)
-            ),
-            self._plan_here(view, mirror, changes),
-        ]
+        whole = (names | concerned) - {view.node.name}
+        moved = {name for pair in moves.values() for name in pair if name is not None} - {view.node.name}
+        names = whole | moved
+        ground = Ground(mirror, self.options, now, self._used, self._pinned, of_all.windows_begin, fresh)
+        replaced = [*self._replan(names, moved - whole, view, ground), self._plan_here(view, mirror, changes)]
         rest, leaving = self._plan_rest(view, mirror, departed, now)
         self._desired.put((*replaced, rest))
         return self._summed_up(view, mirror, names, leaving)
@@ -199,8 +196,8 @@ class Planner:
             return set(self._parts)
         return self._ranges.move({address: owner for address, (_, owner) in moves.items()})
 
-    def _replan(self, names: Collection[str], view: View, ground: Ground) -> list[_Replaced]:
-        """Make parts anew; give what they were and are."""
+    def _replan(self, names: Collection[str], only_pods: Container[str], view: View, ground: Ground) -> list[_Replaced]:
+        """Make parts anew, of some of which nothing but the pods may have changed; give what they were and are."""
         replaced = []
         for name in sorted(names):
             pods, peer = self._owners.on(name), self._register.accepted.get(name)
@@ -209,7 +206,8 @@ class Planner:
             else:
                 wide = self._ranges is not None and bool(pods) and self._ranges.fit(name)
                 fingerprint, number = self._register.fingerprints.get(name, 0), self._register.ids.get(name, 0)
-                part = plan_part(view, pods, peer, fingerprint, number, wide, ground)
+                before = self._parts.get(name) if name in only_pods else None
+                part = plan_part(view, pods, peer, fingerprint, number, wide, ground, before)
             replaced.append((self._parts.get(name, NO_PART).state, part.state))
             self._keep(name, part)
         self._ready = _with(self._ready, names, {name for name in names if self._parts.get(name, NO_PART).sends})

@@ -16,9 +16,9 @@ class Register:
     """The peers of a view by name.
 
     ``accepted``: those that are dealt with; ``ids``: their node ids, by name. ``left_out``: the names of the others,
-    ``quarantined``, ``crowded``: sentences on them. ``astray``: addresses that the kernel's peer map holds otherwise than for an accepted peer as it is
-    now. ``without_window``: how many peers announce no replay window. ``nodes`` is another number whenever a node came
-    or went, or its addresses or pod CIDRs changed.
+    ``quarantined``, ``crowded``: sentences on them. ``astray``: addresses that the kernel's peer map holds otherwise
+    than for an accepted peer as it is now. ``without_window``: how many peers announce no replay window. ``nodes`` is
+    another number whenever a node came or went, or its addresses or pod CIDRs changed.
     """
 
     def __init__(self, node_mark_mask: int) -> None:

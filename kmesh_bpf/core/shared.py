@@ -1,8 +1,8 @@
 """A map that one state shares with the next, but for what has changed. Pure.
 
-A change copies the bucket that it concerns, some dozens of entries, so holding a former state costs next to nothing, and
-what two states differ in is found by comparing which buckets are the very same. Whoever missed a hundred states is told
-the difference to the last one as well: there is no list of changes that could be incomplete.
+A change copies the bucket that it concerns, some dozens of entries, so holding a former state costs next to nothing,
+and what two states differ in is found by comparing which buckets are the very same. Whoever missed a hundred states is
+told the difference to the last one as well: there is no list of changes that could be incomplete.
 """
 
 from __future__ import annotations

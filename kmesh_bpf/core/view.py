@@ -212,7 +212,9 @@ class Pods(Collection[Pod]):
         return isinstance(pod, Pod) and pod in self.on(pod.node)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Pods) and (self is other or dict(self._by_node.items()) == dict(other._by_node.items()))
+        return isinstance(other, Pods) and (
+            self is other or dict(self._by_node.items()) == dict(other._by_node.items())
+        )
 
     def __hash__(self) -> int:
         return hash(frozenset(self._by_node.items()))

@@ -11,7 +11,21 @@ from unittest.mock import patch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmesh_bpf import FakeKernel, KernelError, Key, Node, Options, Peer, Peers, Pod, Pods, Reconciler, Report, View, reconcile
+from kmesh_bpf import (
+    FakeKernel,
+    KernelError,
+    Key,
+    Node,
+    Options,
+    Peer,
+    Peers,
+    Pod,
+    Pods,
+    Reconciler,
+    Report,
+    View,
+    reconcile,
+)
 from kmesh_bpf.core import marks
 from kmesh_bpf.core.diff import diff
 from kmesh_bpf.core.mirror import MAPPINGS, Keys, Mirror, restricted
