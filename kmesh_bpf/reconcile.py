@@ -120,8 +120,10 @@ class Reconciler:
 
     def doubt(self, keys: Keys) -> bool:
         """Have the next pass read some objects anew, for somebody else may have changed them; give whether any."""
+        if not keys:
+            return False
         self._doubtful.add(keys)
-        return bool(keys)
+        return True
 
     def doubt_rest(self) -> None:
         """Have the next pass read anew what is little, and partly not told of: devices, rules of others, settings."""

@@ -44,7 +44,8 @@ class Keys:
     whole: frozenset[str] = frozenset()
 
     def __bool__(self) -> bool:
-        return self.rest or bool(self.whole) or any(getattr(self, name) for name in MAPPINGS)
+        some = self.sas or self.policies or self.pods or self.peers or self.sources or self.formers
+        return self.rest or bool(self.whole or some)
 
     def __len__(self) -> int:
         return sum(len(getattr(self, name)) for name in MAPPINGS)

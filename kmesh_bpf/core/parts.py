@@ -102,7 +102,7 @@ def plan_part(
         return Part(rest)
     sends = way is not None and way.sends
     flags = {**_own(peer, sends), **rest.pods}
-    state = replace(found.state, policies=rest.policies, pods=flags)
+    state = KernelState(found.state.sas, rest.policies, flags, found.state.peers)
     return Part(state, sends, by_cidr, found.lost, False, found.unmade, found.due, found.asks, found)
 
 
