@@ -30,23 +30,36 @@ from kmesh_bpf.core.state import (
     remote_pods,
 )
 from kmesh_bpf.core.view import Address, Key, Network, Node, Peer, Peers, Pod, Pods, View
+from kmesh_bpf.core.watched import EventTotals, PacketFate, PacketPair, PacketSum
 from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError
-from kmesh_bpf.kernel import boot_guard, privileges
 from kmesh_bpf.kernel.fake import FakeKernel
 from kmesh_bpf.kernel.interface import AttachMode, Kernel
-from kmesh_bpf.kernel.maps import Maps, open_maps
-from kmesh_bpf.kernel.pin_root import DEFAULT_PIN_ROOT, claim
-from kmesh_bpf.kernel.programs import Settings
 from kmesh_bpf.reconcile import Reconciler, Report, preview, reconcile
 
 if TYPE_CHECKING:
+    from kmesh_bpf.kernel import boot_guard, privileges
+    from kmesh_bpf.kernel.events import watching
     from kmesh_bpf.kernel.links import LinkWatcher
     from kmesh_bpf.kernel.linux import LinuxKernel
+    from kmesh_bpf.kernel.maps import Maps, open_maps
+    from kmesh_bpf.kernel.pin_root import DEFAULT_PIN_ROOT, claim
+    from kmesh_bpf.kernel.programs import Settings
 
 __version__ = "0.1.0"
 
-# Imported when first asked for: they bring pyroute2, which takes longer to import than all the rest.
-_LATE = {"LinkWatcher": "kmesh_bpf.kernel.links", "LinuxKernel": "kmesh_bpf.kernel.linux"}
+# Imported when first asked for: they speak to a Linux kernel, which kmeshctl never does, on no system. Some bring
+# pyroute2, which takes longer to import than all the rest.
+_LATE = {
+    "DEFAULT_PIN_ROOT": "kmesh_bpf.kernel.pin_root",
+    "LinkWatcher": "kmesh_bpf.kernel.links",
+    "LinuxKernel": "kmesh_bpf.kernel.linux",
+    "Maps": "kmesh_bpf.kernel.maps",
+    "Settings": "kmesh_bpf.kernel.programs",
+    "claim": "kmesh_bpf.kernel.pin_root",
+    "open_maps": "kmesh_bpf.kernel.maps",
+    "watching": "kmesh_bpf.kernel.events",
+}
+_LATE_MODULES = ("boot_guard", "privileges")
 
 __all__ = [
     "CONTRACT_VERSION",
@@ -62,6 +75,7 @@ __all__ = [
     "DeletePod",
     "DeleteSa",
     "Direction",
+    "EventTotals",
     "Evidence",
     "FakeKernel",
     "Fate",
@@ -79,6 +93,9 @@ __all__ = [
     "Observation",
     "Operation",
     "Options",
+    "PacketFate",
+    "PacketPair",
+    "PacketSum",
     "Peer",
     "Peers",
     "Plan",
@@ -111,10 +128,13 @@ __all__ = [
     "reconcile",
     "remote_pods",
     "trace",
+    "watching",
 ]
 
 
 def __getattr__(name: str) -> object:
     if name in _LATE:
         return getattr(import_module(_LATE[name]), name)
+    if name in _LATE_MODULES:
+        return import_module(f"kmesh_bpf.kernel.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -36,7 +36,7 @@ from kmesh_bpf import (
 
 STAND_IN = Key(bytes(secret.KEY_DIGITS // 2))
 """Stands for every version's key: which versions there are decides, what they are does not."""
-HINDERING = (ProblemKind.UPLINK, ProblemKind.XFRM_DISABLED, ProblemKind.INTERFERENCE)
+HINDERING = (ProblemKind.UPLINK, ProblemKind.XFRM_DISABLED, ProblemKind.INTERFERENCE, ProblemKind.ADDRESS)
 """Where a node reports one of these, its kernel may do otherwise than its plan says, with packets of either way."""
 
 
@@ -207,7 +207,8 @@ def _at(cluster: Cluster, address: Address) -> End:
             return End(str(address), "node", node.name, (address,), False, why)
     if any(address in cidr for cidr in cluster.services):
         return End(str(address), "service", "", (address,), False, "it is in a Service CIDR")
-    return End(str(address), "unknown", "", (address,), False, "no pod, node or Service CIDR with it is known")
+    why = "no pod, node or Service CIDR with it is known; what a node has beside its InternalIP is spoken to in clear"
+    return End(str(address), "unknown", "", (address,), False, why)
 
 
 def _versions(objects: ClusterObjects) -> tuple[Mapping[int, Key], tuple[str, ...]]:
