@@ -20,6 +20,7 @@ from kmesh_bpf.core.operations import AddSa, Attach, DeletePod, DeleteSa, Operat
 from kmesh_bpf.core.options import Options
 from kmesh_bpf.core.planner import Plan, make_plan
 from kmesh_bpf.core.problems import Problem, ProblemKind
+from kmesh_bpf.core.shared import SharedMap
 from kmesh_bpf.core.state import (
     Direction,
     KernelState,
@@ -30,7 +31,7 @@ from kmesh_bpf.core.state import (
     own_addresses,
     remote_pods,
 )
-from kmesh_bpf.core.view import Address, Key, Network, Node, Peer, Pod, Pods, View
+from kmesh_bpf.core.view import Address, Key, Network, Node, Peer, Peers, Pod, Pods, View
 from kmesh_bpf.core.watched import EventTotals, PacketFate, PacketPair, PacketSum
 from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError
 from kmesh_bpf.kernel.fake import FakeKernel
@@ -102,6 +103,7 @@ __all__ = [
     "PacketPair",
     "PacketSum",
     "Peer",
+    "Peers",
     "Plan",
     "Pod",
     "Pods",
@@ -114,6 +116,7 @@ __all__ = [
     "SetPod",
     "Settings",
     "Severity",
+    "SharedMap",
     "Stop",
     "Trace",
     "View",

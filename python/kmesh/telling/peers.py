@@ -8,7 +8,7 @@ Everything that says something of a peer, or sums it up, goes by this.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -179,7 +179,7 @@ class Peers:
         self._accounts: dict[str, Account] = {}
         self._peers: dict[str, Peer] = {}
         self._names: dict[Address, str] = {}
-        self._listed: tuple[Peer, ...] = ()
+        self._listed: Collection[Peer] = ()
         self._reachable: frozenset[str] = frozenset()
         self._touched: set[Address] | None = set()
         self._incarnation, self._announced = "", 0
@@ -225,7 +225,7 @@ class Peers:
             names.update(self._names[address] for address in touched if address in self._names)
         return names
 
-    def _list(self, peers: tuple[Peer, ...]) -> set[str]:
+    def _list(self, peers: Collection[Peer]) -> set[str]:
         """Take in what nodes announce; give the names of those that announce something else than before.
 
         And of those with an address of which it is now said that it is another one's.
