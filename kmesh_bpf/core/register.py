@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from kmesh_bpf.core import claims, marks
+from kmesh_bpf.core import claims, keys, marks
 from kmesh_bpf.core.mirror import Mirror
 from kmesh_bpf.core.pods import Owners
 from kmesh_bpf.core.view import Address, Node, Peer, View
@@ -50,7 +50,7 @@ class Register:
         self._doubt((*addresses, *moved), view.node, owners)
         if changed or touched or self._doubted or self.quarantined:
             changed |= self._accept(view, mirror, owners, changed)
-            changed |= self._number(mirror, changed | before, mask)
+            changed |= self._number(view, mirror, changed | before, mask)
             concerned = {*touched, *addresses}
             concerned.update(one for name in changed if name in self.peers for one in self.peers[name].node.addresses)
             self._stray(concerned, mirror)
@@ -118,7 +118,7 @@ class Register:
         self.accepted = {name: self.peers[name] for name in accepted}
         return set(names)
 
-    def _number(self, mirror: Mirror, names: set[str], mask: int) -> set[str]:
+    def _number(self, view: View, mirror: Mirror, names: set[str], mask: int) -> set[str]:
         """Give each accepted peer a node id; give the names of those that have another one now, or none any more."""
         room = marks.capacity(mask)
         for name in names:
@@ -137,6 +137,12 @@ class Register:
             return set()
         taken = {marks.node_id(mark, mask) for mark in mirror.node_marks}
         held_ids = {one: next(iter(ids.values())) for one, ids in mirror.fingerprints.items()}
+        held = set(held_ids.values())
+        for name in self._unnumbered:
+            number = self._number_of_sas(view, mirror, self.accepted[name], mask)
+            if number is not None and number not in held:
+                held_ids[self.fingerprints[name]] = number
+                held.add(number)
         wanted = sorted(self.accepted)
         ids = marks.allocate((self.fingerprints[name] for name in wanted), held_ids, taken, mask)
         numbers = {name: ids[self.fingerprints[name]] for name in wanted if self.fingerprints[name] in ids}
@@ -147,6 +153,24 @@ class Register:
             del self.accepted[name]
         self._unnumbered.difference_update(rest)
         return changed
+
+    @staticmethod
+    def _number_of_sas(view: View, mirror: Mirror, peer: Peer, mask: int) -> int | None:
+        """Give the node id that a peer's SAs bear, of which no entry tells.
+
+        A daemon was killed before it wrote one, or somebody has removed it. Under another id they would have to be made
+        again, with the same keys.
+        """
+        node = view.node
+        if mirror.observation.incarnation != node.boot_id:
+            return None
+        found = (sa for address in peer.node.addresses for sa in mirror.by_remote.get(address, {}).values())
+        for sa in found:
+            if sa.mark is None or sa.spi not in view.keys or sa.mark.mask & marks.UPPER_BITS != mask:
+                continue
+            if sa.key == keys.derive(view.keys[sa.spi], sa.src, sa.dst, peer.node.boot_id, node.boot_id):
+                return marks.node_id(sa.mark.value, mask)
+        return None
 
     def _stray(self, addresses: Iterable[Address], mirror: Mirror) -> None:
         for address in addresses:

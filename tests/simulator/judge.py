@@ -15,8 +15,8 @@
    one of the two daemons went by objects that do not say of the two pods what is so: the API server's delay). What a
    daemon does of its own accord, being killed, stopped, started or upgraded, and keys that are replaced, excuse nothing.
    A new incarnation is a violation by itself, for it costs packets, unless something was done to that very node since
-   its last pass that converged, or there is an excuse for a pair that it is of. One is excused by what a daemon
-   does: it was killed between the two writes that make an SA (:func:`kmesh_bpf.core.reach.in_order`).
+   its last pass that converged, or to another one more than that it has become another one. One is excused by
+   what a daemon does: it was killed between the two writes that make an SA (:func:`kmesh_bpf.core.reach.in_order`).
    An excuse is made good once both daemons have, in passes begun since that converged, seen each other's incarnation
    as it is now, and say that they can send to each other; and the Secret holds no key (any more) that it held before,
    with somebody having erased that it did: whoever starts under such a one finds SAs of keys that he takes for new.
@@ -78,6 +78,11 @@ class Excuse:
     why: str
     since: float
 
+    @property
+    def of_a_boot(self) -> bool:
+        """Whether a node only is another one: that may cost packets, but nobody else has to change for it."""
+        return self.why.endswith((JUST_BOOTED, NEW_INCARNATION))
+
 
 JUST_BOOTED, NEW_INCARNATION = "it has just booted", "a new incarnation"
 GO_BEGINS_ANEW = "a Go node begins anew under its boot id"
@@ -135,7 +140,8 @@ class Judge:
         """Take in that a daemon becomes another one, before it makes anything for that."""
         seen = self.of(machine)
         own = seen.report is None or self.caused.get(machine, -1.0) >= seen.converged_began_at
-        if not (machine.is_go or own or any(machine in pair for pair in self.excuses)):
+        others = (excuse for pair, excuse in self.excuses.items() if machine in pair and not excuse.of_a_boot)
+        if not (machine.is_go or own or any(others)):
             raise ViolationError(4, f"{machine.name} changes its incarnation without a cause")
         self.world.story.tell(f"  {machine.name} is another one from now on")
         self.blame(machine, GO_BEGINS_ANEW if machine.is_go else NEW_INCARNATION)

@@ -16,7 +16,7 @@ from kmesh.launcher.announcer import Announcer
 from kmesh.launcher.config import parse as flags
 from kmesh.launcher.daemon import Daemon
 
-from kmesh_bpf import Key, KmeshBpfError
+from kmesh_bpf import Key, KmeshBpfError, contract
 from kmesh_bpf.core.keys import derive
 from tests.simulator.kernel import NodeKernel
 from tests.simulator.packets import Frame, Inner
@@ -26,6 +26,7 @@ from tests.unit.core import mesh
 WINDOW = {"kmesh.net/ipsec-replay-window": "4096"}
 LABEL = {"istio.io/dataplane-mode": "Kmesh"}
 OURS, OTHER = (1, 2), 3
+DECRYPTED = contract.MARK_DECRYPTED
 
 
 def material(number: int) -> Key:
@@ -61,10 +62,17 @@ class Kernel(NodeKernel):
         return [self.encapsulate(sa, Inner(sa.src, sa.dst, 0)) for sa in self.sas.values() if sa.mark is None]
 
     def take(self, frame) -> bool:
-        """Receive by every SA that has the key; whether its ends agree about ESN is not at stake here."""
+        """Receive by every SA that has the key; whether its ends agree about ESN is not at stake here.
+
+        An SA is found by its mark only, which an entry of the peer map lays on packets, by their outer source: any one
+        of the same IP version, for who sends may forge that.
+        """
+        laid = {entry.node_mark for address, entry in self.peers.items() if address.version == frame.dst.version}
         taken = False
         for sa in self.sas.values():
-            if sa.mark is not None and (sa.dst, sa.spi, sa.key) == (frame.dst, frame.spi, frame.key):
+            if sa.mark is None or not any((mark | DECRYPTED) & sa.mark.mask == sa.mark.value for mark in laid):
+                continue
+            if (sa.dst, sa.spi, sa.key) == (frame.dst, frame.spi, frame.key):
                 error = self.decapsulate(sa, replace(frame, esn=sa.replay_window > 0))
                 taken = taken or (not error and sa.replay_window > 0)  # without a window nothing is promised
         return taken
