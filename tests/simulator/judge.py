@@ -15,7 +15,8 @@
    one of the two daemons went by objects that do not say of the two pods what is so: the API server's delay). What a
    daemon does of its own accord, being killed, stopped, started or upgraded, and keys that are replaced, excuse nothing.
    A new incarnation is a violation by itself, for it costs packets, unless something was done to that very node since
-   its last pass that converged, or to another one more than that it has become another one. One is excused by
+   its last pass that converged, or it sees only now that it was readdressed, or there is an excuse for a pair that it
+   is of, of more than that one of the two has become another one. One is excused by
    what a daemon does: it was killed between the two writes that make an SA (:func:`kmesh_bpf.core.reach.in_order`).
    An excuse is made good once both daemons have, in passes begun since that converged, seen each other's incarnation
    as it is now, and say that they can send to each other; and the Secret holds no key (any more) that it held before,
@@ -28,7 +29,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -64,6 +65,11 @@ class Seen:
     report: Report | None = None
     tampered: str = ""
     once: set[Trip] = field(default_factory=set)
+
+    def readdressed(self, machine: Machine) -> bool:
+        """Tell whether the daemon sees other addresses of its own node than it did: that may have come late."""
+        before = (self.done or NOTHING).nodes.get(machine.name)
+        return before != self.begun.nodes.get(machine.name)
 
     def knows(self, address: Address, pod: LivePod) -> bool:
         """Tell whether the daemon could have known that a pod with that address is managed."""
@@ -139,7 +145,7 @@ class Judge:
     def renews(self, machine: Machine) -> None:
         """Take in that a daemon becomes another one, before it makes anything for that."""
         seen = self.of(machine)
-        own = seen.report is None or self.caused.get(machine, -1.0) >= seen.converged_began_at
+        own = seen.report is None or self.caused.get(machine, -1.0) >= seen.converged_began_at or seen.readdressed(machine)
         others = (excuse for pair, excuse in self.excuses.items() if machine in pair and not excuse.of_a_boot)
         if not (machine.is_go or own or any(others)):
             raise ViolationError(4, f"{machine.name} changes its incarnation without a cause")
@@ -177,7 +183,9 @@ class Judge:
         self.caused[machine] = self.world.now
         for other in others or self.world.machines:
             if other is not machine:
-                self.excuses[frozenset((machine, other))] = Excuse(f"{machine.name}: {why}", self.world.now)
+                pair, excuse = frozenset((machine, other)), Excuse(f"{machine.name}: {why}", self.world.now)
+                before = self.excuses.get(pair, excuse)  # not made good yet, by a node that is another one now
+                self.excuses[pair] = replace(before, since=self.world.now) if excuse.of_a_boot else excuse
 
     def tampered(self, machine: Machine, why: str) -> None:
         """Excuse, besides, what a node sends and takes in clear, until its daemon has had a pass."""

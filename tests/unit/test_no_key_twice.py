@@ -40,6 +40,38 @@ def test_in_any_history_no_number_is_used_twice_and_no_packet_is_accepted_twice(
     live(history)
 
 
+CONTACTS = {
+    "a peer is met": ("other_goes", "other_boots", "other_comes"),
+    "a peer boots": ("other_boots",),
+    "a key is new": ("key_is_replaced",),
+    "a peer is met while a key is new": ("other_goes", "other_boots", "key_is_replaced", "other_comes"),
+    "a peer has one address more": ("other_boots", "other_has_one_address_more"),
+    "its announcement is gone": ("announcement_is_deleted1",),
+    "all is made anew": ("pins_and_states_are_lost1",),
+}
+NEEDED = ("its announcement is gone", "all is made anew")
+"""What makes a node another one anyway."""
+MOST = 60
+
+
+@examples(150)
+@given(st.sampled_from(sorted(CONTACTS)), st.integers(0, MOST), st.none() | st.integers(0, 30), st.sampled_from((0, 1)))
+def test_whenever_a_daemon_is_killed_and_whichever_sa_goes_then_no_packet_is_accepted_twice(what, after, victim, index):
+    world = World()
+    world.passes(3.0)
+    host = world.hosts[index]
+    for name in CONTACTS[what]:
+        EVENTS[name](world)
+    before = [one.kernel.remembered for one in world.hosts]
+    world.kill(host, after)
+    if victim is not None and host.kernel.sas:
+        host.kernel.delete_sa(sorted(host.kernel.sas, key=repr)[victim % len(host.kernel.sas)])
+    world.passes(3.0)
+    if victim is None and what not in NEEDED and not host.kernel.halfway:
+        assert [one.kernel.remembered for one in world.hosts] == before, "nobody removed anything"
+    world.passes(45.0)
+
+
 def test_a_key_that_is_stored_again_without_its_history_is_used_under_other_incarnations_only():
     world = World()
     world.passes(3.0)

@@ -18,6 +18,7 @@ from kmesh.launcher.daemon import Daemon
 
 from kmesh_bpf import Key, KmeshBpfError, contract
 from kmesh_bpf.core.keys import derive
+from kmesh_bpf.core.state import Direction
 from tests.simulator.kernel import NodeKernel
 from tests.simulator.packets import Frame, Inner
 from tests.unit.cluster import kube
@@ -44,22 +45,28 @@ class Kernel(NodeKernel):
     def __init__(self, clock):
         super().__init__(mesh.LINKS, clock)
         self.left = None
-        self.between = self._may_die
+        self.meanwhile = lambda: None
+        self.halfway = False
+        self.between = lambda: self._may_die(halfway=True)
 
     def _apply(self, operation):
         self._may_die()
         super()._apply(operation)
 
-    def _may_die(self):
+    def _may_die(self, *, halfway=False):
+        self.meanwhile()
         if self.left is not None:
             self.left -= 1
             if self.left < 0:
-                self.left = None
+                self.left, self.halfway = None, halfway
                 raise KilledError
 
-    def send_all(self):
-        """Send a packet over every SA that sends, whether a policy would or not."""
-        return [self.encapsulate(sa, Inner(sa.src, sa.dst, 0)) for sa in self.sas.values() if sa.mark is None]
+    def send_all(self, *, led=False):
+        """Send a packet over every SA that sends, whether a policy would or not; ``led``: if one does."""
+        out = [one for one in self.policies.values() if one.direction is Direction.OUT and not one.block]
+        ends = {(one.tunnel_src, one.tunnel_dst) for one in out}
+        sending = [sa for sa in self.sas.values() if sa.mark is None and (not led or (sa.src, sa.dst) in ends)]
+        return [self.encapsulate(sa, Inner(sa.src, sa.dst, 0)) for sa in sending]
 
     def take(self, frame) -> bool:
         """Receive by every SA that has the key; whether its ends agree about ESN is not at stake here.
@@ -180,11 +187,14 @@ class World:
                 yield Frame(src, dst, Inner(src, dst, 0), version, key, self.numbers[key])
 
     # The wire.
-    def traffic(self, again: bool = False):
-        """Let everybody send, and the recorder what it has; raises where that must not be possible."""
+    def traffic(self, again: bool = False, *, led: bool = False):
+        """Let everybody send, and the recorder what it has; raises where that must not be possible.
+
+        ``led``: only what a policy leads to sends, as it is between two operations of a daemon.
+        """
         new = list(self._from_other())
         for host in self.hosts:
-            for packet in host.kernel.send_all():
+            for packet in host.kernel.send_all(led=led):
                 assert (packet.key, packet.sequence) not in self.sent[host.index], "a number twice under one key"
                 self.sent[host.index].add((packet.key, packet.sequence))
                 new.append(packet)
@@ -210,6 +220,28 @@ class World:
                 finally:
                     self.traffic()
         self.traffic(again=True)
+
+    def kill(self, host, after: int) -> bool:
+        """Have daemons do passes, with packets on their way all the time, until one is killed before an operation.
+
+        False: it did not do so many, and was killed in its sleep.
+        """
+        for one in self.hosts:
+            one.kernel.meanwhile = lambda: self.traffic(led=True)
+        host.kernel.left = after
+        try:
+            for _ in range(3):
+                self.now += 1.0
+                for one in self.hosts:
+                    one.daemon.step()
+                    one.daemon.announcer.write()
+        except KilledError:
+            return True
+        finally:
+            for one in self.hosts:
+                one.kernel.left, one.kernel.meanwhile = None, lambda: None
+            host.start()
+        return False
 
     def replace_key(self, key: Key):
         """Store a key by hand, history and all: nothing is refused but by the daemons."""
