@@ -111,13 +111,15 @@ def _ranks(
     """
     of_pair = mirror.fingerprints
     of_peers = {frozenset(addresses) for addresses in of_pair.values()}
-    incarnations = (view.node.boot_id, mirror.observation.incarnation, mirror.outgoing)
-    ours = [replace(view.node, boot_id=one) for one in incarnations if one is not None]
+    others = {mirror.observation.incarnation, mirror.outgoing} - {None, view.node.boot_id}
+    before = [replace(view.node, boot_id=one) for one in others if one is not None]
     return {
         peer.node.name: (
             not peer.vouched,
             not peer.alive,
-            of_pair.keys().isdisjoint(marks.incarnations(one, peer.node) for one in ours),
+            of_pair.keys().isdisjoint(
+                (fingerprints[peer.node.name], *(marks.incarnations(one, peer.node) for one in before))
+            ),
             frozenset(peer.node.addresses) not in of_peers,
             peer.node.name,
         )

@@ -105,6 +105,7 @@ class Machine:
         self.failing = False
         self.kill_in: int | None = None
         self.refusals = 0
+        self.refuses: Any = Operation
         self.lag = 0.0
         self.old_view: int | None = None
         self.kernel = NodeKernel(self.links(), world.clock, Settings(strict=not is_go))
@@ -243,7 +244,7 @@ class Machine:
         """Before each operation: the daemon may be killed here, the kernel may refuse, and packets are on their way."""
         judge = self.world.judge
         self._may_die()
-        if self.refusals and self.world.random.random() < REFUSED:
+        if self.refusals and isinstance(operation, self.refuses) and self.world.random.random() < REFUSED:
             self.refusals -= 1
             judge.refused(self)
             return KernelError("do", self.kernel.render(operation), errno.ENOMEM)

@@ -268,7 +268,10 @@ _MADE = (
             (daemon, "PERIOD", math.inf),
         ),
     ),
-    Mistake("the SPI of a former incarnation remembered", ((parts, "_entry", _entry_of_anybody),)),
+    Mistake(
+        "the SPI of a former incarnation remembered",
+        ((parts, "_entry", _entry_of_anybody), (diff, "_version", lambda there, entry: there.spi if there else 0)),
+    ),
     Mistake("an SA of other content counted as made", ((sas._Tunnel, "is_made", lambda self, sa: True),)),
     Mistake("ids that live in old SAs given again", ((marks, "allocate", _no_taken()),)),
     Mistake("a restart forgets what it had announced", ((daemon.Daemon, "view", _forgetful()),)),
