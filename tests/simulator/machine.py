@@ -14,7 +14,7 @@ from typing import Any
 from kmesh.launcher.announcer import Announcer
 from kmesh.launcher.config import Config
 from kmesh.launcher.config import parse as flags
-from kmesh.launcher.daemon import FIRST_RETRY, LAST_RETRY, TRANSITION_PERIOD, Daemon
+from kmesh.launcher.daemon import FIRST_RETRY, LAST_RETRY, REFUSAL_PERIOD, Daemon
 from kmesh.launcher.looks import Looks
 from kmesh.telling.record import Bounds, Pass
 from kmesh.telling.recorder import Recorder
@@ -221,7 +221,7 @@ class Machine:
         try:
             judge.begins(self, source.read())
             wait = daemon.step()
-            self.failing = wait == TRANSITION_PERIOD
+            self.failing = wait == REFUSAL_PERIOD
         except KmeshBpfError as error:
             daemon.recorder.failed(str(error))
             self.wake_at = self.world.now + self.retry

@@ -54,7 +54,7 @@ log = logging.getLogger("kmesh")
 
 PERIOD = 30.0
 """Seconds between passes when nothing happens: catches what no notification told."""
-TRANSITION_PERIOD = 1.0
+REFUSAL_PERIOD = 1.0
 """Seconds until the next pass where the kernel has refused something."""
 SETTLE, LONGEST_SETTLE = 0.02, 2.0
 """Seconds, at least and at most, to let a burst of notifications end before acting on it: in between until the last
@@ -261,7 +261,7 @@ class Daemon:
             return SETTLE  # what is left is of a later step: the first pass only brought it about
         if report.failures:
             self.passes.forget()  # somebody else may be at work
-            return TRANSITION_PERIOD
+            return REFUSAL_PERIOD
         if claims_changed:
             return SETTLE
         due = max(SETTLE, report.plan.due - self.clock()) if report.plan.due is not None else PERIOD
