@@ -131,7 +131,7 @@ def kernel_refuses_operations(world: World, draw: Random) -> str | None:
         world.judge.tampered(machine, "programs were taken off its uplink, and can be attached no more")
         machine.kernel.detach(UPLINK)
         also = "; there are no programs on its uplink any more"
-    if draw.random() < 0.3:
+    if draw.random() < 0.4:
         also += f"; the key is replaced: SPI {world.new_key()}"
     what = "operations" if machine.refuses is Operation else machine.refuses.__name__
     return f"the kernel of {machine.name} will refuse {machine.refusals} of the next {what} of its daemon{also}"

@@ -20,6 +20,7 @@ from kmesh.telling.record import Bounds, Pass
 from kmesh.telling.recorder import Recorder
 
 from kmesh_bpf import Address, KernelError, KmeshBpfError, Operation, Report, Settings, remote_pods
+from kmesh_bpf.core.operations import Attach
 from kmesh_bpf.core.state import Link
 from tests.simulator.go_node import FLAGS, GoDaemon, NoReports
 from tests.simulator.kernel import NodeKernel
@@ -28,7 +29,7 @@ from tests.simulator.source import Feed, Outbox, SimulatedCluster
 
 UPLINK = 2
 REFUSED = 0.4
-"""How likely an operation is refused by a kernel that refuses some."""
+"""How likely an operation is refused by a kernel that refuses some; programs it refuses for sure."""
 BOUNDS = Bounds(silence=90.0, view_age=60.0)
 
 
@@ -244,7 +245,8 @@ class Machine:
         """Before each operation: the daemon may be killed here, the kernel may refuse, and packets are on their way."""
         judge = self.world.judge
         self._may_die()
-        if self.refusals and isinstance(operation, self.refuses) and self.world.random.random() < REFUSED:
+        certain = 1.0 if self.refuses is Attach else REFUSED
+        if self.refusals and isinstance(operation, self.refuses) and self.world.random.random() < certain:
             self.refusals -= 1
             judge.refused(self)
             return KernelError("do", self.kernel.render(operation), errno.ENOMEM)
