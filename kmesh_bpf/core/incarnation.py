@@ -169,14 +169,14 @@ def remember(memory: Memory, decision: Decision, shown: Announcement | None, now
     )
 
 
-def lost(planned: Sequence[Sa], mirror: Mirror, ends: Ends, fingerprint: int, announced: int) -> list[SaId]:
+def lost(planned: Sequence[Sa], mirror: Mirror, ends: Ends, fingerprint: int, awaited: int) -> list[SaId]:
     """Give the SAs of a tunnel, made for these incarnations, that are gone, or differ from the plan.
 
     That they were in use tells the peer map, before they can be (:func:`kmesh_bpf.core.reach.in_order`). No packet
     finds an inbound SA without the node mark that an entry of these incarnations lays on it; so if there is one, for
-    any address of that IP version, what receives with a version that we announced was there. What sends was, if the
-    entry tells of its version. Where somebody removed the entry, others of its SAs tell, by their use, or policies that
-    lead there: what was made before there was an entry has no use, and nothing leads to it.
+    any address of that IP version, what receives was there with each version that is ``awaited``, as we announced it.
+    What sends was, if the entry tells of its version. Where somebody removed the entry, others of its SAs tell, by
+    their use, or policies that lead there: what was made before there was an entry has no use, and nothing leads to it.
 
     Whatever the map says, an SA whose key another one has is not to be made: one under another mark, or of another
     version, where a key came back whose history somebody erased.
@@ -194,7 +194,7 @@ def lost(planned: Sequence[Sa], mirror: Mirror, ends: Ends, fingerprint: int, an
     def was_there(sa: Sa) -> bool:
         if sa.mark is None:
             return removed or sa.spi <= sent
-        return (known or removed) and sa.spi <= max(announced, sent)
+        return (known or removed) and sa.spi <= max(awaited, sent)
 
     return [sa.id for sa in gone if sa.key in mirror.in_use or was_there(sa)]
 

@@ -129,7 +129,7 @@ def _tunnels(view: View, peer: Peer, fingerprint: int, node_id: int, ground: Gro
         if remote.version not in keyless:
             entries[remote] = PeerEntry(node_id, mark, one.spi, fingerprint, one.retired, _pair(view, peer, remote))
         gone += one.missing
-        gone += lost(one.sas, mirror, (local, remote), fingerprint, view.announced)
+        gone += lost(one.sas, mirror, (local, remote), fingerprint, view.awaited)
     for address in peer.node.addresses:
         if address.version not in keyless:
             entries.setdefault(address, PeerEntry(node_id, mark, 0, fingerprint, pair=_pair(view, peer, address)))

@@ -26,7 +26,7 @@ def is_reached(part: Part, mirror: Mirror) -> bool:
     return all(_sends(mirror.state.policies.get(policy.id), mirror) for policy in wanted)
 
 
-def in_order(operations: Sequence[Operation], mirror: Mirror, announced: int) -> tuple[Operation, ...]:
+def in_order(operations: Sequence[Operation], mirror: Mirror, awaited: int) -> tuple[Operation, ...]:
     """Give the operations that may be carried out now: no packet goes through an SA of which no entry tells.
 
     Else a daemon that is killed meanwhile would find, if that SA is gone by then, nothing that says that its numbers
@@ -35,9 +35,10 @@ def in_order(operations: Sequence[Operation], mirror: Mirror, announced: int) ->
     entries tell of it by version. Hence:
 
     * What receives comes first, and was seen in the kernel before there is an entry for this pair of incarnations, as
-      far as its versions are ``announced``: later there is no other sign that it was there. So whoever is killed before
-      the entry is written has received nothing, and whoever is killed behind it finds all SAs, or somebody took one.
-      A version that is not announced yet nobody sends with; it is announced once it was seen for all peers.
+      far as its versions are ``awaited``, as we announced them: later there is no other sign that it was there. So
+      whoever is killed before the entry is written has received nothing, and whoever is killed behind it finds all SAs,
+      or somebody took one. A version that is not announced yet nobody sends with; it is announced once it was seen for
+      all peers.
     * Where nothing leads to a peer's first SA, the SA comes first, then the entry, and policies only then. Whoever is
       killed at whatever point in between has used no number, and may make the SA once more.
     * Where something leads to an SA already (a newer version; a peer or this node as another incarnation), the entry
@@ -50,7 +51,7 @@ def in_order(operations: Sequence[Operation], mirror: Mirror, announced: int) ->
     What waits is of the next round; as long as a policy does, so do pods that are marked for it.
     """
     entries = {one.address: one.entry for one in operations if isinstance(one, ops.SetPeer)}
-    missing = {_found_by(sa) for sa in _made(operations) if sa.mark is not None and sa.spi <= announced}
+    missing = {_found_by(sa) for sa in _made(operations) if sa.mark is not None and sa.spi <= awaited}
 
     def begins_early(remote: Address, entry: PeerEntry) -> bool:
         before = mirror.state.peers.get(remote)

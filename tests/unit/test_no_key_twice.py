@@ -91,6 +91,19 @@ def test_whenever_a_daemon_is_killed_and_whichever_sa_goes_then_no_packet_is_acc
     assert after > 4, "there were operations to be killed between"
 
 
+def test_what_was_announced_though_no_answer_came_counts_as_announced():
+    world = World()
+    world.passes(3.0)
+    world.silent = True
+    EVENTS["key_is_replaced"](world)
+    world.passes(1.0, number=1)
+    host = world.hosts[0]
+    assert (world.infos[host.name]["spec"]["spi"], host.daemon.memory.announced) == (2, 1)
+    EVENTS["newest_inbound_states_are_deleted1"](world)
+    world.passes(1.0, number=1)
+    assert {sa.spi for sa in host.kernel.sas.values() if sa.mark is not None} >= {2}
+
+
 def test_a_key_that_is_stored_again_without_its_history_is_used_under_other_incarnations_only():
     world = World()
     world.passes(3.0)

@@ -118,7 +118,7 @@ class World:
         self.now = 10_000.0
         self.addresses = dict.fromkeys((*OURS, OTHER), 0)
         self.infos = {}
-        self.refusing = 0
+        self.refusing, self.silent = 0, False
         self.keyring = secret.Keyring(1, {1: material(1)})
         self.made = 1
         self.boots = Counter()
@@ -157,6 +157,8 @@ class World:
         name = manifest["metadata"]["name"]
         uid = self.infos[name]["metadata"]["uid"] if name in self.infos else str(uuid.uuid4())
         self.infos[name] = {**manifest, "metadata": {**manifest["metadata"], "uid": uid}}
+        if self.silent:
+            raise ClusterError("it was written, but the answer is lost")
 
     def withdraw(self, node, *, status=True):
         self.infos.pop(node, None)
