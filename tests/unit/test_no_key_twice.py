@@ -96,6 +96,8 @@ def test_what_was_announced_though_no_answer_came_counts_as_announced():
     world.passes(3.0)
     world.silent = True
     EVENTS["key_is_replaced"](world)
+    world.change_other(spi=1)
+    world.holds = 2
     world.passes(1.0, number=1)
     host = world.hosts[0]
     assert (world.infos[host.name]["spec"]["spi"], host.daemon.memory.announced) == (2, 1)

@@ -119,6 +119,8 @@ class World:
         self.addresses = dict.fromkeys((*OURS, OTHER), 0)
         self.infos = {}
         self.refusing, self.silent = 0, False
+        self.holds = 0
+        """The highest version that the node of another make sends with, also before it announces it."""
         self.keyring = secret.Keyring(1, {1: material(1)})
         self.made = 1
         self.boots = Counter()
@@ -181,7 +183,7 @@ class World:
             info = self.infos.get(host.name)
             if info is None or "n3" not in self.infos:
                 continue
-            version = min(spec["spi"], info["spec"]["spi"])
+            version = min(max(spec["spi"], self.holds), info["spec"]["spi"])
             if version in self.keyring.keys:
                 dst = ip_address(info["spec"]["addresses"][0])
                 key = derive(self.keyring.keys[version], src, dst, spec["bootID"], info["spec"]["bootID"])
