@@ -137,12 +137,12 @@ class Register:
             return set()
         taken = {marks.node_id(mark, mask) for mark in mirror.node_marks}
         held_ids = {one: next(iter(ids.values())) for one, ids in mirror.fingerprints.items()}
-        held = set(held_ids.values())
+        given = set(held_ids.values())
         for name in self._unnumbered:
             number = self._number_of_sas(view, mirror, self.accepted[name], mask)
-            if number is not None and number not in held:
+            if number is not None and number not in given:
                 held_ids[self.fingerprints[name]] = number
-                held.add(number)
+                given.add(number)
         wanted = sorted(self.accepted)
         ids = marks.allocate((self.fingerprints[name] for name in wanted), held_ids, taken, mask)
         numbers = {name: ids[self.fingerprints[name]] for name in wanted if self.fingerprints[name] in ids}
