@@ -249,7 +249,7 @@ class Reconciler:
         applied: list[Operation] = []
         failures: tuple[Failure, ...] = ()
         for done in range(ROUNDS):
-            now = in_order(drift, mirror)
+            now = in_order(drift, mirror, view.awaited)
             if not now:
                 break
             waiting = len(now) < len(drift)

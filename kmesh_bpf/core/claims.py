@@ -109,12 +109,15 @@ def _ranks(
     pair of incarnations (ours may be changing right now), or by these very addresses (it has rebooted); then the name.
     """
     of_pair = mirror.fingerprints
-    before = replace(view.node, boot_id=mirror.observation.incarnation or view.node.boot_id)
+    others = {mirror.observation.incarnation, mirror.outgoing} - {None, view.node.boot_id}
+    before = [replace(view.node, boot_id=one) for one in others if one is not None]
     return {
         peer.node.name: (
             not peer.vouched,
             not peer.alive,
-            of_pair.keys().isdisjoint((fingerprints[peer.node.name], marks.incarnations(before, peer.node))),
+            of_pair.keys().isdisjoint(
+                (fingerprints[peer.node.name], *(marks.incarnations(one, peer.node) for one in before))
+            ),
             not _is_known(frozenset(peer.node.addresses), mirror),
             peer.node.name,
         )

@@ -22,9 +22,8 @@ def diff(desired: KernelState, observed: KernelState) -> tuple[Operation, ...]:
     return (
         *_formers(desired, observed),
         *_thresholds(desired, observed, lower=True),
-        *_set_peers(desired, observed, new=True),
         *_new_sas(desired, observed, inbound=True),
-        *_set_peers(desired, observed, new=False),
+        *_set_peers(desired, observed),
         *_set_policies(desired, observed, outbound=False),
         *_sources(desired, observed),
         *_attach(desired, observed, guard=True),
@@ -116,16 +115,15 @@ def _set_policies(desired: KernelState, observed: KernelState, *, outbound: bool
             yield ops.SetPolicy(policy, replace=there is not None)
 
 
-def _set_peers(desired: KernelState, observed: KernelState, *, new: bool) -> Iterator[Operation]:
-    # Those that had no entry before their SAs: whoever is killed in between must not find SAs of which no entry tells
-    # that nothing was sent yet, for some of them would look like lost (kmesh_bpf.core.incarnation.lost). Others behind
-    # them: what is on its way is given another mark only when there are SAs that it selects.
+def _set_peers(desired: KernelState, observed: KernelState) -> Iterator[Operation]:
+    # Behind what receives: what is on its way is given another mark only when there are SAs that it selects, and an
+    # entry tells that they were there (kmesh_bpf.core.reach.in_order).
     # Of a version that they tell of ahead of its outbound SA they tell with that SA (_told).
     made = {sa.dst for sa in desired.sas.values() if _told(sa, desired, observed)}
     for address, entry in desired.peers.items():
         there = observed.peers.get(address)
         told = replace(entry, spi=_version(there, entry)) if address in made else entry
-        if (there is None) is new and there != told:
+        if there != told:
             yield ops.SetPeer(address, told)
 
 

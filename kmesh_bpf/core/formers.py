@@ -66,7 +66,9 @@ def partings(
         held = mirror.by_remote.get(address, {})
         used = highest_version(entry, held.values())
         wanted = planned.get(address)
-        if not used or (wanted is not None and wanted.incarnations == entry.incarnations):
+        if not used or entry.incarnations in mirror.ended:
+            continue
+        if wanted is not None and wanted.incarnations == entry.incarnations:
             continue
         since = departed.get(entry.incarnations, now)
         if wanted is None and now - since < DEPARTED_LINGER:
@@ -88,6 +90,8 @@ def used_versions(local: Node, mirror: Mirror, otherwise: Iterable[Address]) -> 
     highest = dict(mirror.state.formers)
     for address in otherwise:
         entry = mirror.state.peers[address]
+        if entry.incarnations in mirror.ended:
+            continue
         version = highest_version(entry, mirror.by_remote.get(address, {}).values())
         highest[entry.pair] = max(version, highest.get(entry.pair, 0))
     return highest

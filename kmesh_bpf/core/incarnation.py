@@ -42,14 +42,16 @@ update, and would stay cut off. That deletion is no case of FORGOTTEN: the incar
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from types import MappingProxyType
 
 from kmesh_bpf import contract
+from kmesh_bpf.core.mirror import Mirror
 from kmesh_bpf.core.state import KernelState, Observation, Sa, SaId
-from kmesh_bpf.core.view import Address, Key, Peer
+from kmesh_bpf.core.tunnels import Ends
+from kmesh_bpf.core.view import Address, Peer
 
 RENEWAL_SECONDS = 600.0
 """Seconds between two new incarnations for the sake of peers that are back: one peer's coming and going must not keep
@@ -168,32 +170,34 @@ def remember(memory: Memory, decision: Decision, shown: Announcement | None, now
     )
 
 
-def lost(
-    planned: Sequence[Sa],
-    held: KernelState,
-    remote: Address,
-    fingerprint: int,
-    announced: int,
-    keys: Container[Key],
-) -> list[SaId]:
-    """Give the SAs made for these incarnations that are gone, or differ from the plan.
+def lost(planned: Sequence[Sa], mirror: Mirror, ends: Ends, fingerprint: int, awaited: int) -> list[SaId]:
+    """Give the SAs of a tunnel, made for these incarnations, that are gone, or differ from the plan.
 
-    That they were made tells the peer map, by the version sent with, before anything is sent with it
-    (:func:`kmesh_bpf.core.reach.in_order`): what receives with a version that we announced was there before. Without
-    such an entry (somebody removed it, or a daemon was killed before it wrote it) others of its SAs tell. Whatever the
-    map says, an SA whose key another one has is not to be made (``keys``: all in use): one under another mark, or of
-    another version, where a key came back whose history somebody erased.
+    That they were in use tells the peer map, before they can be (:func:`kmesh_bpf.core.reach.in_order`). No packet
+    finds an inbound SA without the node mark that an entry of these incarnations lays on it; so if there is one, for
+    any address of that IP version, what receives was there with each version that is ``awaited``, as we announced it.
+    What sends was, if the entry tells of its version. Where somebody removed the entry, others of its SAs tell, by
+    their use, or policies that lead there: what was made before there was an entry has no use, and nothing leads to it.
+
+    Whatever the map says, an SA whose key another one has is not to be made: one under another mark, or of another
+    version, where a key came back whose history somebody erased.
     """
-    before = held.peers.get(remote)
-    gone = [sa for sa in planned if held.sas.get(sa.id) != sa]
+    there = mirror.state.sas
+    gone = [sa for sa in planned if there.get(sa.id) != sa]
+    if not gone:
+        return []
+    before, use = mirror.state.peers.get(ends[1]), mirror.observation.usage
+    sent = before.spi if before is not None and before.incarnations == fingerprint else 0
+    known = any(address.version == ends[1].version for address in mirror.fingerprints.get(fingerprint, ()))
+    used = (sa.id in use and use[sa.id].packets for sa in planned if there.get(sa.id) == sa)
+    removed = before is None and not known and (bool(mirror.leading[ends]) or any(used))
 
     def was_there(sa: Sa) -> bool:
-        inbound = sa.mark is not None and sa.spi <= announced
-        if before is None:
-            return inbound and len(gone) < len(planned)
-        return bool(before.spi) and before.incarnations == fingerprint and (inbound or sa.spi <= before.spi)
+        if sa.mark is None:
+            return removed or sa.spi <= sent
+        return (known or removed) and sa.spi <= max(awaited, sent)
 
-    return [sa.id for sa in gone if sa.key in keys or was_there(sa)]
+    return [sa.id for sa in gone if sa.key in mirror.in_use or was_there(sa)]
 
 
 def _cause(

@@ -169,6 +169,10 @@ class Mirror:
         self._ends: frozenset[Address] = frozenset()
         self._ends_touched: set[Address] = set()
         """Addresses of peers that may have become tunnel ends, or ceased to be."""
+        self.outgoing: str | None = None
+        """The incarnation before, if this node has become another one since everything was observed."""
+        self.ended: frozenset[int] = frozenset()
+        """The fingerprints of the pairs that have come to an end by that."""
         self._led: dict[Address, set[Address]] = {}
         """The addresses of ours that outbound policies lead from, by the peer's address that they lead to."""
         self._touched: set[Address] | None = None
@@ -252,7 +256,8 @@ class Mirror:
                 self._touch(_remote(identity))
 
     def remember(self, incarnation: str) -> None:
-        """Take in that the kernel keeps this node's incarnation."""
+        """Take in that the kernel keeps this node's incarnation: what there is was made for another one."""
+        self.outgoing, self.ended = self.observation.incarnation, frozenset(self.fingerprints)
         self.observation = replace(self.observation, incarnation=incarnation)
 
     def _mapping(self, name: str) -> dict[Any, Any]:

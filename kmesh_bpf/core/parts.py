@@ -129,12 +129,17 @@ def _tunnels(view: View, peer: Peer, fingerprint: int, node_id: int, ground: Gro
     planned = {sa.id: sa for one in made.values() for sa in one.sas}
     entries: dict[Address, PeerEntry] = {}
     gone: list[SaId] = []
-    for (_, remote), one in made.items():
-        entries[remote] = PeerEntry(node_id, mark, one.spi, fingerprint, one.retired, _pair(view, peer, remote))
+    # No entry before there is anything to find by it: it tells that what receives was there.
+    known = {address.version for address in mirror.fingerprints.get(fingerprint, ())}
+    keyless = {remote.version for (_, remote), one in made.items() if not one.sas} - known
+    for (local, remote), one in made.items():
+        if remote.version not in keyless:
+            entries[remote] = PeerEntry(node_id, mark, one.spi, fingerprint, one.retired, _pair(view, peer, remote))
         gone += one.missing
-        gone += lost(one.sas, mirror.state, remote, fingerprint, view.announced, mirror.in_use)
+        gone += lost(one.sas, mirror, (local, remote), fingerprint, view.awaited)
     for address in peer.node.addresses:
-        entries.setdefault(address, PeerEntry(node_id, mark, 0, fingerprint, pair=_pair(view, peer, address)))
+        if address.version not in keyless:
+            entries.setdefault(address, PeerEntry(node_id, mark, 0, fingerprint, pair=_pair(view, peer, address)))
     sends = bool(ends) and all(one.sends for one in made.values())
     takes = any(sa.mark is not None for sa in planned.values())
     return _Tunnels(

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+from kmesh_bpf.core import marks
 from kmesh_bpf.core import operations as ops
 from kmesh_bpf.core.mirror import Mirror
 from kmesh_bpf.core.operations import Operation
 from kmesh_bpf.core.parts import Part
-from kmesh_bpf.core.state import Direction, PodFlags, Policy
+from kmesh_bpf.core.state import Direction, PeerEntry, PodFlags, Policy, Sa
 from kmesh_bpf.core.view import Address
 
 
@@ -26,12 +27,19 @@ def is_reached(part: Part, mirror: Mirror) -> bool:
     return all(_sends(mirror.state.policies.get(policy.id), mirror) for policy in wanted)
 
 
-def in_order(operations: Sequence[Operation], mirror: Mirror) -> tuple[Operation, ...]:
-    """Give the operations that may be carried out now: no packet is sent with an SA of which no entry tells.
+def in_order(operations: Sequence[Operation], mirror: Mirror, awaited: int) -> tuple[Operation, ...]:
+    """Give the operations that may be carried out now: no packet goes through an SA of which no entry tells.
 
     Else a daemon that is killed meanwhile would find, if that SA is gone by then, nothing that says that its numbers
-    have been used. Policies name no SPI, so the kernel sends with a newer SA from the moment that it is there. Hence:
+    have been used. What is received needs the node mark, which an entry lays on it: that tells by being there. What is
+    sent needs a policy, but those name no SPI, so the kernel sends with a newer SA from the moment that it is there;
+    entries tell of it by version. Hence:
 
+    * What receives comes first, and was seen in the kernel before there is an entry for this pair of incarnations, as
+      far as its versions are ``awaited``, as we announced them: later there is no other sign that it was there. So
+      whoever is killed before the entry is written has received nothing, and whoever is killed behind it finds all SAs,
+      or somebody took one. A version that is not announced yet nobody sends with; it is announced once it was seen for
+      all peers.
     * Where nothing leads to a peer's first SA, the SA comes first, then the entry, and policies only then. Whoever is
       killed at whatever point in between has used no number, and may make the SA once more.
     * Where something leads to an SA already (a newer version; a peer or this node as another incarnation), the entry
@@ -43,14 +51,24 @@ def in_order(operations: Sequence[Operation], mirror: Mirror) -> tuple[Operation
 
     What waits is of the next round; as long as a policy does, so do pods that are marked for it.
     """
-    told = {one.address: one.entry for one in operations if isinstance(one, ops.SetPeer)}
+    entries = {one.address: one.entry for one in operations if isinstance(one, ops.SetPeer)}
+    missing = {_found_by(sa) for sa in _made(operations) if sa.mark is not None and sa.spi <= awaited}
+
+    def begins_early(remote: Address, entry: PeerEntry) -> bool:
+        before = mirror.state.peers.get(remote)
+        begins = before is None or before.incarnations != entry.incarnations
+        return begins and (entry.node_mark, remote.version) in missing
 
     def known(remote: Address) -> int:
-        entry = told.get(remote) or mirror.state.peers.get(remote)
-        return entry.spi if entry is not None else 0
+        entry = entries.get(remote) or mirror.state.peers.get(remote)
+        return entry.spi if entry is not None and not begins_early(remote, entry) else 0
 
     def is_early(one: Operation) -> bool:
         match one:
+            case ops.SetPeer(remote, entry):
+                return begins_early(remote, entry)
+            case ops.AddSa(sa, PeerEntry() as entry) | ops.ReplaceSa(_, sa, PeerEntry() as entry):
+                return begins_early(sa.dst, entry)
             case ops.AddSa(sa, None) | ops.ReplaceSa(_, sa, None) if sa.mark is None:
                 version = known(sa.dst)
                 return sa.spi > version and bool(version or mirror.leading[sa.src, sa.dst])
@@ -63,6 +81,18 @@ def in_order(operations: Sequence[Operation], mirror: Mirror) -> tuple[Operation
     if early:
         early |= {id(one) for one in operations if isinstance(one, ops.SetPod) and one.flags & PodFlags.READY}
     return tuple(one for one in operations if id(one) not in early)
+
+
+def _made(operations: Iterable[Operation]) -> Iterator[Sa]:
+    for one in operations:
+        match one:
+            case ops.AddSa(sa) | ops.ReplaceSa(_, sa):
+                yield sa
+
+
+def _found_by(sa: Sa) -> tuple[int, int]:
+    """Give what an entry of the peer map must have, so that packets find an inbound SA: node mark, and IP version."""
+    return (sa.mark.value & marks.UPPER_BITS if sa.mark is not None else 0), sa.dst.version
 
 
 def _sends(policy: Policy | None, mirror: Mirror) -> bool:

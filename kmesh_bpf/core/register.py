@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 
-from kmesh_bpf.core import claims, formers, marks
+from kmesh_bpf.core import claims, formers, keys, marks
 from kmesh_bpf.core.mirror import Changes, Mirror
 from kmesh_bpf.core.node_ids import NodeIds
 from kmesh_bpf.core.pods import Owners
@@ -62,7 +62,7 @@ class Register:
         self._doubt((*addresses, *moved), view.node, owners)
         if changed or touched or self._doubted or self.quarantined:
             changed |= self._accept(view, mirror, owners, changed)
-            changed |= self._number(mirror, changed | before)
+            changed |= self._number(view, mirror, changed | before)
             concerned = {*touched, *addresses}
             for peer in map(self.peers.get, changed):
                 concerned.update(peer.node.addresses if peer else ())
@@ -155,7 +155,7 @@ class Register:
                 self.accepted[name] = peer
         return others
 
-    def _number(self, mirror: Mirror, names: set[str]) -> set[str]:
+    def _number(self, view: View, mirror: Mirror, names: set[str]) -> set[str]:
         """Give each accepted peer a node id; give the names of those that have another one now, or none any more."""
         for name in names:
             held = mirror.fingerprints.get(self.fingerprints[name]) if name in self.accepted else None
@@ -170,11 +170,17 @@ class Register:
                 self._unnumbered.add(name)
         if not self._unnumbered:
             return set()
-        wanted = sorted(self._unnumbered)
-        numbers = dict(zip(wanted, self._numbers.free(len(wanted)), strict=False))
+        wanted, numbers, given = sorted(self._unnumbered), dict[str, int](), set[int]()
+        for name in wanted:
+            number = self._number_of_sas(view, mirror, self.accepted[name])
+            if number is not None and number not in mirror.node_ids and number not in given:
+                numbers[name] = number
+                given.add(number)
+        without = [name for name in wanted if name not in numbers]
+        numbers.update(zip(without, self._numbers.free(len(without)), strict=False))
         changed = {name for name in wanted if self.ids.get(name) != numbers.get(name)}
         self.ids.update(numbers)
-        rest = wanted[len(numbers) :]
+        rest = [name for name in without if name not in numbers]
         if rest:
             self._rest, self.crowded = tuple(rest), (claims.crowd(rest, self._mask),)
             self._unnumbered.difference_update(rest)
@@ -182,6 +188,23 @@ class Register:
                 del self.accepted[name]
                 self.ids.pop(name, None)
         return changed.union(rest)
+
+    def _number_of_sas(self, view: View, mirror: Mirror, peer: Peer) -> int | None:
+        """Give the node id that a peer's SAs bear, of which no entry tells.
+
+        A daemon was killed before it wrote one, or somebody has removed it. Under another id they would have to be made
+        again, with the same keys.
+        """
+        node = view.node
+        if mirror.observation.incarnation != node.boot_id:
+            return None
+        found = (sa for address in peer.node.addresses for sa in mirror.by_remote.get(address, {}).values())
+        for sa in found:
+            if sa.mark is None or sa.spi not in view.keys or sa.mark.mask & marks.UPPER_BITS != self._mask:
+                continue
+            if sa.key == keys.derive(view.keys[sa.spi], sa.src, sa.dst, peer.node.boot_id, node.boot_id):
+                return marks.node_id(sa.mark.value, self._mask)
+        return None
 
     def _stray(self, addresses: Iterable[Address], mirror: Mirror) -> None:
         for address in addresses:

@@ -239,6 +239,7 @@ class View:
     maps key version (SPI) to the cluster's pre-shared key, the previous ones included. ``announced`` is the version in
     our own KmeshNodeInfo, 0 before the first; ``announced_at`` when it was written, in the same seconds as the ``now``
     given to the planner.
+    ``promised``: the highest version that may be in it by now, as it was handed over to be written; 0: none but that.
     ``services`` are the cluster's Service CIDRs; ``candidates`` other addresses that DNAT may turn into a pod's: of
     Services outside these CIDRs, and of all nodes. ``contested``: addresses that a pod claims and a node has got: what
     cannot be sent there encrypted is not sent. ``problems`` are sentences on claims that do not hold (of pods, nodes,
@@ -255,3 +256,9 @@ class View:
     problems: tuple[str, ...] = ()
     announced: int = 0
     announced_at: float = 0.0
+    promised: int = 0
+
+    @property
+    def awaited(self) -> int:
+        """The highest key version that peers may send with."""
+        return max(self.announced, self.promised)

@@ -8,7 +8,9 @@ from ipaddress import ip_address
 from random import Random
 
 from kmesh_bpf.core import marks
+from kmesh_bpf.core.operations import AddSa, Attach, Operation
 from tests.simulator.events import any_machine, event, with_daemon
+from tests.simulator.machine import UPLINK
 from tests.simulator.packets import Frame, Inner
 from tests.simulator.ways import Trip
 from tests.simulator.world import World
@@ -124,7 +126,16 @@ def kernel_refuses_operations(world: World, draw: Random) -> str | None:
     if machine is None:
         return None
     machine.refusals = draw.choice((1, 1, 3, 10, 40))
-    return f"the kernel of {machine.name} will refuse {machine.refusals} of the next operations of its daemon"
+    machine.refuses = draw.choice((Operation, Operation, AddSa, Attach))
+    also = ""
+    if machine.refuses is Attach:
+        world.judge.tampered(machine, "programs were taken off its uplink, and can be attached no more")
+        machine.kernel.detach(UPLINK)
+        also = "; there are no programs on its uplink any more"
+    if draw.random() < 0.4:
+        also += f"; the key is replaced: SPI {world.new_key()}"
+    what = "operations" if machine.refuses is Operation else machine.refuses.__name__
+    return f"the kernel of {machine.name} will refuse {machine.refusals} of the next {what} of its daemon{also}"
 
 
 @event("kernel", 2)

@@ -16,8 +16,10 @@
    one of the two daemons went by objects that do not say of the two pods what is so: the API server's delay). What a
    daemon does of its own accord, being killed, stopped, started or upgraded, and keys that are replaced, excuse nothing.
    A new incarnation is a violation by itself, for it costs packets, unless something was done to that very node since
-   its last pass that converged, or there is an excuse for a pair that it is of. One is excused by what a daemon
-   does: it was killed between the two writes that make an SA (:func:`kmesh_bpf.core.reach.in_order`).
+   its last pass that converged, or it sees only now that it was readdressed, or there is an excuse for a pair that it
+   is of, of more than that one of the two has become another one, or that its kernel has refused something. One is
+   excused by what a daemon does: it was killed between the two writes that make an SA
+   (:func:`kmesh_bpf.core.reach.in_order`).
    An excuse is made good once both daemons have, in passes begun since that converged, seen each other's incarnation
    as it is now, and say that they can send to each other; and the Secret holds no key (any more) that it held before,
    with somebody having erased that it did: whoever starts under such a one finds SAs of keys that he takes for new.
@@ -29,7 +31,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -66,6 +68,11 @@ class Seen:
     tampered: str = ""
     once: set[Trip] = field(default_factory=set)
 
+    def readdressed(self, machine: Machine) -> bool:
+        """Tell whether the daemon sees other addresses of its own node than it did: that may have come late."""
+        before = (self.done or NOTHING).nodes.get(machine.name)
+        return before != self.begun.nodes.get(machine.name)
+
     def knows(self, address: Address, pod: LivePod) -> bool:
         """Tell whether the daemon could have known that a pod with that address is managed."""
         told = (pod.machine.name, pod.label)
@@ -79,8 +86,14 @@ class Excuse:
     why: str
     since: float
 
+    @property
+    def costs_no_keys(self) -> bool:
+        """Whether it may cost packets, but nobody has to become another node for it: one is another one, or tries again."""
+        return self.why.endswith((JUST_BOOTED, NEW_INCARNATION, REFUSED))
+
 
 JUST_BOOTED, NEW_INCARNATION = "it has just booted", "a new incarnation"
+REFUSED = "its kernel has refused an operation"
 GO_BEGINS_ANEW = "a Go node begins anew under its boot id"
 """Its keys come back, so its peers must change (:mod:`kmesh_bpf.core.incarnation`)."""
 GO_IS_LATE = "one of the two, of which one is a Go node, was late with a new key"
@@ -135,8 +148,13 @@ class Judge:
     def renews(self, machine: Machine) -> None:
         """Take in that a daemon becomes another one, before it makes anything for that."""
         seen = self.of(machine)
-        own = seen.report is None or self.caused.get(machine, -1.0) >= seen.converged_began_at
-        if not (machine.is_go or own or any(machine in pair for pair in self.excuses)):
+        own = (
+            seen.report is None
+            or self.caused.get(machine, -1.0) >= seen.converged_began_at
+            or seen.readdressed(machine)
+        )
+        others = (excuse for pair, excuse in self.excuses.items() if machine in pair and not excuse.costs_no_keys)
+        if not (machine.is_go or own or any(others)):
             raise ViolationError(4, f"{machine.name} changes its incarnation without a cause")
         self.world.story.tell(f"  {machine.name} is another one from now on")
         self.blame(machine, GO_BEGINS_ANEW if machine.is_go else NEW_INCARNATION)
@@ -172,7 +190,9 @@ class Judge:
         self.caused[machine] = self.world.now
         for other in others or self.world.machines:
             if other is not machine:
-                self.excuses[frozenset((machine, other))] = Excuse(f"{machine.name}: {why}", self.world.now)
+                pair, excuse = frozenset((machine, other)), Excuse(f"{machine.name}: {why}", self.world.now)
+                before = self.excuses.get(pair, excuse)  # not made good yet, by a node that is another one now
+                self.excuses[pair] = replace(before, since=self.world.now) if excuse.costs_no_keys else excuse
 
     def tampered(self, machine: Machine, why: str) -> None:
         """Excuse, besides, what a node sends and takes in clear, until its daemon has had a pass."""
@@ -182,7 +202,7 @@ class Judge:
     def refused(self, machine: Machine) -> None:
         """Take in that a kernel refuses an operation: it can be tried again, and is no cause to become another one."""
         caused = self.caused.get(machine, -1.0)
-        self.tampered(machine, "its kernel has refused an operation")
+        self.tampered(machine, REFUSED)
         self.caused[machine] = caused
 
     # What packets do.

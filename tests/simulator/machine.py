@@ -15,12 +15,13 @@ from typing import Any
 from kmesh.launcher.announcer import Announcer
 from kmesh.launcher.config import Config
 from kmesh.launcher.config import parse as flags
-from kmesh.launcher.daemon import FIRST_RETRY, LAST_RETRY, TRANSITION_PERIOD, Daemon
+from kmesh.launcher.daemon import FIRST_RETRY, LAST_RETRY, REFUSAL_PERIOD, Daemon
 from kmesh.launcher.looks import Looks
 from kmesh.telling.record import Bounds, Pass
 from kmesh.telling.recorder import Recorder
 
 from kmesh_bpf import Address, KernelError, KmeshBpfError, Operation, Report, Settings, remote_pods
+from kmesh_bpf.core.operations import Attach
 from kmesh_bpf.core.state import Link
 from tests.simulator.go_node import FLAGS, GoDaemon, NoReports
 from tests.simulator.kernel import NodeKernel
@@ -29,7 +30,7 @@ from tests.simulator.source import Feed, Outbox, SimulatedCluster
 
 UPLINK = 2
 REFUSED = 0.4
-"""How likely an operation is refused by a kernel that refuses some."""
+"""How likely an operation is refused by a kernel that refuses some; programs it refuses for sure."""
 BOUNDS = Bounds(silence=90.0, view_age=60.0)
 
 
@@ -106,6 +107,7 @@ class Machine:
         self.failing = False
         self.kill_in: int | None = None
         self.refusals = 0
+        self.refuses: Any = Operation
         self.lag = 0.0
         self.old_view: int | None = None
         self.kernel = NodeKernel(self.links(), world.clock, Settings(strict=not is_go))
@@ -221,7 +223,7 @@ class Machine:
         try:
             judge.begins(self, source.read())
             wait = daemon.step()
-            self.failing = wait == TRANSITION_PERIOD
+            self.failing = wait == REFUSAL_PERIOD
         except KmeshBpfError as error:
             daemon.recorder.failed(str(error))
             self.wake_at = self.world.now + self.retry
@@ -244,7 +246,8 @@ class Machine:
         """Before each operation: the daemon may be killed here, the kernel may refuse, and packets are on their way."""
         judge = self.world.judge
         self._may_die()
-        if self.refusals and self.world.random.random() < REFUSED:
+        certain = 1.0 if self.refuses is Attach else REFUSED
+        if self.refusals and isinstance(operation, self.refuses) and self.world.random.random() < certain:
             self.refusals -= 1
             judge.refused(self)
             return KernelError("do", self.kernel.render(operation), errno.ENOMEM)

@@ -21,7 +21,7 @@ from kmesh.cluster.kubernetes.source import KubernetesCluster
 from kmesh.cluster.snapshot import kmesh_node_info, local_node
 from kmesh.launcher import daemon
 
-from kmesh_bpf.core import diff, formers, incarnation, keys, node_ids, parts, sas
+from kmesh_bpf.core import diff, formers, incarnation, keys, node_ids, parts, reach, sas
 from kmesh_bpf.core import operations as ops
 from kmesh_bpf.core.state import PeerEntry, PodFlags, Program
 from kmesh_bpf.core.tunnels import tunnels
@@ -161,12 +161,6 @@ def _entry_of_anybody(mirror: Any, address: Any, fingerprint: int) -> Any:
     return replace(entry, incarnations=fingerprint) if entry else PeerEntry(0, 0, 0, fingerprint)
 
 
-def _sas_before_entries(desired: Any, observed: Any, *, new: bool) -> Iterator[Any]:
-    for address, entry in desired.peers.items():
-        if not new and observed.peers.get(address) != entry:
-            yield ops.SetPeer(address, entry)
-
-
 def _pods_first() -> Any:
     def first(desired: Any, observed: Any) -> Iterator[Any]:
         yield from pods(desired, observed)
@@ -270,7 +264,10 @@ _MADE = (
             (daemon, "PERIOD", math.inf),
         ),
     ),
-    Mistake("the SPI of a former incarnation remembered", ((parts, "_entry", _entry_of_anybody),)),
+    Mistake(
+        "the SPI of a former incarnation remembered",
+        ((parts, "_entry", _entry_of_anybody), (diff, "_version", lambda there, entry: there.spi if there else 0)),
+    ),
     Mistake("an SA of other content counted as made", ((sas._Tunnel, "is_made", lambda self, sa: True),)),
     Mistake("ids that live in old SAs given again", ((node_ids.NodeIds, "is_taken", lambda self, number: False),)),
     Mistake("a restart forgets what it had announced", ((daemon.Daemon, "view", _forgetful()),)),
@@ -292,7 +289,7 @@ _MADE = (
         "usage by address alone",
         ((sas.Held, "use", _used_by(lambda one, sa: (one.src, one.dst) == (sa.src, sa.dst))),),
     ),
-    Mistake("entries of new peers after their SAs", ((diff, "_set_peers", _sas_before_entries),)),
+    Mistake("entries of peers before their SAs", ((reach, "_found_by", lambda sa: None),)),
     Mistake("pods are marked before all is in place", _pods_first()),
     Mistake("the old goes before the new is there", _old_goes_first()),
     Mistake("keys of peers that went are used again", ((formers, "used_with", _unused),)),

@@ -14,7 +14,7 @@ from typing import Any
 
 from kmesh.cluster import secret
 from kmesh.cluster.objects import NAMESPACE, SECRET_NAME, ClusterObjects, Object, collect, parse
-from kmesh.launcher.daemon import SETTLE, TRANSITION_PERIOD
+from kmesh.launcher.daemon import REFUSAL_PERIOD, SETTLE
 
 from kmesh_bpf import Address, ConfigError, Key
 from tests.simulator.judge import Judge
@@ -216,7 +216,7 @@ class World:
             self._settle()
             for _ in range(RETRIES):
                 again = min((one.wake_at for one in self.machines if one.running and one.failing), default=math.inf)
-                if again > self.now + TRANSITION_PERIOD:
+                if again > self.now + REFUSAL_PERIOD:
                     break
                 self.now = max(self.now, again)
                 self._settle()

@@ -41,6 +41,72 @@ def test_in_any_history_no_number_is_used_twice_and_no_packet_is_accepted_twice(
     live(history)
 
 
+CONTACTS = {
+    "a peer is met": ("other_goes", "other_boots", "other_comes"),
+    "a peer boots": ("other_boots",),
+    "a key is new": ("key_is_replaced",),
+    "a peer is met while a key is new": ("other_goes", "other_boots", "key_is_replaced", "other_comes"),
+    "a peer has one address more": ("other_boots", "other_has_one_address_more"),
+    "its announcement is gone": ("announcement_is_deleted1",),
+    "all is made anew": ("pins_and_states_are_lost1",),
+    "a peer is met that is behind": (
+        "other_goes",
+        "other_boots",
+        "key_is_replaced",
+        "older_keys_are_forgotten",
+        "other_rolls_its_spi_back",
+        "other_comes",
+    ),
+}
+NEEDED = ("its announcement is gone", "all is made anew")
+"""What makes a node another one anyway."""
+
+
+def contact(what, after, victim) -> tuple[bool, bool]:
+    """Have a daemon killed before an operation, and an SA removed then; tell whether it was, and there was that SA."""
+    world = World()
+    world.passes(3.0)
+    host = world.hosts[0]
+    for name in CONTACTS[what]:
+        EVENTS[name](world)
+    before = [one.kernel.remembered for one in world.hosts]
+    killed = world.kill(host, after)
+    held = sorted(host.kernel.sas, key=repr)
+    if victim is not None and victim < len(held):
+        host.kernel.delete_sa(held[victim])
+    world.passes(3.0, number=2)
+    if victim is None and what not in NEEDED and not host.kernel.halfway:
+        assert [one.kernel.remembered for one in world.hosts] == before, "nobody removed anything"
+    return killed, victim is None or victim < len(held)
+
+
+@pytest.mark.parametrize("what", CONTACTS)
+def test_whenever_a_daemon_is_killed_and_whichever_sa_goes_then_no_packet_is_accepted_twice(what):
+    killed, after = True, 0
+    while killed:
+        killed, _ = contact(what, after, None)
+        victim = 0
+        while contact(what, after, victim)[1]:
+            victim += 1
+        after += 1
+    assert after > 4, "there were operations to be killed between"
+
+
+def test_what_was_announced_though_no_answer_came_counts_as_announced():
+    world = World()
+    world.passes(3.0)
+    world.silent = True
+    EVENTS["key_is_replaced"](world)
+    world.change_other(spi=1)
+    world.holds = 2
+    world.passes(1.0, number=1)
+    host = world.hosts[0]
+    assert (world.infos[host.name]["spec"]["spi"], host.daemon.memory.announced) == (2, 1)
+    EVENTS["newest_inbound_states_are_deleted1"](world)
+    world.passes(1.0, number=1)
+    assert {sa.spi for sa in host.kernel.sas.values() if sa.mark is not None} >= {2}
+
+
 def test_a_key_that_is_stored_again_without_its_history_is_used_under_other_incarnations_only():
     world = World()
     world.passes(3.0)

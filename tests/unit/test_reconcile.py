@@ -79,11 +79,13 @@ def test_what_receives_is_installed_before_what_sends_and_pods_come_last():
         for operation in world.kernel.log
     ]
     first = {kind: kinds.index(kind) for kind in kinds}
-    assert first["SetPeer"] < first["AddSa.in"] < first["SetPolicy"] < first["AddSa"] < first["SetPod"]
+    assert first["AddSa.in"] < first["SetPolicy"] < first["AddSa"] < first["SetPeer"]
     log = list(enumerate(world.kernel.log))
     out = next(i for i, op in log if isinstance(op, ops.SetPolicy) and op.policy.direction is Direction.OUT)
     told = max(i for i, op in log if isinstance(op, ops.SetPeer) and op.entry.spi)
     ready = next(i for i, op in log if isinstance(op, ops.SetPod) and op.flags & PodFlags.READY)
+    inbound = max(i for i, op in log if isinstance(op, ops.AddSa) and op.sa.mark is not None)
+    assert inbound < first["SetPeer"], "no entry lays a mark on packets before there are all SAs to be found by it"
     assert first["AddSa"] < told < out < ready, "what is used is known to be, whoever is killed in between"
 
 

@@ -17,8 +17,9 @@ from kmesh.launcher.announcer import Announcer
 from kmesh.launcher.config import parse as flags
 from kmesh.launcher.daemon import Daemon
 
-from kmesh_bpf import Key, KmeshBpfError
+from kmesh_bpf import Key, KmeshBpfError, contract
 from kmesh_bpf.core.keys import derive
+from kmesh_bpf.core.state import Direction
 from tests.simulator.kernel import NodeKernel
 from tests.simulator.packets import Frame, Inner
 from tests.unit.cluster import kube
@@ -27,6 +28,7 @@ from tests.unit.core import mesh
 WINDOW = {"kmesh.net/ipsec-replay-window": "4096"}
 LABEL = {"istio.io/dataplane-mode": "Kmesh"}
 OURS, OTHER = (1, 2), 3
+DECRYPTED = contract.MARK_DECRYPTED
 
 
 def material(number: int) -> Key:
@@ -44,28 +46,41 @@ class Kernel(NodeKernel):
     def __init__(self, clock):
         super().__init__(mesh.LINKS, clock)
         self.left = None
-        self.between = self._may_die
+        self.meanwhile = lambda: None
+        self.halfway = False
+        self.between = lambda: self._may_die(halfway=True)
 
     def _apply(self, operation):
         self._may_die()
         super()._apply(operation)
 
-    def _may_die(self):
+    def _may_die(self, *, halfway=False):
+        self.meanwhile()
         if self.left is not None:
             self.left -= 1
             if self.left < 0:
-                self.left = None
+                self.left, self.halfway = None, halfway
                 raise KilledError
 
-    def send_all(self):
-        """Send a packet over every SA that sends, whether a policy would or not."""
-        return [self.encapsulate(sa, Inner(sa.src, sa.dst, 0)) for sa in self.sas.values() if sa.mark is None]
+    def send_all(self, *, led=False):
+        """Send a packet over every SA that sends, whether a policy would or not; ``led``: if one does."""
+        out = [one for one in self.policies.values() if one.direction is Direction.OUT and not one.block]
+        ends = {(one.tunnel_src, one.tunnel_dst) for one in out}
+        sending = [sa for sa in self.sas.values() if sa.mark is None and (not led or (sa.src, sa.dst) in ends)]
+        return [self.encapsulate(sa, Inner(sa.src, sa.dst, 0)) for sa in sending]
 
     def take(self, frame) -> bool:
-        """Receive by every SA that has the key; whether its ends agree about ESN is not at stake here."""
+        """Receive by every SA that has the key; whether its ends agree about ESN is not at stake here.
+
+        An SA is found by its mark only, which an entry of the peer map lays on packets, by their outer source: any one
+        of the same IP version, for who sends may forge that.
+        """
+        laid = {entry.node_mark for address, entry in self.peers.items() if address.version == frame.dst.version}
         taken = False
         for sa in self.sas.values():
-            if sa.mark is not None and (sa.dst, sa.spi, sa.key) == (frame.dst, frame.spi, frame.key):
+            if sa.mark is None or not any((mark | DECRYPTED) & sa.mark.mask == sa.mark.value for mark in laid):
+                continue
+            if (sa.dst, sa.spi, sa.key) == (frame.dst, frame.spi, frame.key):
                 error = self.decapsulate(sa, replace(frame, esn=sa.replay_window > 0))
                 taken = taken or (not error and sa.replay_window > 0)  # without a window nothing is promised
         return taken
@@ -104,7 +119,9 @@ class World:
         self.now = 10_000.0
         self.addresses = dict.fromkeys((*OURS, OTHER), 0)
         self.infos = {}
-        self.refusing = 0
+        self.refusing, self.silent = 0, False
+        self.holds = 0
+        """The highest version that the node of another make sends with, also before it announces it."""
         self.keyring = secret.Keyring(1, {1: material(1)})
         self.made = 1
         self.boots = Counter()
@@ -143,6 +160,8 @@ class World:
         name = manifest["metadata"]["name"]
         uid = self.infos[name]["metadata"]["uid"] if name in self.infos else str(uuid.uuid4())
         self.infos[name] = {**manifest, "metadata": {**manifest["metadata"], "uid": uid}}
+        if self.silent:
+            raise ClusterError("it was written, but the answer is lost")
 
     def withdraw(self, node, *, status=True):
         self.infos.pop(node, None)
@@ -165,7 +184,7 @@ class World:
             info = self.infos.get(host.name)
             if info is None or "n3" not in self.infos:
                 continue
-            version = min(spec["spi"], info["spec"]["spi"])
+            version = min(max(spec["spi"], self.holds), info["spec"]["spi"])
             if version in self.keyring.keys:
                 dst = ip_address(info["spec"]["addresses"][0])
                 key = derive(self.keyring.keys[version], src, dst, spec["bootID"], info["spec"]["bootID"])
@@ -173,11 +192,14 @@ class World:
                 yield Frame(src, dst, Inner(src, dst, 0), version, key, self.numbers[key])
 
     # The wire.
-    def traffic(self, again: bool = False):
-        """Let everybody send, and the recorder what it has; raises where that must not be possible."""
+    def traffic(self, again: bool = False, *, led: bool = False):
+        """Let everybody send, and the recorder what it has; raises where that must not be possible.
+
+        ``led``: only what a policy leads to sends, as it is between two operations of a daemon.
+        """
         new = list(self._from_other())
         for host in self.hosts:
-            for packet in host.kernel.send_all():
+            for packet in host.kernel.send_all(led=led):
                 assert (packet.key, packet.sequence) not in self.sent[host.index], "a number twice under one key"
                 self.sent[host.index].add((packet.key, packet.sequence))
                 new.append(packet)
@@ -203,6 +225,28 @@ class World:
                 finally:
                     self.traffic()
         self.traffic(again=True)
+
+    def kill(self, host, after: int) -> bool:
+        """Have daemons do passes, with packets on their way all the time, until one is killed before an operation.
+
+        False: it did not do so many, and was killed in its sleep.
+        """
+        for one in self.hosts:
+            one.kernel.meanwhile = lambda: self.traffic(led=True)
+        host.kernel.left = after
+        try:
+            for _ in range(3):
+                self.now += 1.0
+                for one in self.hosts:
+                    one.daemon.step()
+                    one.daemon.announcer.write()
+        except KilledError:
+            return True
+        finally:
+            for one in self.hosts:
+                one.kernel.left, one.kernel.meanwhile = None, lambda: None
+            host.start()
+        return False
 
     def replace_key(self, key: Key):
         """Store a key by hand, history and all: nothing is refused but by the daemons."""

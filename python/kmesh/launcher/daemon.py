@@ -16,7 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kmesh import unexpected
@@ -54,7 +54,7 @@ log = logging.getLogger("kmesh")
 
 PERIOD = 30.0
 """Seconds between passes when nothing happens: catches what no notification told."""
-TRANSITION_PERIOD = 1.0
+REFUSAL_PERIOD = 1.0
 """Seconds until the next pass where the kernel has refused something."""
 SETTLE, LONGEST_SETTLE = 0.02, 2.0
 """Seconds, at least and at most, to let a burst of notifications end before acting on it: in between until the last
@@ -69,11 +69,14 @@ FIRST_SECONDS = 10.0
 class Memory:
     """What the daemon knows beyond the cluster, the kernel and its keys: what it has announced.
 
+    ``promised``: the highest key version that it has handed over to be announced, which may be done though nobody has
+    answered yet.
     ``evidence``: what the last pass left in the kernel that claims are measured by. ``addresses``: this node's, of the
     last pass, before the first as the kernel has them of a daemon before.
     """
 
     announced: int = 0
+    promised: int = 0
     announced_at: float = 0.0
     published: bool = False
     generation: int = 0
@@ -261,7 +264,7 @@ class Daemon:
             return SETTLE  # what is left is of a later step: the first pass only brought it about
         if report.failures:
             self.passes.forget()  # somebody else may be at work
-            return TRANSITION_PERIOD
+            return REFUSAL_PERIOD
         if claims_changed:
             return SETTLE
         due = max(SETTLE, report.plan.due - self.clock()) if report.plan.due is not None else PERIOD
@@ -308,7 +311,7 @@ class Daemon:
         self.log.problems("cluster", objects.problems)
         # Of now: an address that was given on to another node's pod is not ours any more once its device is gone.
         self.memory.evidence = self.passes.evidence()
-        return self.views.view(
+        view = self.views.view(
             objects,
             keys=self.keys.known,
             services=tuple(dict.fromkeys((*self.config.services, *objects.services))),
@@ -318,6 +321,7 @@ class Daemon:
             evidence=self.memory.evidence.carried,
             known=self.memory.evidence.tunnel_ends,
         )
+        return replace(view, promised=self.memory.promised)
 
     def _ours(self, objects: ClusterObjects) -> NodeInfo | None:
         return find(objects.node_infos, self.config.node, NAMESPACE)
@@ -355,7 +359,7 @@ class Daemon:
         wanted = kmesh_node_info(node, spi, self.config.options.replay_window, report.incarnation, sends)
         draft = Draft(wanted, report.decision.recreate)
         if ours is None or ours != parse(wanted):
-            self.memory.generation = 0
+            self.memory.generation, self.memory.promised = 0, max(self.memory.promised, spi)
             self.announcer.put(draft)
             return
         self.memory.generation = ours.generation

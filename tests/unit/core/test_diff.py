@@ -48,8 +48,8 @@ def steps(desired, observed):
 def test_what_receives_is_made_before_what_sends_and_pods_are_marked_when_all_is_in_place():
     assert steps(planned(), EMPTY) == [
         "LowerHashThresholds",
-        "SetPeer",
         "AddSa in",
+        "SetPeer",
         "SetPolicy in",
         "SetSource",
         "AddPodDevice",
@@ -123,7 +123,7 @@ def test_towards_a_node_that_becomes_ready_nothing_but_the_block_is_replaced_and
     view = mesh.view(nodes=2)
     ready = make_plan(view, Observation(EMPTY, links=mesh.LINKS), Options(), 0.0).state
     unready = make_plan(replace(view, peers=()), Observation(EMPTY, links=mesh.LINKS), Options(), 0.0).state
-    assert steps(ready, unready) == ["SetPeer", "AddSa in", "SetPolicy in", "AddSa out", "SetPolicy out", "SetPod"]
+    assert steps(ready, unready) == ["AddSa in", "SetPeer", "SetPolicy in", "AddSa out", "SetPolicy out", "SetPod"]
     assert all(op.replace for op in diff(ready, unready) if step(op) == "SetPolicy out")
     assert steps(unready, ready) == [
         "SetPolicy out",

@@ -162,10 +162,14 @@ def test_what_receives_with_an_announced_version_is_lost_too_when_it_is_not_the_
     assert not make_plan(unannounced, without(observed, lambda sa: sa.src == R2 and sa.spi == 2), Options(), NOW).lost
 
 
-def test_removed_entries_of_the_peer_map_are_told_by_the_keys_in_use():
+def test_where_entries_of_the_peer_map_were_removed_sas_keep_their_marks_and_one_that_is_gone_is_missed():
     gone = VIEW.peers[0].node.addresses
     state = replace(KERNEL.state, peers={a: entry for a, entry in KERNEL.state.peers.items() if a not in gone})
-    assert {one.src for one in make_plan(VIEW, replace(KERNEL, state=state), Options(), NOW).lost} == set(gone)
+    plan = make_plan(VIEW, replace(KERNEL, state=state), Options(), NOW)
+    assert (plan.lost, plan.state.sas, plan.state.peers) == ((), KERNEL.state.sas, KERNEL.state.peers)
+    for identity in (identity for identity in KERNEL.state.sas if gone[0] in (identity.src, identity.dst)):
+        left = {one: sa for one, sa in KERNEL.state.sas.items() if one != identity}
+        assert identity in make_plan(VIEW, replace(KERNEL, state=replace(state, sas=left)), Options(), NOW).lost
     rotating = replace(VIEW, keys={1: mesh.key(1), 2: mesh.key(2)}, announced=2, announced_at=NOW)
     one_left = replace(KERNEL, state=replace(KERNEL.state, peers={R3: KERNEL.state.peers[R3]}))
     assert make_plan(rotating, one_left, Options(), NOW).lost

@@ -90,5 +90,5 @@ def test_a_policy_waits_for_its_sa_and_until_the_peer_map_tells_of_it(held, told
         *(SetPeer(address, replace(entry, spi=told)) for _ in range(told is not None)),
         SetPolicy(next(out), replace=False),
     ]
-    now = in_order(operations, Mirror(Observation(state)))
+    now = in_order(operations, Mirror(Observation(state)), 1)
     assert (operations[-1] not in now) is waits

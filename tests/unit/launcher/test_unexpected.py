@@ -65,7 +65,7 @@ class Loop:
         node.memory.subscribe = lambda: ()
         node.memory.changed = lambda: Keys(rest=True)
         node.memory.attach_missing = lambda *_: ((), ())
-        for name, seconds in (("FIRST_RETRY", 0.01), ("TRANSITION_PERIOD", 0.05), ("LAST_RETRY", 0.05)):
+        for name, seconds in (("FIRST_RETRY", 0.01), ("REFUSAL_PERIOD", 0.05), ("LAST_RETRY", 0.05)):
             monkeypatch.setattr(f"kmesh.launcher.daemon.{name}", seconds)
         self.step = node.daemon.step
         monkeypatch.setattr(node.daemon, "step", self.count)
