@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """bpf(2) in Python: thin, typed, errors as ours. The C side is kmesh_bpf/_bpf_calls.c."""
 
 from __future__ import annotations
@@ -152,6 +153,11 @@ def map_sum(fd: int, keys: Any, key_size: int, value_size: int, count: int, targ
     found = ffi.new("uint64_t *")
     check(lib.kmesh_map_sum(fd, keys, key_size, value_size, count, found), "read", target)
     return int(found[0])
+
+
+def ring_take(consumer: Any, producer: Any, page: int, size: int, records: Any, record: int, room: int) -> int:
+    """Take up to ``room`` records of ``record`` bytes out of a ring of ``size`` bytes; give how many."""
+    return int(lib.kmesh_ring_take(consumer, producer, page, size, records, record, room))
 
 
 def create_link(program: int, ifindex: int, attach_type: int) -> int:

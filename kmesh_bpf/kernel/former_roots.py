@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pin roots of daemons before, whose programs run on this namespace's devices though none of them keeps their maps.
 
 Who comes with another pin root takes all of it over: what the maps say, before any program is replaced, then the links,

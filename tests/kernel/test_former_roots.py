@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Another --pin-root: all that the daemon before has made is taken over, and nothing of it runs beside ours."""
 
 import shutil

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Counters of the kernel's own drops are read by their names, whatever stands around them."""
 
 from itertools import chain, repeat
