@@ -118,6 +118,13 @@ class Clsact:
                 mark.rmdir()
         return found
 
+    def take_over(self, former: Path) -> None:
+        """Take over which qdiscs are of our making from the folder of another pin root."""
+        for mark in former.iterdir() if former.is_dir() else ():
+            if mark.name.isdecimal():
+                (self._made / mark.name).mkdir(parents=True, exist_ok=True)
+                mark.rmdir()
+
     def restore(self) -> None:
         """Make the folder again that says which qdiscs are of our making, after somebody has removed it."""
         for ifindex in self._ours:

@@ -22,6 +22,7 @@ from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError, Unsupporte
 from kmesh_bpf.kernel import nat, pieces, privileges, programs, xfrm, xfrm_defaults, xfrm_events, xfrm_stat
 from kmesh_bpf.kernel.detours import Detours
 from kmesh_bpf.kernel.fib_rules import RoutingRules
+from kmesh_bpf.kernel.former_roots import running_here
 from kmesh_bpf.kernel.interface import AttachMode, Failure
 from kmesh_bpf.kernel.leftovers import GoKmesh
 from kmesh_bpf.kernel.links import Links
@@ -83,7 +84,11 @@ class LinuxKernel:
             raise ConfigError(f"pin root {pin_root} is where bpffs is mounted, and everybody's: name a folder below it")
         self.pin_root = pin_root
         self.settings = settings
-        self._loaded: LoadedPrograms | None = programs.ensure_loaded(pin_root, settings) if load else None
+        self.former_roots = running_here(pin_root) if load else ()
+        """Pin roots of daemons before that were taken over, and removed."""
+        self._loaded: LoadedPrograms | None = (
+            programs.ensure_loaded(pin_root, settings, former=self.former_roots) if load else None
+        )
         folder = self._loaded.maps if self._loaded else find_maps(pin_root)
         self._maps = Maps(folder) if folder else None
         self._socket = NetlinkSocket()
@@ -97,8 +102,9 @@ class LinuxKernel:
         self._pins = Pins(pin_root, self._loaded, self._maps, self._tc) if self._loaded and self._maps else None
         self._seen: _Seen | None = None
         allow_descriptors()
-        self.former_roots = self._tc.take_over() if load else frozenset()
-        """Pin roots of former daemons whose links were taken over."""
+        for root in self.former_roots:
+            self._tc.take_over(root)
+            programs.remove_all(root)
 
     @property
     def compiled(self) -> bool:

@@ -16,7 +16,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib import metadata, resources
@@ -83,7 +83,9 @@ def expected(pin_root: Path, settings: Settings, sources: Path | None = None) ->
     )
 
 
-def ensure_loaded(pin_root: Path, settings: Settings, sources: Path | None = None) -> LoadedPrograms:
+def ensure_loaded(
+    pin_root: Path, settings: Settings, sources: Path | None = None, former: Sequence[Path] = ()
+) -> LoadedPrograms:
     """Find the programs pinned for these sources and settings, or compile, load and pin them.
 
     New maps, of another capacity or layout than before, get the entries of the old ones. Of two processes that call
@@ -100,6 +102,8 @@ def ensure_loaded(pin_root: Path, settings: Settings, sources: Path | None = Non
     wanted = expected(pin_root, settings, sources)
     programs, folder = wanted.programs, wanted.maps
     with locked(pin_root):
+        for stale in map_folders.map_folders(pin_root) if former else ():
+            _remove(stale, [pin.name for pin in stale.iterdir()])
         if _is_complete(programs) and map_folders.is_complete(folder):
             return wanted
         # Under a name that is never looked for, then renamed: a crash half way leaves nothing that looks complete.
@@ -110,7 +114,8 @@ def ensure_loaded(pin_root: Path, settings: Settings, sources: Path | None = Non
         unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=programs.parent))
         try:
             _compile(sources, _compiler_flags(settings, folder), unfinished)
-            carry_over(pin_root, folder)
+            for root in (pin_root, *former):
+                carry_over(root, folder)
             _remove(programs, PIN_NAMES)
             unfinished.rename(programs)
         finally:

@@ -22,7 +22,7 @@ from kmesh_bpf.core.state import Attachment, Link, Program
 from kmesh_bpf.errors import ConflictError, KernelError, UnsupportedError
 from kmesh_bpf.kernel import bpf
 from kmesh_bpf.kernel.clsact import Clsact
-from kmesh_bpf.kernel.former_roots import LINKS, left_links, place_of
+from kmesh_bpf.kernel.former_roots import CLSACT, LINKS, links_here, place_of
 from kmesh_bpf.kernel.interface import AttachMode
 from kmesh_bpf.kernel.programs import LoadedPrograms
 
@@ -37,8 +37,8 @@ class TcAttacher:
     """Attaches, finds and detaches the programs of one pin root in the caller's network namespace."""
 
     def __init__(self, pin_root: Path, mode: AttachMode = "auto") -> None:
-        self._pin_root, self._links = pin_root, pin_root / LINKS
-        self._clsact = Clsact(pin_root / "clsact")
+        self._links = pin_root / LINKS
+        self._clsact = Clsact(pin_root / CLSACT)
         self._mode = mode
         self._held: dict[Place, int] = {}  # descriptors
         self._filters = True  # whether any program of ours may be a filter of clsact
@@ -49,16 +49,15 @@ class TcAttacher:
             os.close(fd)
         self._held.clear()
 
-    def take_over(self) -> frozenset[Path]:
-        """Take links over that a daemon with another pin root has left here, as they are; give those pin roots.
+    def take_over(self, root: Path) -> None:
+        """Take over, as they are, the links and qdiscs that a daemon with another pin root has made here.
 
         Raises:
             KernelError: the kernel refused.
 
         """
         self._hold_pinned()
-        roots = set()
-        for place, pin, fd in left_links(self._pin_root):
+        for place, pin, fd in links_here(root):
             if place in self._held:
                 bpf.detach_link(fd, pin)
                 os.close(fd)
@@ -66,8 +65,7 @@ class TcAttacher:
                 self._held[place] = fd
                 self._pin_again(place, fd)
             pin.unlink(missing_ok=True)
-            roots.add(pin.parent.parent)
-        return frozenset(roots)
+        self._clsact.take_over(root / CLSACT)
 
     def attach(self, attachment: Attachment, program: Path) -> None:
         """Attach a pinned program, or put it in the place of an older one of ours without a gap.

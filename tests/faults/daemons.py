@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.faults.hands import NEW_KEYS
 from tests.faults.keys import create, sent_with
 from tests.faults.meter import readiness
 from tests.faults.moment import SECONDS, Moment
@@ -247,7 +246,6 @@ ROWS = (
         2,
         "n1's daemon comes back with another --pin-root, then with the one before",
         other_pin_root,
-        Excuse("which keys were in use is kept below the pin root; " + NEW_KEYS, ("n1",)),
         seconds=200,
     ),
     Row("daemon-sources", 2, "n2's daemon comes back with other C sources, then with the ones before", other_sources),

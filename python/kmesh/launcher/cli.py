@@ -178,8 +178,8 @@ def _encrypt(config: Config, source: ClusterSource, recorder: Recorder) -> int:
     kernel = kmesh_bpf.LinuxKernel(config.pin_root, config.settings, attach_mode=config.attach_mode)
     how = "compiled" if kernel.compiled else "found pinned, nothing compiled"
     log.info("programs %s (%.1f s)", how, time.monotonic() - started)
-    for root in sorted(kernel.former_roots):
-        log.info("took over the programs that a daemon with --pin-root=%s had on devices; remove that folder", root)
+    for root in kernel.former_roots:
+        log.info("took over what a daemon with --pin-root=%s had made here", root)
     _look_around()
     boot = BootGuard(config.state_dir, strict=config.settings.strict, clock=time.monotonic)
     announcer = AnnouncerThread(source)
