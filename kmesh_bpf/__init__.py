@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kmesh IPsec: node-to-node encryption of managed pods' traffic, by eBPF on TC and the kernel's XFRM.
 
 Describe what is known as a :class:`View`; :func:`reconcile` brings a kernel to what that calls for. The library
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from kmesh_bpf.contract import VERSION as CONTRACT_VERSION
 from kmesh_bpf.core.addresses import impossible
 from kmesh_bpf.core.claims import Evidence, evidence
+from kmesh_bpf.core.doctor import Finding, Severity
 from kmesh_bpf.core.explain import Fate, Stop, Trace, trace
 from kmesh_bpf.core.incarnation import Announcement, Cause, Decision, Memory
 from kmesh_bpf.core.marks import check_mark_mask
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from kmesh_bpf.kernel.links import LinkWatcher
     from kmesh_bpf.kernel.linux import LinuxKernel
     from kmesh_bpf.kernel.maps import Maps, open_maps
+    from kmesh_bpf.kernel.node_facts import diagnose, look_around
     from kmesh_bpf.kernel.pin_root import DEFAULT_PIN_ROOT, claim
     from kmesh_bpf.kernel.programs import Settings
 
@@ -56,6 +59,8 @@ _LATE = {
     "Maps": "kmesh_bpf.kernel.maps",
     "Settings": "kmesh_bpf.kernel.programs",
     "claim": "kmesh_bpf.kernel.pin_root",
+    "diagnose": "kmesh_bpf.kernel.node_facts",
+    "look_around": "kmesh_bpf.kernel.node_facts",
     "open_maps": "kmesh_bpf.kernel.maps",
     "watching": "kmesh_bpf.kernel.events",
 }
@@ -79,6 +84,7 @@ __all__ = [
     "Evidence",
     "FakeKernel",
     "Fate",
+    "Finding",
     "Kernel",
     "KernelError",
     "KernelState",
@@ -109,6 +115,7 @@ __all__ = [
     "SaUsage",
     "SetPod",
     "Settings",
+    "Severity",
     "SharedMap",
     "Stop",
     "Trace",
@@ -117,8 +124,10 @@ __all__ = [
     "check_mark_mask",
     "check_node_mark_mask",
     "claim",
+    "diagnose",
     "evidence",
     "impossible",
+    "look_around",
     "make_plan",
     "managed_pods",
     "open_maps",

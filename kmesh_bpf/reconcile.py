@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Observe, plan, diff, apply, read back: one level-triggered pass that knows both sides and decides nothing.
 
 Who makes one pass after the other keeps a :class:`Reconciler`: what it remembers of the pass before, of the plan and of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which peers' claims hold, where several nodes claim an address, or a node that of a pod. Pure.
 
 Who loses is quarantined: nothing is sent to it, and its pods are no ready ones, so that a wrong claim ends in a counted

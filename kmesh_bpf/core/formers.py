@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Peers that went, and may come back: how long their SAs stay, and what is remembered of them afterwards. Pure.
 
 A sequence must never start anew under a key that was in use, and a key is made of the two nodes' addresses and

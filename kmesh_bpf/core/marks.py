@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """All rules of our marks: those of a setting, those that SAs and policies carry, node ids and how they lie in the mark.
 
 What is *ours* among SAs and policies goes by the form of their marks and not by the setting at hand: what another

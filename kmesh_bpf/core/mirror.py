@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the kernel holds: as last observed, and as it has acknowledged since. Sorted as plans look it up. Pure.
 
 A pass asks the kernel for what it has written, and for nothing else. So that a plan can be as small, the mirror keeps

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What one other node takes of kernel objects: the part of a plan that depends on that node alone. Pure.
 
 A part is made anew only when something that it depends on has changed, or the time that it names has come. Parts have

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """view + what the kernel holds -> the kernel objects that should be. Decides; does nothing.
 
 Which these are: docs/design.md, "Kernel objects".

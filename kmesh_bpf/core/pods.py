@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which node has the managed pod of an address. Pure.
 
 What runs here is known better than what others say: neither this node's addresses nor its pods' can be a pod's

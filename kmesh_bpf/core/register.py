@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The peers that are dealt with, their fingerprints and node ids; remembered from one view to the next. Pure."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kernel objects of ours, as values: what a plan calls for and what an observation found are the same types."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The input of a decision: an immutable snapshot of everything known (docs/design.md, "Words")."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cluster as a folder of manifests, as ``kubectl get -o yaml`` prints them, and the daemons that live on it."""
 
 from __future__ import annotations

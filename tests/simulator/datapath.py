@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The programs on TC over one node's maps: :mod:`tests.bpf.model`, asked with what the maps say of a packet."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Known mistakes, put into the code one at a time: a simulator that does not find them finds nothing.
 
 They are those that this project, or others of its kind, made once or nearly did; each changes one decision and nothing

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes pure functions that a history calls a million times cheaper, and nothing else: the values stay the same.
 
 Addresses are hashed by way of a text in :mod:`ipaddress`, and written anew each time; a key of two nodes is derived in

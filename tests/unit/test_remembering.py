@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who remembers comes to what one comes to who begins anew: passes of one reconciler, through random histories.
 
 Beside the kernel that one reconciler brings forward lives a second one, for which each pass is the first.

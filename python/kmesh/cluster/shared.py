@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Objects by namespace and name, immutable, in small parts that one state of a cluster shares with the next. Pure.
 
 Those are maps of maps: :class:`kmesh_bpf.SharedMap`.

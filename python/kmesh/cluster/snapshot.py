@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cluster objects -> view: who is enrolled, who is a peer. Pure."""
 
 from __future__ import annotations

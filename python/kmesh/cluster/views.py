@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The view of a node, kept from one state of the cluster to the next: what an event does not concern is the very same.
 
 What comes out is what :func:`kmesh.cluster.snapshot.build_view` makes of the same objects from scratch; tests hold one

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The daemon's loop: newest view, one pass, wait. Level-triggered: what woke it does not matter.
 
 What it announces, and what it tells of itself, is written by threads of their own (``announcer.py``, ``outbox.py``),

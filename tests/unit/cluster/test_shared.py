@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What two states of a cluster share, and what they differ in."""
 
 from collections import ChainMap

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """After every event of a random history the view kept is the one made from scratch, and shares with the one before
 what the event did not concern."""
 

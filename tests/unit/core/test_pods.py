@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Managed pods by node: what has not changed is not only equal, but the same."""
 
 from ipaddress import ip_address
