@@ -24,7 +24,6 @@ from kmesh_bpf import (
     PacketPair,
     PacketSum,
     privileges,
-    watching,
 )
 
 LOOK_SECONDS = 0.1
@@ -95,6 +94,8 @@ def run(
         KmeshBpfError: there is nothing to watch here, or it is not permitted.
 
     """
+    from kmesh_bpf import watching  # noqa: PLC0415 # what speaks to a kernel is not there on every system
+
     privileges.need(privileges.Capability.BPF)
     with watching(flags.pin_root, flags.sample) as ring:
         names = _names(connect, stderr)
