@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from kmesh_bpf.contract import VERSION as CONTRACT_VERSION
 from kmesh_bpf.core.addresses import impossible
 from kmesh_bpf.core.claims import Evidence, evidence
+from kmesh_bpf.core.doctor import Finding, Severity
 from kmesh_bpf.core.explain import Fate, Stop, Trace, trace
 from kmesh_bpf.core.incarnation import Announcement, Cause, Decision, Memory
 from kmesh_bpf.core.marks import check_mark_mask
@@ -19,6 +20,7 @@ from kmesh_bpf.core.operations import AddSa, Attach, DeletePod, DeleteSa, Operat
 from kmesh_bpf.core.options import Options
 from kmesh_bpf.core.planner import Plan, make_plan
 from kmesh_bpf.core.problems import Problem, ProblemKind
+from kmesh_bpf.core.shared import SharedMap
 from kmesh_bpf.core.state import (
     Direction,
     KernelState,
@@ -29,7 +31,7 @@ from kmesh_bpf.core.state import (
     own_addresses,
     remote_pods,
 )
-from kmesh_bpf.core.view import Address, Key, Network, Node, Peer, Pod, Pods, View
+from kmesh_bpf.core.view import Address, Key, Network, Node, Peer, Peers, Pod, Pods, View
 from kmesh_bpf.core.watched import EventTotals, PacketFate, PacketPair, PacketSum
 from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError
 from kmesh_bpf.kernel.fake import FakeKernel
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from kmesh_bpf.kernel.links import LinkWatcher
     from kmesh_bpf.kernel.linux import LinuxKernel
     from kmesh_bpf.kernel.maps import Maps, open_maps
+    from kmesh_bpf.kernel.node_facts import diagnose, look_around
     from kmesh_bpf.kernel.pin_root import claim
     from kmesh_bpf.kernel.programs import Settings
 
@@ -55,6 +58,8 @@ _LATE = {
     "Maps": "kmesh_bpf.kernel.maps",
     "Settings": "kmesh_bpf.kernel.programs",
     "claim": "kmesh_bpf.kernel.pin_root",
+    "diagnose": "kmesh_bpf.kernel.node_facts",
+    "look_around": "kmesh_bpf.kernel.node_facts",
     "open_maps": "kmesh_bpf.kernel.maps",
     "watching": "kmesh_bpf.kernel.events",
 }
@@ -78,6 +83,7 @@ __all__ = [
     "Evidence",
     "FakeKernel",
     "Fate",
+    "Finding",
     "Kernel",
     "KernelError",
     "KernelState",
@@ -96,6 +102,7 @@ __all__ = [
     "PacketPair",
     "PacketSum",
     "Peer",
+    "Peers",
     "Plan",
     "Pod",
     "Pods",
@@ -107,6 +114,8 @@ __all__ = [
     "SaUsage",
     "SetPod",
     "Settings",
+    "Severity",
+    "SharedMap",
     "Stop",
     "Trace",
     "View",
@@ -114,8 +123,10 @@ __all__ = [
     "check_mark_mask",
     "check_node_mark_mask",
     "claim",
+    "diagnose",
     "evidence",
     "impossible",
+    "look_around",
     "make_plan",
     "managed_pods",
     "open_maps",

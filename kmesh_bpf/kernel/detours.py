@@ -59,7 +59,7 @@ class Detours:
         self._found: tuple[Detour, ...] = ()
 
     def tell(self) -> None:
-        """Say that filters have changed: they are read again as soon as that may cost something."""
+        """Say that filters or rules have changed: they are read again as soon as that may cost something."""
         self._due = min(self._due, self._soonest)
 
     def found(self, links: tuple[Link, ...]) -> tuple[Detour, ...]:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from kmesh.cluster.objects import NAMESPACE
 from kmesh.cluster.secret import KEY_DIGITS
-from kmesh.kmeshctl import completion, explain, monitor, status, upstream
+from kmesh.kmeshctl import completion, doctor, explain, monitor, status, upstream
 from kmesh.kmeshctl.output import duration, span
 from kmesh.text import file_name, path, short
 from kmesh_bpf import ConfigError
@@ -25,6 +25,7 @@ examples:
   kmeshctl secret create                   # makes a key, or replaces it
   kmeshctl status                          # is every node as it should be?
   kmeshctl explain shop/web backend/api    # is the traffic between these two encrypted?
+  kmeshctl doctor                          # on a node: does anything stand in the way there?
   kmeshctl monitor --only dropped          # on a node: what is dropped, as it happens, and why
   kmeshctl completion bash
   kmeshctl version -o json
@@ -147,7 +148,8 @@ def _age(text: str) -> float:
 def parser() -> Parser:
     """Make the parser.
 
-    ``command`` is None, ``help``, ``version``, ``completion``, ``status``, ``explain``, ``monitor`` or ``secret``;
+    ``command`` is None, ``help``, ``version``, ``completion``, ``status``, ``explain``, ``doctor``, ``monitor`` or
+    ``secret``;
     ``action`` of the latter None, ``create``, ``get`` or ``delete``; ``direct_key`` the key of the guide's form,
     ``secret --key=HEX``. ``manifests``, ``kubeconfig``, ``context`` and ``namespace``, which name the cluster, are
     there only if given.
@@ -167,6 +169,7 @@ def parser() -> Parser:
     about_help.add_argument("words", nargs="*", metavar="COMMAND", help="a command, and what it can do")
     for module in (status, explain, monitor, completion):
         module.register(commands, shared)
+    doctor.register(commands)
     secret = commands.add_parser(
         "secret", help="create, replace, show or delete the key", parents=[shared], **look(EPILOG + EXIT_STATUS)
     )

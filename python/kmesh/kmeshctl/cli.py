@@ -22,7 +22,7 @@ from kmesh.cluster.manifests import FolderCluster
 from kmesh.cluster.objects import NAMESPACE, SECRET_NAME, ClusterObjects
 from kmesh.cluster.source import ClusterSource, read_whole
 from kmesh.errors import ClusterError, OutputError
-from kmesh.kmeshctl import completion, explain, health, monitor, status, waiting
+from kmesh.kmeshctl import completion, doctor, explain, health, monitor, status, waiting
 from kmesh.kmeshctl.arguments import HIDDEN, parse, parser
 from kmesh.kmeshctl.output import span
 from kmesh.text import one_line, short
@@ -81,6 +81,8 @@ def _command(argv: Sequence[str], stdin: TextIO, stdout: TextIO, stderr: TextIO,
     if flags.command == "completion":
         stdout.write(completion.script(parser(), flags.shell))
         return 0
+    if flags.command == "doctor":
+        return doctor.run(flags, stdout)
     if flags.command == "monitor":
         return monitor.run(flags, lambda: _source(flags, environment), stdout, stderr)
     with closing(_source(flags, environment)) as source, _telling_whom(flags, source, stderr):

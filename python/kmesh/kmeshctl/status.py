@@ -10,8 +10,8 @@ from typing import Any, TextIO
 
 from kmesh.cluster.source import ClusterSource, read_whole
 from kmesh.errors import ClusterError
-from kmesh.kmeshctl.health import Finding, Health, NodeHealth, examine, named, plain, replacement
-from kmesh.kmeshctl.output import STRUCTURED, printable, share, span, structured, table
+from kmesh.kmeshctl.health import Finding, Health, NodeHealth, examine, plain, replacement
+from kmesh.kmeshctl.output import STRUCTURED, named, printable, share, span, structured, table
 
 EXIT_UNHEALTHY = 1
 WATCH_SECONDS = 2.0

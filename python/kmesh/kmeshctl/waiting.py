@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from kmesh.cluster.objects import NodeInfo
 from kmesh.cluster.snapshot import announced_by_us
 from kmesh.cluster.status import LEASE_SECONDS, NodeStatus
-from kmesh.kmeshctl.health import named
+from kmesh.kmeshctl.output import named
 
 
 @dataclass(frozen=True, slots=True)
