@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which node id a peer gets: the lowest that nobody has, found without going through all that somebody has. Pure."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A map that one state shares with the next, but for what has changed. Pure.
 
 A change copies the bucket that it concerns, some dozens of entries, so holding a former state costs next to nothing,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Node ids: no two peers have one, none that lives in an SA is given again, and the lowest free ones are found."""
 
 from hypothesis import given
