@@ -18,11 +18,12 @@ PACKAGES = [
     "kmesh.cluster",
     "kmesh.cluster.kubernetes",
     "kmesh.kmeshctl",
+    "kmesh.telling",
     "kmesh_bpf",
     "kmesh_bpf.core",
     "kmesh_bpf.kernel",
 ]
-OF_THE_DAEMON = ["kmesh.launcher", "kmesh.telling", "kmesh_bpf.cdef", "kmesh_bpf.csrc", "kmesh_bpf.csrc.include"]
+OF_THE_DAEMON = ["kmesh.launcher", "kmesh_bpf.cdef", "kmesh_bpf.csrc", "kmesh_bpf.csrc.include"]
 KMESHCTL = "kmeshctl = kmesh.kmeshctl.cli:entry"
 
 

@@ -35,7 +35,7 @@ from kmesh_bpf.core.view import Address, Key, Network, Node, Peer, Peers, Pod, P
 from kmesh_bpf.core.watched import EventTotals, PacketFate, PacketPair, PacketSum
 from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError
 from kmesh_bpf.kernel.fake import FakeKernel
-from kmesh_bpf.kernel.interface import AttachMode, Kernel
+from kmesh_bpf.kernel.interface import DEFAULT_PIN_ROOT, AttachMode, Kernel
 from kmesh_bpf.reconcile import Reconciler, Report, preview, reconcile
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from kmesh_bpf.kernel.linux import LinuxKernel
     from kmesh_bpf.kernel.maps import Maps, open_maps
     from kmesh_bpf.kernel.node_facts import diagnose, look_around
-    from kmesh_bpf.kernel.pin_root import DEFAULT_PIN_ROOT, claim
+    from kmesh_bpf.kernel.pin_root import claim
     from kmesh_bpf.kernel.programs import Settings
 
 __version__ = "0.1.0"
@@ -53,7 +53,6 @@ __version__ = "0.1.0"
 # Imported when first asked for: they speak to a Linux kernel, which kmeshctl never does, on no system. Some bring
 # pyroute2, which takes longer to import than all the rest.
 _LATE = {
-    "DEFAULT_PIN_ROOT": "kmesh_bpf.kernel.pin_root",
     "LinkWatcher": "kmesh_bpf.kernel.links",
     "LinuxKernel": "kmesh_bpf.kernel.linux",
     "Maps": "kmesh_bpf.kernel.maps",

@@ -54,9 +54,20 @@ def constants() -> str:
     return f'''"""The constants of bpf/include/ipsec_contract.h, written by kmesh_bpf/_build.py."""
 
 from types import SimpleNamespace
+from typing import NoReturn
 
-lib = SimpleNamespace(**{values})
-ffi = None
+from kmesh_bpf.errors import UnsupportedError
+
+
+class Part(SimpleNamespace):
+    """What there is of the extension without it."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise UnsupportedError("what speaks to a kernel", "this is kmeshctl alone; install the wheel for Linux there")
+
+
+lib = Part(**{values})
+ffi = Part()
 '''
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a node lacks, or has that is in the way, for encryption: facts -> findings, each with the way out. Pure.
 
 What the daemon's plan finds wrong is found by the same functions here; what else is asked costs too much, or matters

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Routing rules of others (``ip rule``) that drop packets, ours among them. Pure.
 
 Those that choose by our marks are detours (:mod:`kmesh_bpf.core.detours`).

@@ -17,7 +17,6 @@ from types import MappingProxyType
 from kmesh_bpf import contract
 from kmesh_bpf.core.view import Address
 
-EVENT_BYTES = contract.size_of("kmesh_events", "value")
 PASSED_CLEAR = "passed_clear"
 """The name of the decision that raises no counter."""
 
@@ -74,7 +73,7 @@ class Event:
 
 
 def decode(record: bytes) -> Event:
-    """Read an event as the contract header lays it out; EVENT_BYTES bytes."""
+    """Read an event as the contract header lays it out; its bytes are all."""
     told = contract.unpacked("kmesh_events", "value", record)
     return Event(
         PASSED_CLEAR if told.decision == contract.DECISION_CLEAR else contract.COUNTERS[told.decision],

@@ -14,12 +14,13 @@ from pathlib import Path
 
 from kmesh_bpf import contract
 from kmesh_bpf._abi import ffi
-from kmesh_bpf.core.watched import EVENT_BYTES, Event, decode
+from kmesh_bpf.core.watched import Event, decode
 from kmesh_bpf.errors import ConflictError, UnsupportedError
 from kmesh_bpf.kernel import bpf
 from kmesh_bpf.kernel.pin_root import locked
 from kmesh_bpf.kernel.programs import RING, SAMPLING, find_build
 
+EVENT_BYTES = contract.size_of("kmesh_events", "value")
 ROOM = 1024
 """Records taken out of the ring at a time."""
 ASKED_SECONDS = 10.0

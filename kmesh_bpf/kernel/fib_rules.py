@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads routing rules of others (``ip rule``); those that surely drop what is ours are suspects, like nft's."""
 
 from __future__ import annotations

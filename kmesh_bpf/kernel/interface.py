@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 from kmesh_bpf.core.audits import Piece
@@ -14,6 +15,8 @@ from kmesh_bpf.core.state import Observation
 from kmesh_bpf.core.view import Address
 from kmesh_bpf.errors import KmeshBpfError
 
+DEFAULT_PIN_ROOT = Path("/sys/fs/bpf/kmesh-ipsec")
+"""Folder in bpffs where a kernel's programs, links and maps are pinned."""
 AttachMode = Literal["auto", "tcx", "clsact"]
 """How programs are attached to devices; auto: TCX where the kernel has it."""
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads what :mod:`kmesh_bpf.core.doctor` judges: this node, in the network namespace of the caller.
 
 What the kernel can do is tried in a network namespace of its own, which ends with it: nothing of the node is touched.

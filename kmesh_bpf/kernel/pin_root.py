@@ -18,7 +18,6 @@ from pathlib import Path
 from kmesh_bpf.errors import ConfigError, ConflictError, UnsupportedError
 from kmesh_bpf.kernel import bpf
 
-DEFAULT_PIN_ROOT = Path("/sys/fs/bpf/kmesh-ipsec")
 RUNNING = "running"
 """A folder whose lock the daemon holds: bpffs has no room for files."""
 FOLDER_MODE = 0o755

@@ -10,8 +10,8 @@ from kmesh.launcher import config
 from kmesh.telling.readiness import answer, judged
 from kmesh.telling.record import KeyRecord, Record
 
+from kmesh_bpf import DEFAULT_PIN_ROOT
 from kmesh_bpf.kernel.boot_guard import FILE
-from kmesh_bpf.kernel.pin_root import DEFAULT_PIN_ROOT
 from tests.lab.apiserver import ROOT
 from tests.unit.launcher.standin import BOUNDS
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """kmeshctl doctor where ESP is: nothing is missing, and what tc sets marks with is named."""
 
 import subprocess

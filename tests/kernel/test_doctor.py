@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The doctor's reader: each thing that can be set up in a namespace is found there, and is gone when it is taken back."""
 
 import subprocess

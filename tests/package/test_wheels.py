@@ -15,6 +15,7 @@ import yaml
 from tests.lab.apiserver import ROOT
 
 KINDS = {"whole": "cp311-abi3-linux_" + platform.machine(), "pure": "py3-none-any"}
+pytestmark = pytest.mark.timeout(900)
 ELSEWHERE = """
 # What there is on a Mac is less than here; what only Linux has must not be asked for. kmeshctl is run as its script does.
 import importlib.abc, os, select, socket, sys
@@ -142,6 +143,10 @@ def test_kmeshctl_does_all_of_its_work_without_anything_of_linux(elsewhere, fold
     assert "n2" in told.stdout, told.stderr
     assert not told.stderr
     assert "_kmeshctl" in elsewhere("completion", "bash").stdout
+    monitor = elsewhere("monitor")
+    assert (monitor.returncode, monitor.stdout) == (1, "")
+    said = "what speaks to a kernel is not available: this is kmeshctl alone; install the wheel for Linux there"
+    assert monitor.stderr == f"kmeshctl: {said}\n"
 
 
 def test_a_kubeconfig_whose_certificates_stand_in_it_is_refused_by_the_name_of_what_it_takes(elsewhere, tmp_path):

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which incarnations of other nodes a node's kernel holds keys for: a digest as small for thousands as for two. Pure.
 
 ``ROWS`` rows of ``CELLS`` cells of ``BITS`` bits each, in one number. A node's name chooses one cell of each row, its

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Do nodes hold what the others announce? What each reports of its kernel, compared with what the cluster shows. Pure.
 
 A daemon that was killed, or that does not see the cluster, says nothing any more of what changes around it; its kernel

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``kmeshctl doctor``: what this node lacks for encryption, or has in its way. Asks the kernel, and no cluster."""
 
 from __future__ import annotations

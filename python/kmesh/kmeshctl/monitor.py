@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from typing import Any, TextIO
 
+import kmesh_bpf
 from kmesh.cluster.objects import ClusterObjects
 from kmesh.cluster.source import ClusterSource, read_whole
 from kmesh.errors import ClusterError
@@ -24,7 +25,6 @@ from kmesh_bpf import (
     PacketPair,
     PacketSum,
     privileges,
-    watching,
 )
 
 LOOK_SECONDS = 0.1
@@ -95,6 +95,7 @@ def run(
         KmeshBpfError: there is nothing to watch here, or it is not permitted.
 
     """
+    watching = kmesh_bpf.watching  # looked up here: what speaks to a kernel is not there on every system
     privileges.need(privileges.Capability.BPF)
     with watching(flags.pin_root, flags.sample) as ring:
         names = _names(connect, stderr)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The digest of whom a node holds: whoever differs is named, surely or not at all."""
 
 import random

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From facts of a node to findings: each of them both ways."""
 
 from dataclasses import replace

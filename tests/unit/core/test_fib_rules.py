@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Routing rules that drop packets of ours: named, and others left alone."""
 
 from ipaddress import ip_address, ip_network

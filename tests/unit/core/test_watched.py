@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kmesh_bpf import contract
-from kmesh_bpf.core.watched import DECISIONS, EVENT_BYTES, PASSED_CLEAR, Event, EventTotals, PacketFate, decode
+from kmesh_bpf.core.watched import DECISIONS, PASSED_CLEAR, Event, EventTotals, PacketFate, decode
+from kmesh_bpf.kernel.events import EVENT_BYTES
 
 A, B, C = (ip_address(f"10.244.1.{number}") for number in (1, 2, 3))
 

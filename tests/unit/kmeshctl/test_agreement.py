@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a node's kernel holds of others, by its last report, is compared with what they announce."""
 
 from dataclasses import replace

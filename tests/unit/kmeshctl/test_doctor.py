@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """kmeshctl doctor: what it prints, and its exit status; it needs no cluster and asks nobody."""
 
 import io

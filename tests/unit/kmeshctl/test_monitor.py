@@ -10,6 +10,7 @@ import pytest
 from kmesh.cluster.objects import ClusterObjects, NodeObject, PodObject
 from kmesh.kmeshctl import cli, monitor
 
+import kmesh_bpf
 from kmesh_bpf.core.watched import Event
 from kmesh_bpf.errors import ConflictError, UnsupportedError
 
@@ -46,7 +47,7 @@ def run(monkeypatch, tmp_path):
             yield ring
 
         asked = []
-        monkeypatch.setattr(monitor, "watching", watching)
+        monkeypatch.setattr(kmesh_bpf, "watching", watching)
         monkeypatch.setattr(monitor.privileges, "need", lambda *_: None)
         out, err = io.StringIO(), io.StringIO()
         status = cli.main(["monitor", "--manifests", str(tmp_path), *arguments], io.StringIO(), out, err, {})

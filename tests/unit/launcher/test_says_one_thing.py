@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a daemon finds wrong is said by all that an operator asks: /readyz, the report, status, explain, the Events."""
 
 import io
