@@ -104,7 +104,7 @@ def scrape(size: Size) -> Iterator[Result]:
     peers = Peers()
     peers.note(report)
     record = after_pass(Record("n0", clock.now), Pass(view, report, KeyRecord(1, 1), (), clock.now, 0.01))
-    record = judged(surveyed(record, *peers.take(view, report), {}, {}), clock.now, 0.0)
+    record = judged(surveyed(record, *peers.take(view, report, clock.now), peers.traffic, {}, {}), clock.now, 0.0)
     began = time.process_time()
     page = answer("/metrics", record)
     taken = (time.process_time() - began) * 1e3

@@ -126,7 +126,8 @@ def _run(config: Config, environment: Mapping[str, str]) -> int:
     patience = None if config.dry_run else 0.0
     with closing(_source(config, environment, patience)) as source, closing(Outbox(source)) as outbox:
         bounds = Bounds(silence=3 * PERIOD, view_age=config.max_view_age)
-        recorder = Recorder(config.node, source.age, outbox, bounds, strict=config.settings.strict)
+        strict, all_peers = config.settings.strict, config.metrics_per_peer
+        recorder = Recorder(config.node, source.age, outbox, bounds, strict=strict, all_peers=all_peers)
         if config.dry_run:
             return _dry_run(config, source, recorder)
         health = HealthServer(config.health, recorder.answer) if config.health else nullcontext()

@@ -69,7 +69,8 @@ class Sums:
     ``ready``: how many we can send to. ``sending``: names of peers by the version that they are sent with, 0: none or
     not all of it; ``receiving``: SAs that receive, by version. ``oldest``, ``newest``: lowest and highest version of
     all SAs, 0: there is none. ``since``: when the first SA of the newest version was made, 0: there is none. ``noted``:
-    names of peers that are not ready, or of which an SA has used up ``NOTED_USE`` of its sequence numbers.
+    names of peers that are not ready, or of which an SA has used up ``NOTED_USE`` of its sequence numbers. ``failing``:
+    of those of which packets did not pass.
     """
 
     ready: int = 0
@@ -80,6 +81,7 @@ class Sums:
     since: int = 0
     sequence_use: float = 0.0
     noted: frozenset[str] = frozenset()
+    failing: frozenset[str] = frozenset()
 
 
 class Tally:
@@ -94,6 +96,7 @@ class Tally:
         self._newest: Counter[tuple[int, int]] = Counter()
         self._uses: dict[str, float] = {}
         self._noted: set[str] = set()
+        self._failing: set[str] = set()
 
     def change(self, name: str, before: PeerRecord | None, now: PeerRecord | None) -> None:
         """Take in what a peer was, and is; None: there was or is none."""
@@ -115,6 +118,10 @@ class Tally:
             self._noted.add(name)
         else:
             self._noted.discard(name)
+        if now is not None and any(way.traffic.failures for way in now.ways.values()):
+            self._failing.add(name)
+        else:
+            self._failing.discard(name)
 
     def sums(self) -> Sums:
         """Give the sums."""
@@ -131,6 +138,7 @@ class Tally:
             min((since for spi, since in self._newest if spi == newest and since), default=0),
             max(self._uses.values(), default=0.0),
             frozenset(self._noted),
+            frozenset(self._failing),
         )
 
     def _count(self, peer: PeerRecord, number: int) -> None:
@@ -158,9 +166,14 @@ def summed_up(peers: Mapping[str, PeerRecord]) -> Sums:
 
 
 class Peers:
-    """The peers of one node, from one pass to the next."""
+    """The peers of one node, from one pass to the next.
+
+    ``traffic``: what was counted of all that ever were, by direction, each from when it was first seen on: one that
+    comes back may bring the SAs that were counted before.
+    """
 
     def __init__(self) -> None:
+        self.traffic: Mapping[Way, Traffic] = dict.fromkeys(WAYS, NO_TRAFFIC)
         self._records: dict[str, PeerRecord] = {}
         self._tally = Tally()
         self._accounts: dict[str, Account] = {}
@@ -177,18 +190,22 @@ class Peers:
         else:
             self._touched |= report.touched
 
-    def take(self, view: View, report: Report) -> tuple[Mapping[str, PeerRecord], Sums]:
-        """Give the peers by name after the last pass noted, those that we should be able to send to, and their sums."""
+    def take(self, view: View, report: Report, now: float) -> tuple[Mapping[str, PeerRecord], Sums]:
+        """Give the peers by name after the last pass noted, those that we should be able to send to, and their sums.
+
+        ``now``: seconds since the epoch.
+        """
         grown = False
         for name in self._changed(view, report):
             before = self._records.pop(name, None) if name not in report.expected else self._records.get(name)
-            now = self._record(name, report) if name in report.expected else None
-            if now is None:
+            after = self._record(name, report, now) if name in report.expected else None
+            if after is None:
                 self._accounts.pop(name, None)
             else:
-                self._records[name] = now
+                self._records[name] = after
                 grown = grown or before is None
-            self._tally.change(name, before, now)
+                self._count(before, after)
+            self._tally.change(name, before, after)
         if grown:
             self._records = dict(sorted(self._records.items()))
         return MappingProxyType(self._records.copy()), self._tally.sums()
@@ -223,7 +240,14 @@ class Peers:
         names.update(owners[one] for one in addresses for owners in (former, self._names) if one in owners)
         return names
 
-    def _record(self, name: str, report: Report) -> PeerRecord:
+    def _count(self, before: PeerRecord | None, after: PeerRecord) -> None:
+        if before is None or before.ways is NO_WAYS:
+            return
+        if any(after.ways[way].traffic != before.ways[way].traffic for way in WAYS):
+            more = {way: after.ways[way].traffic.since(before.ways[way].traffic) for way in WAYS}
+            self.traffic = {way: self.traffic[way] + more[way] for way in WAYS}
+
+    def _record(self, name: str, report: Report, now: float) -> PeerRecord:
         peer = self._peers.get(name)
         if peer is None:
             self._accounts.pop(name, None)
@@ -245,7 +269,7 @@ class Peers:
                     path, made = (sa.src, sa.dst), (use.added, sa.spi)
                     paths[path] = max(paths.get(path, made), made)
             broken = broken or any((ours, address) not in paths for ours in held.led_from)
-        account = self._accounts.get(name, Account()).after({**found["in"], **found["out"]})
+        account = self._accounts.get(name, Account()).after({**found["in"], **found["out"]}, now)
         self._accounts[name] = account
         sent_with = 0 if broken else min((spi for _, spi in paths.values()), default=0)
         used: dict[Way, int] = {"in": max((one.spi for one in found["in"]), default=0), "out": sent_with}
