@@ -31,14 +31,16 @@ class Evidence:
 
 
 def evidence(observed: Observation) -> Evidence:
-    """Give what an observation says of who has which address."""
+    """Give what an observation says of who has which address; a mirror keeps the second part (``tunnel_ends``)."""
+    ends = {end for sa in observed.state.sas.values() for end in (sa.src, sa.dst)}
+    return Evidence(carried(observed), frozenset(address for address in observed.state.peers if address in ends))
+
+
+def carried(observed: Observation) -> frozenset[Address]:
+    """Give the addresses that devices of this node's pods carry."""
     pods = {one.ifindex for one in observed.state.attachments if one.program is Program.MARK_ENCRYPT}
     far = (link.far_addresses or () for link in observed.links if link.ifindex in pods)
-    ends = {end for sa in observed.state.sas.values() for end in (sa.src, sa.dst)}
-    return Evidence(
-        frozenset(address for addresses in far for address in addresses),
-        frozenset(address for address in observed.state.peers if address in ends),
-    )
+    return frozenset(address for addresses in far for address in addresses)
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,6 +157,9 @@ class Mirror:
         """The key versions that entries of the peer map tell of; 0 where nothing is sent."""
         self.fingerprints: dict[int, dict[Address, int]] = {}
         """Node ids in the peer map by address, by fingerprint of incarnations."""
+        self._ends: Counter[Address] = Counter()
+        """The ends of all SAs."""
+        self._tunnel_ends: frozenset[Address] | None = frozenset()
         self._led: dict[Address, set[Address]] = {}
         """The addresses of ours that outbound policies lead from, by the peer's address that they lead to."""
         self._touched: set[Address] | None = None
@@ -175,6 +178,13 @@ class Mirror:
     def state(self) -> KernelState:
         """The objects."""
         return self.observation.state
+
+    @property
+    def tunnel_ends(self) -> frozenset[Address]:
+        """The addresses in the peer map that SAs end at."""
+        if self._tunnel_ends is None:
+            self._tunnel_ends = frozenset(address for address in self._peers if address in self._ends)
+        return self._tunnel_ends
 
     def take_changes(self) -> Changes:
         """Give what has changed since this was last asked."""
@@ -272,6 +282,7 @@ class Mirror:
             remote = _remote(before)
             self._changes.remotes.add(remote)
             self._touch(remote)
+            self._end_at(before, -1)
             held = self.by_remote[remote]
             held.pop(before.id, None)
             if not held:
@@ -284,11 +295,21 @@ class Mirror:
             remote = _remote(now)
             self._changes.remotes.add(remote)
             self._touch(remote)
+            self._end_at(now, 1)
             self.by_remote.setdefault(remote, {})[identity] = now
             self.in_use[now.key] += 1
             self.with_window += now.replay_window > 0
             if now.mark is not None:
                 self.node_marks[now.mark.value] += 1
+
+    def _end_at(self, sa: Sa, number: int) -> None:
+        for end in (sa.src, sa.dst):
+            known = self._ends[end]
+            self._ends[end] = known + number
+            if not known or not known + number:
+                self._tunnel_ends = None
+            if not known + number:
+                del self._ends[end]
 
     def _touch(self, address: Address) -> None:
         if self._touched is not None:
@@ -324,6 +345,8 @@ class Mirror:
 
     def _sort_peer(self, address: Address, before: PeerEntry | None, now: PeerEntry | None) -> None:
         self._changes.remotes.add(address)
+        if before is None or now is None:
+            self._tunnel_ends = None
         if before is not None:
             _less(self.sent, before.spi)
             ids = self.fingerprints[before.incarnations]

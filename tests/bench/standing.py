@@ -51,9 +51,11 @@ def idle(size: Size) -> Iterator[Result]:
         finally:
             cluster.close()
     look, audit = look / 1e3, audit / 1e3
-    hour = HOUR * (a_pass / PERIOD + look / max(LOOK, DEAREST * look) + audit / (AUDIT + SLOWLY * audit))
+    parts = HOUR * a_pass / PERIOD, HOUR * look / max(LOOK, DEAREST * look), HOUR * audit / (AUDIT + SLOWLY * audit)
     how = f"{size.peers[-1]:,} peers, {size.wide:,} pods"
-    yield Result(f"an idle hour, {how}", hour, "an hundredth of a core", HOUR / 100, "s", 1.0)
+    yield Result(f"an idle hour, {how}", sum(parts), "an hundredth of a core", HOUR / 100, "s", 1.0)
+    for what, part in zip(("passes", "looks", "audits"), parts, strict=True):
+        yield Result(f"an idle hour's {what}, {how}", part, "all of it", sum(parts), "s")
     yield Result(f"an audit, {how}", audit * 1e3, "a look", look * 1e3, "ms")
 
 

@@ -46,7 +46,6 @@ from kmesh_bpf import (
     Reconciler,
     Report,
     View,
-    evidence,
     own_addresses,
 )
 
@@ -248,7 +247,7 @@ class Daemon:
         self.memory.addresses = view.node.addresses
         self._forget_keys(report)
         self._announce(report, objects)
-        claims_changed = self._look(report, view, objects)
+        claims_changed = self._look(view, objects)
         self.ended = time.monotonic()
         self.took = self.ended - started
         self.log.passed(report, self.took)
@@ -267,9 +266,9 @@ class Daemon:
         due = max(SETTLE, report.plan.due - self.clock()) if report.plan.due is not None else PERIOD
         return min(PERIOD, due)
 
-    def _look(self, report: Report, view: View, objects: ClusterObjects) -> bool:
+    def _look(self, view: View, objects: ClusterObjects) -> bool:
         """Take in what the kernel shows now; tell whether another claim holds by that than the pass went by."""
-        seen = evidence(report.observed)
+        seen = self.passes.evidence()
         if seen == self.memory.evidence:
             return False
         self.memory.evidence = seen
@@ -307,7 +306,7 @@ class Daemon:
             self.memory.announced = ours.spi
         self.log.problems("cluster", objects.problems)
         # Of now: an address that was given on to another node's pod is not ours any more once its device is gone.
-        self.memory.evidence = evidence(self.passes.observe())
+        self.memory.evidence = self.passes.evidence()
         return self.views.view(
             objects,
             keys=self.keys.known,

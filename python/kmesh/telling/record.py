@@ -110,7 +110,7 @@ class Record:
 
     ``now``: when it is told; ``view_age``: how long the cluster had not been seen then, in seconds; ``unready``: why
     the node was not ready, empty when it was (:mod:`kmesh.telling.readiness`). ``peers`` with their ``sums``,
-    ``traffic`` (of all that ever were), ``counters`` and ``xfrm_errors`` are as old as the last telling, about a second.
+    ``traffic`` (of all that ever were), ``counters`` and ``xfrm_errors`` are as old as the last telling: a second.
 
     What only a series of records shows: ``unready_since``, ``been_ready``: whether it ever was, up to here;
     ``key_since``: since when the key is in force here; ``settled``: the newest SPI that everything was on;
