@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 from kmesh.launcher.daemon import PERIOD
-from kmesh.launcher.looks import AUDIT, DEAREST, LOOK, SLOWLY
+from kmesh.launcher.looks import AUDIT, SLOWLY, between_looks
 from kmesh.telling.peers import Peers
 from kmesh.telling.readiness import answer, judged
 from kmesh.telling.record import KeyRecord, Pass, Record, after_pass, surveyed
@@ -51,7 +51,7 @@ def idle(size: Size) -> Iterator[Result]:
         finally:
             cluster.close()
     look, audit = look / 1e3, audit / 1e3
-    parts = HOUR * a_pass / PERIOD, HOUR * look / max(LOOK, DEAREST * look), HOUR * audit / (AUDIT + SLOWLY * audit)
+    parts = HOUR * a_pass / PERIOD, HOUR * look / between_looks(look), HOUR * audit / (AUDIT + SLOWLY * audit)
     how = f"{size.peers[-1]:,} peers, {size.wide:,} pods"
     yield Result(f"an idle hour, {how}", sum(parts), "an hundredth of a core", HOUR / 100, "s", 1.0)
     for what, part in zip(("passes", "looks", "audits"), parts, strict=True):

@@ -22,7 +22,8 @@ from kmesh.errors import OutputError
 from kmesh.launcher.announcer import Announcer, AnnouncerThread
 from kmesh.launcher.boot import BootGuard
 from kmesh.launcher.config import MOUNTED_KEY, Config, parse
-from kmesh.launcher.daemon import PERIOD, Daemon, uninstall
+from kmesh.launcher.daemon import PERIOD, Daemon
+from kmesh.launcher.uninstall import uninstall
 from kmesh.telling.health import HealthServer
 from kmesh.telling.outbox import Outbox
 from kmesh.telling.record import Bounds

@@ -14,10 +14,13 @@ from kmesh_bpf import KmeshBpfError, Reconciler
 
 log = logging.getLogger("kmesh")
 
-LOOK = 0.85
-"""Seconds from the beginning of a look to that of the next: the rest of a second is left to finish it, and to mend."""
+LOOK = 0.5
+"""Seconds from the beginning of a look to that of the next, at least."""
+CHEAP, LATEST = 120, 0.85
+"""How many times as long as one took of a processor's time it is, so that looks cost less than a percent; and up to how
+many seconds that holds: the rest of one is left to finish the look, and to mend."""
 DEAREST = 40
-"""How many times as long as one took of a processor's time is from one look to the next, at least: at most 2.5 %."""
+"""How many times as long it is in any case: never more than 2.5 %, in clusters larger than we promise anything for."""
 AUDIT = 25.0
 """Seconds between two audits."""
 SLOWLY = 600
@@ -34,9 +37,9 @@ AT_ONCE = 0.005
 class Round:
     """Something that is done again and again, in steps; a step of None had to wait for a thread.
 
-    ``every``: seconds from the beginning of a round, or where it ``rests`` from its end, to the next; ``share``: so
-    many times as long as one took of a processor's time, at least; ``pause``: how many times as long as a step took
-    is between two steps. ``clock`` gives seconds that only grow, ``spent`` those of processors.
+    ``every`` gives the seconds from the beginning of a round, or where it ``rests`` from its end, to the next, by what
+    one took of a processor's time; ``pause``: how many times as long as a step took is between two steps. ``clock``
+    gives seconds that only grow, ``spent`` those of processors.
     """
 
     def __init__(
@@ -44,17 +47,16 @@ class Round:
         begin: Callable[[], Iterator[bool | None]],
         clock: Callable[[], float],
         spent: Callable[[], float],
-        every: float,
-        share: float,
+        every: Callable[[float], float],
         pause: float,
         *,
         rests: bool,
     ) -> None:
         self._begin, self._clock, self._spent = begin, clock, spent
-        self._every, self._share, self._pause, self._rests = every, share, pause, rests
+        self._every, self._pause, self._rests = every, pause, rests
         self._steps: Iterator[bool | None] | None = None
         self._began = self._spent_before = 0.0
-        self.due = clock() + every
+        self.due = clock() + every(0.0)
 
     @property
     def is_under_way(self) -> bool:
@@ -84,9 +86,14 @@ class Round:
             if over:
                 self._steps = None
                 took = self._spent() - self._spent_before
-                self.due = max(now, (now if self._rests else self._began) + max(self._every, self._share * took))
+                self.due = max(now, (now if self._rests else self._began) + self._every(took))
             else:
                 self.due = now + (WAITING if found is None else self._pause * (now - began))
+
+
+def between_looks(took: float) -> float:
+    """Give the seconds from a look that took so many of a processor's time to the next one."""
+    return max(LOOK, min(CHEAP * took, LATEST), DEAREST * took)
 
 
 class Looks:
@@ -96,8 +103,8 @@ class Looks:
         self, passes: Reconciler, clock: Callable[[], float], spent: Callable[[], float] = time.process_time
     ) -> None:
         self._clock = clock
-        self._look = Round(passes.look, clock, spent, LOOK, DEAREST, 0, rests=False)
-        self._audit = Round(passes.audit, clock, spent, AUDIT, 0, SLOWLY, rests=True)
+        self._look = Round(passes.look, clock, spent, between_looks, 0, rests=False)
+        self._audit = Round(passes.audit, clock, spent, lambda _: AUDIT, SLOWLY, rests=True)
 
     def left(self) -> float:
         """Give the seconds until a step is due, 0 when one is."""
