@@ -6,6 +6,7 @@ for, one in a thousand of all. What the numbers are, and how the kernel adds the
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,6 +41,9 @@ class Adder:
         self._layout, self._groups = layout, -1 if groups_fd is None else groups_fd
         one = layout
         program = -1 if groups_fd is None else lib.kmesh_load_summing(one.fd, one.key_size, one.value_size, groups_fd)
+        if program >= 0 and self._add_up(program, ffi.new("uint64_t[]", GROUPS)) < 0:
+            os.close(program)
+            program = -1
         self.program: int | None = program if program >= 0 else None
         """The descriptor of the program, the owner's to close; None: all entries are copied out instead."""
 
@@ -50,13 +54,16 @@ class Adder:
             KernelError: they cannot be read.
 
         """
-        found, one = ffi.new("uint64_t[]", GROUPS), self._layout
-        program = -1 if self.program is None else self.program
-        answer = lib.kmesh_sums(one.fd, one.key_size, one.value_size, program, self._groups, found)
+        found = ffi.new("uint64_t[]", GROUPS)
+        answer = self._add_up(-1 if self.program is None else self.program, found)
         if -answer in bpf.NO_BATCH and self.program is None:
             return None
-        bpf.check(answer, "add up", one.target)
+        bpf.check(answer, "add up", self._layout.target)
         return found
+
+    def _add_up(self, program: int, found: Sums) -> int:
+        one = self._layout
+        return int(lib.kmesh_sums(one.fd, one.key_size, one.value_size, program, self._groups, found))
 
     def keys_in(self, groups: frozenset[int], room: int) -> bytes | None:
         """Give the keys there are of some groups, end to end; None: they are more than ``room``.

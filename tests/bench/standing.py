@@ -51,7 +51,7 @@ def idle(size: Size) -> Iterator[Result]:
         finally:
             cluster.close()
     look, audit = look / 1e3, audit / 1e3
-    parts = HOUR * a_pass / PERIOD, HOUR * look / between_looks(look), HOUR * audit / (AUDIT + SLOWLY * audit)
+    parts = HOUR * a_pass / PERIOD, HOUR * look / between_looks(look, False), HOUR * audit / (AUDIT + SLOWLY * audit)
     how = f"{size.peers[-1]:,} peers, {size.wide:,} pods"
     yield Result(f"an idle hour, {how}", sum(parts), "an hundredth of a core", HOUR / 100, "s", 1.0)
     for what, part in zip(("passes", "looks", "audits"), parts, strict=True):

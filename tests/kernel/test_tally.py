@@ -1,5 +1,6 @@
 """What the entries of the real kernel's hashes add up to: by a program and by reading all; whose writing changes it."""
 
+import errno
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -185,6 +186,22 @@ def test_a_mapping_that_looks_compare_whole_is_left_out_of_audits_and_another_is
     assert list(kernel.audit(("pods",))) == []
     monkeypatch.setattr(hash_looks.HashLooks, "covers", lambda *_: False)
     assert [piece.name for piece in kernel.audit(("pods",))] == ["pods"] * 4
+
+
+def test_where_a_program_cannot_be_run_entries_are_read_and_where_they_cannot_be_nothing_is_told(kernel, monkeypatch):
+    one = maps(kernel).hashes()["kmesh_pods4"]
+    layout, groups = Layout(one.fd, one.info.key_size, one.info.value_size, one.path), new_groups()
+    run = Adder._add_up
+    monkeypatch.setattr(
+        Adder, "_add_up", lambda self, program, found: -1 if program >= 0 else run(self, program, found)
+    )
+    made = Adder(layout, groups)
+    assert made.program is None
+    assert numbers(made.sums()) == [0] * GROUPS
+    monkeypatch.setattr(Adder, "_add_up", lambda *_: -errno.EINVAL)
+    assert Adder(layout, groups).sums() is None, "a kernel before 5.6: there are audits"
+    assert groups is not None
+    os.close(groups)
 
 
 def test_a_map_that_cannot_be_read_is_an_error(kernel):

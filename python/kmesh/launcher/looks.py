@@ -20,7 +20,7 @@ CHEAP, LATEST = 120, 0.85
 """How many times as long as one took of a processor's time it is, so that looks cost less than a percent; and up to how
 many seconds that holds: the rest of one is left to finish the look, and to mend."""
 DEAREST = 40
-"""How many times as long it is in any case: never more than 2.5 %, in clusters larger than we promise anything for."""
+"""How many times as long it is beyond that: never more than 2.5 %, in clusters larger than we promise anything for."""
 AUDIT = 25.0
 """Seconds between two audits."""
 SLOWLY = 600
@@ -38,8 +38,8 @@ class Round:
     """Something that is done again and again, in steps; a step of None had to wait for a thread.
 
     ``every`` gives the seconds from the beginning of a round, or where it ``rests`` from its end, to the next, by what
-    one took of a processor's time; ``pause``: how many times as long as a step took is between two steps. ``clock``
-    gives seconds that only grow, ``spent`` those of processors.
+    it took of a processor's time, and whether it found anything; ``pause``: how many times as long as a step took is
+    between two steps. ``clock`` gives seconds that only grow, ``spent`` those of processors.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Round:
         begin: Callable[[], Iterator[bool | None]],
         clock: Callable[[], float],
         spent: Callable[[], float],
-        every: Callable[[float], float],
+        every: Callable[[float, bool], float],
         pause: float,
         *,
         rests: bool,
@@ -56,7 +56,8 @@ class Round:
         self._every, self._pause, self._rests = every, pause, rests
         self._steps: Iterator[bool | None] | None = None
         self._began = self._spent_before = 0.0
-        self.due = clock() + every(0.0)
+        self._found = False
+        self.due = clock() + every(0.0, False)
 
     @property
     def is_under_way(self) -> bool:
@@ -73,11 +74,13 @@ class Round:
         began = self._clock()
         if self._steps is None:
             self._steps, self._began, self._spent_before = self._begin(), began, self._spent()
+            self._found = False
         found: bool | None = None
         over = True
         try:
             found = next(self._steps)
             over = False
+            self._found = self._found or bool(found)
             return bool(found)
         except StopIteration:
             return False
@@ -86,14 +89,17 @@ class Round:
             if over:
                 self._steps = None
                 took = self._spent() - self._spent_before
-                self.due = max(now, (now if self._rests else self._began) + self._every(took))
+                self.due = max(now, (now if self._rests else self._began) + self._every(took, self._found))
             else:
                 self.due = now + (WAITING if found is None else self._pause * (now - began))
 
 
-def between_looks(took: float) -> float:
-    """Give the seconds from a look that took so many of a processor's time to the next one."""
-    return max(LOOK, min(CHEAP * took, LATEST), DEAREST * took)
+def between_looks(took: float, found: bool) -> float:
+    """Give the seconds from a look that took so many of a processor's time to the next one.
+
+    One that ``found`` anything has named the entries too, which is dear, and rare: the next one is not late for it.
+    """
+    return max(LOOK, min(CHEAP * took, LATEST), 0.0 if found else DEAREST * took)
 
 
 class Looks:
@@ -104,7 +110,7 @@ class Looks:
     ) -> None:
         self._clock = clock
         self._look = Round(passes.look, clock, spent, between_looks, 0, rests=False)
-        self._audit = Round(passes.audit, clock, spent, lambda _: AUDIT, SLOWLY, rests=True)
+        self._audit = Round(passes.audit, clock, spent, lambda *_: AUDIT, SLOWLY, rests=True)
 
     def left(self) -> float:
         """Give the seconds until a step is due, 0 when one is."""
