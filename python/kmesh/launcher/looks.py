@@ -19,8 +19,9 @@ LOOK = 0.5
 CHEAP, LATEST = 120, 0.85
 """How many times as long as one took of a processor's time it is, so that looks cost less than a percent; and up to how
 many seconds that holds: the rest of one is left to finish the look, and to mend."""
-DEAREST = 40
-"""How many times as long it is beyond that: never more than 2.5 %, in clusters larger than we promise anything for."""
+DEAREST = 15
+"""How many times as long it is beyond that: never more than 7 %, in clusters larger than we promise anything for, and
+where others crowd the processor so that a look takes several times what it should."""
 AUDIT = 25.0
 """Seconds between two audits."""
 SLOWLY = 600
