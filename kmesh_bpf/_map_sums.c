@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /*
  * What the entries of a hash add up to: a number for each entry, summed up in groups, modulo 2^64. In which group an entry
  * is, its key decides alone. Of any order; an entry that comes, goes or changes shows in its group's sum.

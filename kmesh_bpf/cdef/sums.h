@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: Apache-2.0 */
 /* What kmesh_bpf/_map_sums.c offers; see there. */
 #define KMESH_GROUPS ...
 

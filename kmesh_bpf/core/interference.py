@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rules of others, ahead of XFRM, that make encrypted traffic vanish: in nft's JSON and in iptables-save's text.
 
 Two kinds: a reverse path filter that takes the device into account (what was decrypted came by the uplink, and its
@@ -253,6 +254,11 @@ def _lost(expressions: Collection[Json], *, of_base_chain: bool) -> int:
     """
     if not _from_connection(expressions) and not (of_base_chain and all(map(_is_of_all, expressions))):
         return 0
+    return lost_by(expressions)
+
+
+def lost_by(expressions: Collection[Json]) -> int:
+    """Give the bits of our marks that a rule changes, whichever the connection's mark is."""
     lost = 0
     for mark in OUR_MARKS:
         for connection in (0, ALL_BITS):

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kernel objects of ours, as values: what a plan calls for and what an observation found are the same types."""
 
 from __future__ import annotations
@@ -33,6 +34,14 @@ class SaId:
     dst: Address
     spi: int
     mark: Mark | None
+    hash: int = field(init=False, repr=False, compare=False)
+    """Kept: identities are looked up all the time, and addresses are hashed by way of a text (:mod:`ipaddress`)."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hash", hash((self.dst, self.spi, self.mark)))
+
+    def __hash__(self) -> int:
+        return self.hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +61,11 @@ class Sa:
     output_mark: Mark | None = None
     replay_window: int = 0
     any_family: bool = False
+    id: SaId = field(init=False, repr=False, compare=False)
+    """Identity in the SAD."""
 
-    @property
-    def id(self) -> SaId:
-        """Identity in the SAD."""
-        return SaId(self.src, self.dst, self.spi, self.mark)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", SaId(self.src, self.dst, self.spi, self.mark))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +97,14 @@ class PolicyId:
     src: Network
     dst: Network
     mark: Mark
+    hash: int = field(init=False, repr=False, compare=False)
+    """Kept, as :attr:`SaId.hash` is."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hash", hash((self.direction, self.src, self.dst, self.mark)))
+
+    def __hash__(self) -> int:
+        return self.hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +124,11 @@ class Policy:
     spi: int = 0
     priority: int = contract.POLICY_PRIORITY
     block: bool = False
+    id: PolicyId = field(init=False, repr=False, compare=False)
+    """Identity in the SPD."""
 
-    @property
-    def id(self) -> PolicyId:
-        """Identity in the SPD."""
-        return PolicyId(self.direction, self.src, self.dst, self.mark)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", PolicyId(self.direction, self.src, self.dst, self.mark))
 
 
 class PodFlags(IntFlag):
@@ -223,6 +240,7 @@ class Link:
     ``xfrm_disabled``: it leads out, and the sysctl disable_xfrm takes it away from XFRM (IPv4); ``unchecked``: it leads
     out, and disable_policy lets all in that comes by it. ``lower``: ifindex of the device below it in this namespace
     (of a vlan, a macvlan), 0: none. ``fresh``: it has come lately, and its other end may yet get its address.
+    ``xdp``: an XDP program of somebody runs on it, ahead of all others.
     """
 
     ifindex: int
@@ -237,6 +255,7 @@ class Link:
     unchecked: bool = False
     lower: int = 0
     fresh: bool = False
+    xdp: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +276,24 @@ class Suspect:
 
 
 @dataclass(frozen=True, slots=True)
+class Detour:
+    """What somebody else does with packets behind our programs, or past XFRM: where that is, and what it says.
+
+    ``device``: the name of the one whose packets it takes, empty for routes and rules of routing; ``to``: that of the
+    one it leads to, empty: to none. ``lost``: the bits of marks that it changes or goes by, where that is all.
+    ``destination``: of a route that wraps packets. ``undo``: the command that takes it off.
+    """
+
+    where: str
+    words: str
+    undo: str
+    device: str = ""
+    to: str = ""
+    lost: int = 0
+    destination: Network | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Rival:
     """An XFRM policy of somebody else that comes before ours, or may: the smaller priority does."""
 
@@ -274,7 +311,8 @@ class Observation:
     ``incarnation`` is the text kept in the pinned identity map, None where there is none yet. ``can_hash``: the kernel
     has policy hash thresholds (NEWSPDINFO, Linux 3.18), so that KernelState.policy_hash can be asked for.
     ``suspects``: rules of others that may be in our way; ``rivals``: policies of others that come before ours;
-    ``refusing``: directions in which XFRM drops what no policy selects.
+    ``refusing``: directions in which XFRM drops what no policy selects; ``detours``: what others do with packets
+    behind our programs.
     """
 
     state: KernelState
@@ -285,3 +323,4 @@ class Observation:
     can_hash: bool = True
     rivals: tuple[Rival, ...] = ()
     refusing: frozenset[Direction] = frozenset()
+    detours: tuple[Detour, ...] = ()

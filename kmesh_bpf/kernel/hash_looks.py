@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Looks whether anybody but us has written into the hashes that hold mappings of a KernelState, and which entries.
 
 Reading a hash of 100,000 entries takes milliseconds: a thread of its own does it, so that no event waits for that. What

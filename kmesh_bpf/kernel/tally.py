@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the entries of a map add up to, by groups: as last taken in, and kept up to date by what we write ourselves.
 
 Whoever else writes an entry makes its group's sum another one than is expected: the keys of that group are to be asked

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What scripts/faults is: chooses rows, has them run where the kernel has ESP, keeps and publishes what they cost."""
 
 from __future__ import annotations
@@ -7,6 +8,7 @@ import json
 import secrets
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -113,7 +115,7 @@ def run(names: Sequence[str], seed: int, flags: argparse.Namespace) -> tuple[int
         "-m",
         "tests.faults.matrix",
         commit(),
-        f"{loop_seconds()}",
+        f"{loop_seconds(time.process_time)}",
         str(seed),
     ]
     command += [f"{SOAK}{flags.soak}"] if flags.soak else names

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a row has at hand while it is acted: the lab, and a clock that notes when the last thing was done."""
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ SECONDS = 45.0
 
 @dataclass(frozen=True, slots=True)
 class Beginning:
-    """From when on a row is measured, and the counters of XFRM and of our programs at that time."""
+    """From when on a row is measured, and the counters of XFRM, of our programs and of the stack at that time."""
 
     start: float
     errors: Mapping[str, int]
     drops: Mapping[str, int]
+    stack: Mapping[str, int]
 
 
 @dataclass

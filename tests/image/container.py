@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The daemon's container as the DaemonSet describes it, without a container engine: namespaces, mounts, capabilities.
 
 Everything is read from ``deploy/base/kmesh.yaml``. What is neither applied here nor named in ``ELSEWHERE`` is an error,
@@ -30,7 +31,7 @@ APPLIED = {
 }
 ELSEWHERE = {
     # tests/deploy: the account's rights, and what a scheduler and a kubelet make of the rest. Nobody: dnsPolicy.
-    "pod": {"dnsPolicy", "nodeSelector", "priorityClassName", "serviceAccountName", "tolerations"},
+    "pod": {"affinity", "dnsPolicy", "nodeSelector", "priorityClassName", "serviceAccountName", "tolerations"},
     # tests/deploy. Nobody: the names of image and container.
     "container": {"image", "livenessProbe", "name", "ports", "readinessProbe", "resources", "startupProbe"},
     # Nobody: it takes an engine, and a kernel with these modules.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the entries of the real kernel's hashes add up to: by a program and by reading all; whose writing changes it."""
 
 import errno

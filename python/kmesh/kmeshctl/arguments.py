@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """kmeshctl's command line: what may be said, and its help. Errors are raised, never printed, and show no key."""
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from typing import Any, NoReturn
 
 from kmesh.cluster.objects import NAMESPACE
 from kmesh.cluster.secret import KEY_DIGITS
-from kmesh.kmeshctl import completion, explain, status, upstream
+from kmesh.kmeshctl import completion, doctor, explain, monitor, status, upstream
 from kmesh.kmeshctl.output import duration, span
 from kmesh.text import file_name, path, short
 from kmesh_bpf import ConfigError
@@ -24,6 +25,8 @@ examples:
   kmeshctl secret create                   # makes a key, or replaces it
   kmeshctl status                          # is every node as it should be?
   kmeshctl explain shop/web backend/api    # is the traffic between these two encrypted?
+  kmeshctl doctor                          # on a node: does anything stand in the way there?
+  kmeshctl monitor --only dropped          # on a node: what is dropped, as it happens, and why
   kmeshctl completion bash
   kmeshctl version -o json
 
@@ -145,9 +148,11 @@ def _age(text: str) -> float:
 def parser() -> Parser:
     """Make the parser.
 
-    ``command`` is None, ``help``, ``version``, ``completion``, ``status``, ``explain`` or ``secret``; ``action`` of the
-    latter None, ``create``, ``get`` or ``delete``; ``direct_key`` the key of the guide's form, ``secret --key=HEX``.
-    ``manifests``, ``kubeconfig``, ``context`` and ``namespace``, which name the cluster, are there only if given.
+    ``command`` is None, ``help``, ``version``, ``completion``, ``status``, ``explain``, ``doctor``, ``monitor`` or
+    ``secret``;
+    ``action`` of the latter None, ``create``, ``get`` or ``delete``; ``direct_key`` the key of the guide's form,
+    ``secret --key=HEX``. ``manifests``, ``kubeconfig``, ``context`` and ``namespace``, which name the cluster, are
+    there only if given.
     """
     shared = _shared()
 
@@ -162,8 +167,9 @@ def parser() -> Parser:
     version.add_argument("pod", nargs="?", help=argparse.SUPPRESS)  # of Go Kmesh's kmeshctl
     about_help = commands.add_parser("help", help="show the help of a command", parents=[shared], **look(HELP_EPILOG))
     about_help.add_argument("words", nargs="*", metavar="COMMAND", help="a command, and what it can do")
-    for module in (status, explain, completion):
+    for module in (status, explain, monitor, completion):
         module.register(commands, shared)
+    doctor.register(commands)
     secret = commands.add_parser(
         "secret", help="create, replace, show or delete the key", parents=[shared], **look(EPILOG + EXIT_STATUS)
     )

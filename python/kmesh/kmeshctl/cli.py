@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """kmeshctl: the operator's tool. Keys go in and are never shown, unless --show-key asks for it."""
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from kmesh.cluster.manifests import FolderCluster
 from kmesh.cluster.objects import NAMESPACE, SECRET_NAME, ClusterObjects
 from kmesh.cluster.source import ClusterSource, read_whole
 from kmesh.errors import ClusterError, OutputError
-from kmesh.kmeshctl import completion, explain, health, status, waiting
+from kmesh.kmeshctl import completion, doctor, explain, health, monitor, status, waiting
 from kmesh.kmeshctl.arguments import HIDDEN, parse, parser
 from kmesh.kmeshctl.output import span
 from kmesh.text import one_line, short
@@ -29,6 +30,7 @@ from kmesh_bpf import ConfigError, Key, __version__
 
 EXIT_FAILED, EXIT_REFUSED = 1, 2
 KINDS = {
+    "monitor": frozenset({"Node", "Pod"}),
     "secret": frozenset({"KmeshNodeInfo", "Secret"}),
     "status": frozenset({"KmeshNodeInfo", "Namespace", "Node", "Pod", "Secret"}),
 }
@@ -79,6 +81,10 @@ def _command(argv: Sequence[str], stdin: TextIO, stdout: TextIO, stderr: TextIO,
     if flags.command == "completion":
         stdout.write(completion.script(parser(), flags.shell))
         return 0
+    if flags.command == "doctor":
+        return doctor.run(flags, stdout)
+    if flags.command == "monitor":
+        return monitor.run(flags, lambda: _source(flags, environment), stdout, stderr)
     with closing(_source(flags, environment)) as source, _telling_whom(flags, source, stderr):
         return _run(flags, source, stdin, stdout, stderr)
 
@@ -117,7 +123,8 @@ def _source(flags: argparse.Namespace, environment: Mapping[str, str]) -> Cluste
         kinds = KINDS.get(flags.command, EVERYTHING)
         # As in kubectl, -n is where the things are that are asked for: there the pods, else Kmesh's own.
         namespace = NAMESPACE if explained else given.get("namespace", NAMESPACE)
-        pods = {"explain": Pods.EVERY, "status": Pods.UNANNOUNCED}.get(flags.command, Pods.ENROLLED)
+        wanted = {"explain": Pods.EVERY, "monitor": Pods.EVERY, "status": Pods.UNANNOUNCED}
+        pods = wanted.get(flags.command, Pods.ENROLLED)
         return KubernetesCluster(connection, namespace=namespace, kinds=kinds, pods=pods, hasty=True)
     if kubeconfig or context or ("namespace" in given and not explained):
         raise ConfigError("--manifests names a cluster of its own; leave out --kubeconfig, --context, --namespace")

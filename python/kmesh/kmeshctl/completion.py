@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``kmeshctl completion``: a script that completes commands, flags and their values, made from the parser. Pure.
 
 Nothing runs while completing: the script is a table of what may follow what.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``kmeshctl status``: one table for the cluster, and a sentence for each thing that is not as it should be."""
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ from typing import Any, TextIO
 
 from kmesh.cluster.source import ClusterSource, read_whole
 from kmesh.errors import ClusterError
-from kmesh.kmeshctl.health import Finding, Health, NodeHealth, examine, named, plain, replacement
-from kmesh.kmeshctl.output import STRUCTURED, printable, share, span, structured, table
+from kmesh.kmeshctl.health import Finding, Health, NodeHealth, examine, plain, replacement
+from kmesh.kmeshctl.output import STRUCTURED, named, printable, share, span, structured, table
 
 EXIT_UNHEALTHY = 1
 WATCH_SECONDS = 2.0

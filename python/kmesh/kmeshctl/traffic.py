@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Is the traffic between two ends encrypted, each way, and why or why not? Pure.
 
 Decides nothing itself: enrolment comes from :mod:`kmesh.cluster.snapshot`, the rest from the plans of both nodes,
@@ -9,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from ipaddress import ip_address
 from typing import Any
 
@@ -16,6 +18,7 @@ from kmesh.cluster import secret
 from kmesh.cluster.objects import ClusterObjects, PodObject
 from kmesh.cluster.snapshot import build_view, enrolment, pod_claims, refused
 from kmesh.cluster.status import LEASE_SECONDS, NodeStatus
+from kmesh.kmeshctl.agreement import Agreement
 from kmesh.kmeshctl.output import span
 from kmesh.text import short
 from kmesh_bpf import (
@@ -36,7 +39,7 @@ from kmesh_bpf import (
 
 STAND_IN = Key(bytes(secret.KEY_DIGITS // 2))
 """Stands for every version's key: which versions there are decides, what they are does not."""
-HINDERING = (ProblemKind.UPLINK, ProblemKind.XFRM_DISABLED, ProblemKind.INTERFERENCE)
+HINDERING = (ProblemKind.UPLINK, ProblemKind.XFRM_DISABLED, ProblemKind.INTERFERENCE, ProblemKind.ADDRESS)
 """Where a node reports one of these, its kernel may do otherwise than its plan says, with packets of either way."""
 
 
@@ -76,7 +79,7 @@ class Explanation:
         return bool(self.ways) and all(way.trace.fate is Fate.ENCRYPTED for way in self.ways)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Cluster:
     """All that is known: objects, reports by node, Service CIDRs, and now (seconds since the epoch).
 
@@ -88,6 +91,11 @@ class Cluster:
     services: tuple[Network, ...]
     now: float
     stops: dict[str, tuple[Stop | None, tuple[str, ...]]] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def agreement(self) -> Agreement:
+        """What nodes hold of each other."""
+        return Agreement.of(self.objects, self.reports, self.now)
 
     def fresh(self, node: str) -> NodeStatus | None:
         """Give a node's report, if it is recent enough to count."""
@@ -207,7 +215,8 @@ def _at(cluster: Cluster, address: Address) -> End:
             return End(str(address), "node", node.name, (address,), False, why)
     if any(address in cidr for cidr in cluster.services):
         return End(str(address), "service", "", (address,), False, "it is in a Service CIDR")
-    return End(str(address), "unknown", "", (address,), False, "no pod, node or Service CIDR with it is known")
+    why = "no pod, node or Service CIDR with it is known; what a node has beside its InternalIP is spoken to in clear"
+    return End(str(address), "unknown", "", (address,), False, why)
 
 
 def _versions(objects: ClusterObjects) -> tuple[Mapping[int, Key], tuple[str, ...]]:
@@ -267,6 +276,12 @@ def _as_reported(cluster: Cluster, source: End, sink: End, way: Way) -> Way:
     if report and row and not row.ready:
         why = f"{source.node} reports that it cannot send to {sink.node} yet"
         return _instead(way, Fate.DROPPED if report.strict else Fate.UNKNOWN, why)
+    apart = cluster.agreement.apart(source.node, sink.node)
+    if apart:
+        return _instead(way, Fate.DROPPED, apart)
+    doubt = cluster.agreement.doubt(source.node, sink.node)
+    if doubt:
+        return _instead(way, Fate.UNKNOWN, doubt)
     hindered = _hindered(report) or _hindered(cluster.fresh(sink.node))
     if hindered:
         return _instead(way, Fate.UNKNOWN, hindered)
@@ -303,8 +318,9 @@ def _of_node(cluster: Cluster, name: str) -> Iterator[str]:
     if cluster.fresh(name) is None:
         yield f"{name}: its last report is {span(cluster.now - report.reported_at)} old and does not count"
         return
-    if not report.ready:
-        yield f"{name} is not ready{''.join(f'; {reason}' for reason in report.reasons)}"
+    if report.reasons or not report.ready:
+        state = f"{name} is {'ready' if report.ready else 'not ready'}"
+        yield f"{state}{''.join(f'; {reason}' for reason in report.reasons)}"
     if not report.nat_exemption:
         yield f"{name}: masquerade rules there are not kept from packets to be encrypted; the guard drops those hit"
     if report.last_drop:

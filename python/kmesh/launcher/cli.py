@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """kmesh-daemon, the dual-engine launcher: arguments, logging, signals; builds the objects and runs the loop."""
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from kmesh.launcher.boot import BootGuard
 from kmesh.launcher.config import MOUNTED_KEY, Config, parse
 from kmesh.launcher.daemon import PERIOD, Daemon
 from kmesh.launcher.uninstall import uninstall
+from kmesh.telling import process
 from kmesh.telling.health import HealthServer
 from kmesh.telling.outbox import Outbox
 from kmesh.telling.record import Bounds
@@ -131,7 +133,7 @@ def _run(config: Config, environment: Mapping[str, str]) -> int:
         recorder = Recorder(config.node, source.age, outbox, bounds, strict=strict, all_peers=all_peers)
         if config.dry_run:
             return _dry_run(config, source, recorder)
-        health = HealthServer(config.health, recorder.answer) if config.health else nullcontext()
+        health = HealthServer(config.health, process.beside(recorder.answer)) if config.health else nullcontext()
         with health, claim(config.pin_root):
             return _encrypt(config, source, recorder)
 
@@ -178,6 +180,9 @@ def _encrypt(config: Config, source: ClusterSource, recorder: Recorder) -> int:
     kernel = kmesh_bpf.LinuxKernel(config.pin_root, config.settings, attach_mode=config.attach_mode)
     how = "compiled" if kernel.compiled else "found pinned, nothing compiled"
     log.info("programs %s (%.1f s)", how, time.monotonic() - started)
+    for root in sorted(kernel.former_roots):
+        log.info("took over the programs that a daemon with --pin-root=%s had on devices; remove that folder", root)
+    _look_around()
     boot = BootGuard(config.state_dir, strict=config.settings.strict, clock=time.monotonic)
     announcer = AnnouncerThread(source)
     daemon = Daemon(config, source, kernel, recorder, announcer, boot)
@@ -195,6 +200,15 @@ def _encrypt(config: Config, source: ClusterSource, recorder: Recorder) -> int:
     kernel.close()
     log.info("stopped; encryption stays in place (remove it with: kmesh-daemon uninstall)")
     return 0
+
+
+def _look_around() -> None:
+    """Tell of what passes do not find out: it is only advice."""
+    try:
+        for one in kmesh_bpf.look_around():
+            log.warning("%s: %s%s", one.what, one.why, f"; {one.mend}" if one.mend else "")
+    except KmeshBpfError as error:
+        log.debug("%s", error)
 
 
 def _dry_run(config: Config, source: ClusterSource, recorder: Recorder) -> int:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The daemon's loop: newest view, one pass, wait. Level-triggered: what woke it does not matter.
 
 What it announces, and what it tells of itself, is written by threads of their own (``announcer.py``, ``outbox.py``),
@@ -246,7 +247,7 @@ class Daemon:
         self.memory.addresses = view.node.addresses
         self._forget_keys(report)
         self._announce(report, objects)
-        claims_changed = self._look(view, objects)
+        claims_changed = self._look(report, view, objects)
         self.ended = time.monotonic()
         self.took = self.ended - started
         self.log.passed(report, self.took)
@@ -265,9 +266,9 @@ class Daemon:
         due = max(SETTLE, report.plan.due - self.clock()) if report.plan.due is not None else PERIOD
         return min(PERIOD, due)
 
-    def _look(self, view: View, objects: ClusterObjects) -> bool:
+    def _look(self, report: Report, view: View, objects: ClusterObjects) -> bool:
         """Take in what the kernel shows now; tell whether another claim holds by that than the pass went by."""
-        seen = self.passes.evidence()
+        seen = report.evidence
         if seen == self.memory.evidence:
             return False
         self.memory.evidence = seen

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the daemon does while nothing happens: it looks whether all is as it was, in steps that nothing waits for long.
 
 A look finds, cheaply, what no notification tells of: begun often enough that what others have done is found, and

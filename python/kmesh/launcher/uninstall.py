@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What ``uninstall`` removes: all that a daemon leaves in the kernel and the cluster. It takes no loop and no view."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The files and programs behind a server and who we are to it: kubeconfigs, certificates, tokens, plugins.
 
 What cannot be had is refused by name, never left out: a request that goes out as nobody is answered by nobody's view.
@@ -245,9 +246,14 @@ def _as_files(material: Mapping[str, str]) -> tuple[str, str]:
     names = [name for name in material if name.startswith((CERTIFICATE, KEY))]
     if not any(name.endswith("-data") for name in names):
         return material[CERTIFICATE], material[KEY]
-    from kubernetes.client import Configuration  # noqa: PLC0415 # large, and most need none of it: a token will do
-    from kubernetes.config import load_kube_config_from_dict  # noqa: PLC0415 # likewise
-
+    try:
+        from kubernetes.client import Configuration  # noqa: PLC0415 # large, and most need none of it: a token will do
+        from kubernetes.config import load_kube_config_from_dict  # noqa: PLC0415 # likewise
+    except ModuleNotFoundError:
+        raise ConfigError(
+            f"{CERTIFICATE} and {KEY} stand in the kubeconfig itself, which takes the Python package kubernetes: "
+            "pip install 'kmesh-ipsec[kubeconfig]', or name files in their place"
+        ) from None
     configuration, name = Configuration(), "x"
     one = {
         "current-context": name,
