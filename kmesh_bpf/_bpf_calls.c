@@ -108,57 +108,6 @@ static long kmesh_map_update_batch(int fd, const void *keys, const void *values,
 	return answer;
 }
 
-#define KMESH_MAX_VALUE 256
-
-static uint64_t spread(const unsigned char *bytes, uint32_t size, uint64_t sum)
-{
-	while (size--)
-		sum = (sum ^ *bytes++) * 0x100000001b3ULL; /* FNV-1a */
-	return sum;
-}
-
-static uint64_t number_of(const void *key, uint32_t key_size, const void *value, uint32_t value_size)
-{
-	uint64_t sum = spread(value, value_size, spread(key, key_size, 0xcbf29ce484222325ULL));
-
-	/* MurmurHash3's last step: sums of such numbers do not cancel out where entries differ in few bits. */
-	sum = (sum ^ (sum >> 33)) * 0xff51afd7ed558ccdULL;
-	sum = (sum ^ (sum >> 33)) * 0xc4ceb9fe1a85ec53ULL;
-	return sum ^ (sum >> 33);
-}
-
-/* The sum of a number for each entry, modulo 2^64: of any order, and an entry that comes or goes adds or takes its own. */
-static uint64_t kmesh_sum(const void *keys, uint32_t key_size, const void *values, uint32_t value_size, uint32_t count)
-{
-	const unsigned char *key = keys, *value = values;
-	uint64_t sum = 0;
-
-	for (uint32_t i = 0; i < count; i++)
-		sum += number_of(key + (size_t)i * key_size, key_size, value + (size_t)i * value_size, value_size);
-	return sum;
-}
-
-/* The same of those of some keys that a map has an entry of. */
-static long kmesh_map_sum(int fd, const void *keys, uint32_t key_size, uint32_t value_size, uint32_t count,
-			  uint64_t *sum)
-{
-	const unsigned char *key = keys;
-	unsigned char value[KMESH_MAX_VALUE];
-
-	*sum = 0;
-	if (value_size > sizeof(value))
-		return -E2BIG;
-	for (uint32_t i = 0; i < count; i++, key += key_size) {
-		long answer = kmesh_map_lookup(fd, key, value);
-
-		if (!answer)
-			*sum += number_of(key, key_size, value, value_size);
-		else if (answer != -ENOENT)
-			return answer;
-	}
-	return 0;
-}
-
 static long kmesh_map_info(int fd, struct kmesh_map_info *found)
 {
 	struct bpf_map_info info = {};

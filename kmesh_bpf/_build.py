@@ -39,6 +39,7 @@ SOURCE = """
 #include <linux/xfrm.h>
 #include <sys/socket.h>
 #include "_bpf_calls.c"
+#include "_map_sums.c"
 #include "ipsec_contract.h"
 """
 

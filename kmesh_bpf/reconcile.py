@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from kmesh_bpf.core.audits import Audit, order
+from kmesh_bpf.core.audits import Audit
 from kmesh_bpf.core.claims import Evidence, evidence
 from kmesh_bpf.core.diff import diff
 from kmesh_bpf.core.incarnation import Announcement, Decision, Memory, Needs, decide, remember
@@ -149,21 +149,24 @@ class Reconciler:
         self.doubt(Keys.of(done))
         return done
 
-    def look(self) -> Iterator[bool]:
+    def look(self) -> Iterator[bool | None]:
         """Look for changes that nobody tells of, in steps of a few milliseconds; each gives whether there are any.
 
-        They are for the next pass to look into. Between two steps there may be passes, and anything else. Before
-        the first pass there is nothing to compare with.
+        None: nor is there anything to do yet, for a thread is at it. They are for the next pass to look into. Between
+        two steps there may be passes, and anything else. Before the first pass there is nothing to compare with.
 
         Raises:
             KmeshBpfError: it could not be found out; the next pass observes the whole kernel.
 
         """
+        mirror = self._mirror
+        if mirror is None:
+            return  # the next pass observes everything
         with self._whole_after_failure():
-            for found in self._kernel.look():
-                yield self.doubt(Keys(rest=found.rest))
-                if found.whole:
-                    yield from self._audit(order(found.whole))
+            for found in self._kernel.look(mirror.state):
+                if mirror is not self._mirror:
+                    return
+                yield None if found is None else self.doubt(found)
 
     def audit(self) -> Iterator[bool]:
         """Compare all that is known with the kernel once more, in such steps, as :meth:`look` does.
@@ -171,16 +174,16 @@ class Reconciler:
         Of a mapping it is told once it has been read to the end.
         """
         with self._whole_after_failure():
-            yield from self._audit(order())
+            yield from self._audit()
 
-    def _audit(self, mappings: tuple[str, ...]) -> Iterator[bool]:
+    def _audit(self) -> Iterator[bool]:
         mirror = self._mirror
         if mirror is None:
             return  # the next pass observes everything
         audit, differs = Audit(mirror), False
         self._audits.append(audit)
         try:
-            for piece in self._kernel.audit(mappings):
+            for piece in self._kernel.audit():
                 if mirror is not self._mirror:
                     return
                 differs = self.doubt(audit.take(piece)) or differs

@@ -33,8 +33,6 @@ long kmesh_map_delete(int fd, const void *key);
 long kmesh_map_next_key(int fd, const void *key, void *next);
 long kmesh_map_lookup_batch(int fd, const void *in, void *out, void *keys, void *values, uint32_t *count);
 long kmesh_map_update_batch(int fd, const void *keys, const void *values, uint32_t *count);
-uint64_t kmesh_sum(const void *keys, uint32_t key_size, const void *values, uint32_t value_size, uint32_t count);
-long kmesh_map_sum(int fd, const void *keys, uint32_t key_size, uint32_t value_size, uint32_t count, uint64_t *sum);
 long kmesh_map_info(int fd, struct kmesh_map_info *found);
 long kmesh_prog_id(int fd);
 long kmesh_link_create(int prog_fd, int ifindex, int attach_type, uint32_t flags);

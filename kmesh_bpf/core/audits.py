@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from kmesh_bpf.core.mirror import MAPPINGS, Keys, Mirror
+from kmesh_bpf.core.mirror import Keys, Mirror
 from kmesh_bpf.core.state import SaId, SaUsage
 
 
@@ -60,8 +60,3 @@ class Audit:
             left.difference_update(getattr(keys, name))
             if name in keys.whole:
                 left.clear()
-
-
-def order(names: frozenset[str] | None = None) -> tuple[str, ...]:
-    """Give the mappings in the order that an audit reads them; ``names``: those alone."""
-    return tuple(name for name in MAPPINGS if names is None or name in names)

@@ -106,6 +106,14 @@ def key_of(name: str) -> Callable[[bytes], Any]:
     return {"4": IPv4Address, "6": IPv6Address}.get(name[-1], number_of)
 
 
+def packed_of(name: str) -> Callable[[Any], bytes | None]:
+    """Give what lays out the keys of a map of :data:`HASHES`; None: of a key that belongs in another one."""
+    if name[-1] not in "46":
+        return lambda number: former(number).key
+    version = int(name[-1])
+    return lambda address: address.packed if address.version == version else None
+
+
 def _peer_of(value: Any) -> PeerEntry:
     return PeerEntry(value.node_id, value.node_mark, value.spi, value.incarnations, value.retired, value.pair)
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,9 @@ CHAIN = 64
 PACKET_ROOM = 1 << 16
 ENOTSUPP = 524
 """Of linux/errno.h, which user space is not meant to see, and bpf(2) answers all the same."""
+NO_BATCH = (errno.EINVAL, ENOTSUPP)
+"""What kernels before 5.6, and maps of a type without them, say to batch operations."""
+TOO_MANY = errno.E2BIG
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,18 +145,6 @@ def map_lookup_batch(fd: int, place: Any, following: Any, keys: Any, values: Any
     count = ffi.new("uint32_t *", room)
     answer = lib.kmesh_map_lookup_batch(fd, place, following, keys, values, count)
     return int(answer), int(count[0])
-
-
-def entries_sum(keys: Any, key_size: int, values: Any, value_size: int, count: int) -> int:
-    """Give a number that stands for entries, arrays of keys and of values: the sum, modulo 2^64, of one for each."""
-    return int(lib.kmesh_sum(keys, key_size, values, value_size, count))
-
-
-def map_sum(fd: int, keys: Any, key_size: int, value_size: int, count: int, target: object) -> int:
-    """Give the same of the entries that a map has under some keys, an array."""
-    found = ffi.new("uint64_t *")
-    check(lib.kmesh_map_sum(fd, keys, key_size, value_size, count, found), "read", target)
-    return int(found[0])
 
 
 def ring_take(consumer: Any, producer: Any, page: int, size: int, records: Any, record: int, room: int) -> int:

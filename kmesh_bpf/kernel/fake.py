@@ -134,13 +134,17 @@ class FakeKernel:
         changed, self._untold = self._untold, Keys()
         return changed
 
-    def look(self) -> Iterator[Keys]:
-        """Tell whether links, attachments or maps are other than last read or written."""
+    def look(self, known: KernelState) -> Iterator[Keys | None]:  # noqa: ARG002 # as the seam has it
+        """Tell whether links or attachments, and which entries of maps, are other than last read or written."""
         if self._seen_rest is None:
             return
         yield Keys(rest=self._rest() != self._seen_rest)
         for name in SILENT:
-            yield Keys(whole=frozenset({name} if getattr(self, name) != self._seen.get(name, {}) else ()))
+            seen, now = self._seen.get(name, {}), getattr(self, name)
+            keys = _differing(seen, now)
+            for key in keys:
+                self._note(self._seen.setdefault(name, {}), name, key)
+            yield Keys.named(name, keys)
 
     def audit(self, mappings: Iterable[str] = MAPPINGS) -> Iterator[Piece]:
         """Give a copy of some mappings, so many objects a step: as they are at that step."""

@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 from kmesh_bpf.core.audits import Piece
 from kmesh_bpf.core.mirror import MAPPINGS, Keys
 from kmesh_bpf.core.operations import Operation
-from kmesh_bpf.core.state import Observation
+from kmesh_bpf.core.state import KernelState, Observation
 from kmesh_bpf.core.view import Address
 from kmesh_bpf.errors import KmeshBpfError
 
@@ -77,12 +77,12 @@ class Kernel(Protocol):
         What it is now :meth:`find` tells. Where notifications were lost that is all that they would have told of.
         """
 
-    def look(self) -> Iterator[Keys]:
+    def look(self, known: KernelState) -> Iterator[Keys | None]:
         """Look, cheaply, whether anything of ours that no notification tells of is other than last read or written.
 
-        A step takes a few milliseconds at most, and gives what is not: ``rest``, or a mapping as a whole, which
-        :meth:`audit` can read piece by piece. Between two steps anything may happen; whoever has no more use of it
-        closes it.
+        ``known`` is what was. A step takes a few milliseconds at most, and gives what is to be asked for: ``rest``,
+        keys of which some are other, or a mapping as a whole; each change by others once. None: the next step has
+        nothing to do as yet. Between two steps anything may happen; whoever has no more use of it closes it.
 
         Raises:
             KmeshBpfError: it could not be found out.
@@ -92,6 +92,7 @@ class Kernel(Protocol):
     def audit(self, mappings: Iterable[str] = MAPPINGS) -> Iterator[Piece]:
         """Read all objects of some mappings of a KernelState once more, one mapping after the other, piece by piece.
 
+        Mappings of which :meth:`look` finds each change are left out.
         A step takes a few milliseconds at most. Between two steps anything may happen: the pieces are not of one
         moment, and what comes meanwhile is in one or in none.
 

@@ -23,6 +23,7 @@ from kmesh_bpf.kernel import nat, pieces, privileges, programs, xfrm, xfrm_defau
 from kmesh_bpf.kernel.detours import Detours
 from kmesh_bpf.kernel.fib_rules import RoutingRules
 from kmesh_bpf.kernel.former_roots import running_here
+from kmesh_bpf.kernel.hash_looks import HashLooks
 from kmesh_bpf.kernel.interface import AttachMode, Failure
 from kmesh_bpf.kernel.leftovers import GoKmesh
 from kmesh_bpf.kernel.links import Links
@@ -100,6 +101,7 @@ class LinuxKernel:
         self._nat = nat.Tables(settings.mark_mask)
         self._rules, self._routing, self._go, self._detours = Rules(), RoutingRules(), GoKmesh(self._socket), Detours()
         self._pins = Pins(pin_root, self._loaded, self._maps, self._tc) if self._loaded and self._maps else None
+        self._looks = HashLooks(self._maps.hashes()) if self._loaded and self._maps else None
         self._seen: _Seen | None = None
         allow_descriptors()
         for root in self.former_roots:
@@ -121,6 +123,8 @@ class LinuxKernel:
         self._tc.close()
         if self._pins:
             self._pins.close()
+        if self._looks:
+            self._looks.close()
         if self._maps:
             self._maps.close()
 
@@ -150,9 +154,9 @@ class LinuxKernel:
         refused = {failure.operation for failure in failures}
         return tuple(one for one in wanted if one not in refused), tuple(failures)
 
-    def look(self) -> Iterator[Keys]:
+    def look(self, known: KernelState) -> Iterator[Keys | None]:
         """See :class:`kmesh_bpf.kernel.interface.Kernel`; pins that somebody removed are made again on the way."""
-        if self._seen is None or self._maps is None:
+        if self._seen is None or self._maps is None or self._looks is None:
             return  # there is nothing yet to compare with
         yield Keys(rest=self._pins is not None and self._pins.restore())
         devices = self._links.list()
@@ -160,14 +164,14 @@ class LinuxKernel:
         maps, attached = self._maps, self._attached(devices)
         now = _Seen(devices, attached, maps.services(), maps.pod_devices(), maps.identity())
         yield Keys(rest=now != self._seen)
-        for name in HASHES:
-            for differs in self._maps.look(name):
-                yield Keys(whole=frozenset({name} if differs else ()))
+        yield from self._looks.look(known)
 
     def audit(self, mappings: Iterable[str] = MAPPINGS) -> Iterator[Piece]:
         """See :class:`kmesh_bpf.kernel.interface.Kernel`."""
         for name in mappings:
             if name in HASHES:
+                if self._looks and self._looks.covers(name):
+                    continue
                 yield from pieces.of_entries(name, self._need_maps().pieces(name))
                 continue
             with NetlinkSocket() as sock:  # of its own: what was asked for waits there, however long it takes

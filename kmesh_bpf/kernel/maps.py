@@ -99,17 +99,9 @@ class Maps:
             os.close(one.fd)
         self._maps.clear()
 
-    def look(self, mapping: str) -> Iterator[bool]:
-        """Look, in steps of a millisecond or two, whether anybody but us has written into the hashes of a mapping.
-
-        ``mapping``: a key of HASHES. See :meth:`kmesh_bpf.kernel.pinned_map.PinnedMap.look`.
-
-        Raises:
-            KernelError: a dump broke off.
-
-        """
-        for name in HASHES[mapping]:
-            yield from self._maps[name].look()
+    def hashes(self) -> dict[str, PinnedMap]:
+        """Give the maps that hold mappings, by name."""
+        return {name: self._maps[name] for names in HASHES.values() for name in names}
 
     def pieces(self, mapping: str, room: int = AUDIT_ENTRIES) -> Iterator[dict[Any, Any]]:
         """Give what a mapping holds, so many entries a step; what others write meanwhile is in there or not.

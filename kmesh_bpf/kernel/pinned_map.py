@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,26 +13,20 @@ from typing import Any
 from kmesh_bpf._abi import ffi
 from kmesh_bpf.errors import KernelError, MapFullError
 from kmesh_bpf.kernel import bpf
-from kmesh_bpf.kernel.tally import Tally
+from kmesh_bpf.kernel.tally import Adder, Layout, Tally
 
 BATCH_ENTRIES = 65536
-LOOK_ENTRIES, AUDIT_ENTRIES = 4096, 512
-"""Entries in a step where events wait meanwhile, added up by C and decoded by Python: a millisecond or two."""
-FOLLOWED = 1000
-"""Up to so many entries written in one go are followed by the tally: that takes two more look-ups for each."""
-FEW = 12
-"""Up to so many are followed one by one, so that a reading under way need not begin anew."""
-LOOK_TRIES = 3
+AUDIT_ENTRIES = 512
+"""Entries in a step where events wait meanwhile, decoded by Python: a millisecond or two."""
 NO_ROOM = (errno.E2BIG, errno.ENOSPC)
 """What a hash and a trie say when they are full."""
-NO_BATCH = (errno.EINVAL, bpf.ENOTSUPP)
-"""What kernels before 5.6, and maps of a type without them, say to batch operations."""
 
 
 class PinnedMap:
     """A map; the types of key and value are those of the members of the contract's struct of the same name.
 
-    ``fd`` is the owner's to close. Keys and values are written as they lie there.
+    ``fd`` is the owner's to close. Keys and values are written as they lie there. ``tally``: what it adds up to, None:
+    that is not kept; it goes by ``adder``.
 
     Raises:
         KernelError: it cannot be opened.
@@ -45,7 +39,15 @@ class PinnedMap:
         self._key, self._value = members["key"].type, members["value"].type
         self.fd = bpf.open_pinned(path)
         self.info = bpf.map_info(self.fd, path)
-        self._tally = Tally()
+        self.adder: Adder | None = None
+        self.tally: Tally | None = None
+
+    def keep_tally(self, groups_fd: int | None) -> Tally:
+        """Keep a tally of this hash from now on; ``groups_fd``: see :class:`kmesh_bpf.kernel.tally.Adder`."""
+        layout = Layout(self.fd, self.info.key_size, self.info.value_size, self.path)
+        self.adder = Adder(layout, groups_fd)
+        self.tally = Tally(layout, self.adder.sums)
+        return self.tally
 
     def differences(self, wanted_type: int, value_size: int | None = None) -> Iterator[str]:
         """Tell in what the map is not as the contract has it; ``value_size`` where a former version had another."""
@@ -64,7 +66,7 @@ class PinnedMap:
             MapFullError: there is no room.
 
         """
-        with self._followed(key):
+        with self._following(key):
             answer = bpf.map_update(self.fd, ffi.from_buffer(key), ffi.from_buffer(value))
         self._check_room(answer, "write")
 
@@ -75,15 +77,13 @@ class PinnedMap:
             MapFullError: there is no room.
 
         """
-        if len(entries) > FOLLOWED:
-            self._tally.wrote_many()
         left = iter(entries.items())
         while chunk := list(islice(left, BATCH_ENTRIES)):
             keys = b"".join(key for key, _ in chunk)
             values = b"".join(value for _, value in chunk)
-            with self._followed(keys):
+            with self._following(keys):
                 answer = bpf.map_update_batch(self.fd, ffi.from_buffer(keys), ffi.from_buffer(values), len(chunk))
-            if -answer in NO_BATCH:
+            if -answer in bpf.NO_BATCH:
                 for key, value in chunk:
                     self.set(key, value)
             else:
@@ -91,7 +91,7 @@ class PinnedMap:
 
     def delete(self, key: bytes) -> None:
         """Remove an entry, if there."""
-        with self._followed(key):
+        with self._following(key):
             answer = bpf.map_delete(self.fd, ffi.from_buffer(key))
         if answer != -errno.ENOENT:
             bpf.check(answer, "delete from", self.path)
@@ -134,83 +134,28 @@ class PinnedMap:
     def pieces(self, room: int = AUDIT_ENTRIES) -> Iterator[list[tuple[bytes, Any]]]:
         """Give (key, value) of all entries of a hash, so many a step; values are good until the next step.
 
-        What is read to the end is what :meth:`look` goes by from then on.
+        The tally goes by what is read here: it is learnt before.
 
         Raises:
             KernelError: the dump broke off; what came is not the whole.
 
         """
-        reading, size = self._tally.begin(), self.info.key_size
-        try:
-            for keys, values, count in self._batches(room):
-                if keys is None:
-                    yield self._one_by_one()
-                    self._tally.wrote_many()
-                    return
-                reading.take(self._sum_of(keys, values, count))
-                raw = bytes(ffi.buffer(keys, count * size))
-                yield [(raw[index * size : index * size + size], values[index]) for index in range(count)]
-            self._tally.learn(reading)
-        finally:
-            self._tally.give_up(reading)
-
-    def look(self) -> Iterator[bool]:
-        """Read a hash in steps of a millisecond or two; tell at the last one whether anybody else has written.
-
-        That is all but surely so where entries come to another sum than when they were read last. Where it is not
-        known, for we have written so much or this kernel gives entries one by one only, it is told that somebody may.
-
-        Raises:
-            KernelError: the dump broke off.
-
-        """
-        for _ in range(LOOK_TRIES):
-            reading = self._tally.begin()
-            try:
-                for keys, values, count in self._batches(LOOK_ENTRIES):
-                    if keys is None:
-                        yield False  # there are audits
-                        return
-                    reading.take(self._sum_of(keys, values, count))
-                    yield False
-                if reading.tells:
-                    break
-            finally:
-                self._tally.give_up(reading)
-        yield not self._tally.agrees(reading)
+        size = self.info.key_size
+        if self.tally is not None:
+            self.tally.learn()
+        for keys, values, count in self._batches(room):
+            if keys is None:
+                yield self._one_by_one()
+                return
+            raw = bytes(ffi.buffer(keys, count * size))
+            yield [(raw[index * size : index * size + size], values[index]) for index in range(count)]
 
     def _one_by_one(self) -> list[tuple[bytes, Any]]:
         found = ((key, self.find(key)) for key in list(self.each_key()))
         return [(key, value) for key, value in found if value is not None]
 
-    @contextmanager
-    def _followed(self, keys: bytes) -> Iterator[None]:
-        """Have the tally follow what is done to entries meanwhile; ``keys`` stand end to end."""
-        count = len(keys) // self.info.key_size
-        if not self._tally.is_kept or count > FOLLOWED:
-            yield
-            return
-        before = self._sums(keys, count)
-        try:
-            yield
-        finally:
-            added = [new - old for new, old in zip(self._sums(keys, count), before, strict=True)]
-            if len(added) == count:
-                for one in added:
-                    self._tally.wrote(one)
-            else:
-                self._tally.wrote_together(sum(added))
-
-    def _sums(self, keys: bytes, count: int) -> list[int]:
-        """Give what the entries under some keys add up to: a number for each where they are few, else one for all."""
-        size, value_size = self.info.key_size, self.info.value_size
-        step = size if count <= FEW else len(keys)
-        starts = range(0, len(keys), step)
-        some = ((ffi.from_buffer(keys[at : at + step]), step // size) for at in starts)
-        return [bpf.map_sum(self.fd, held, size, value_size, number, self.path) for held, number in some]
-
-    def _sum_of(self, keys: Any, values: Any, count: int) -> int:
-        return bpf.entries_sum(keys, self.info.key_size, values, self.info.value_size, count)
+    def _following(self, keys: bytes) -> AbstractContextManager[None]:
+        return self.tally.following(keys) if self.tally is not None else nullcontext()
 
     def _batches(self, room: int) -> Iterator[tuple[Any, Any, int]]:
         """Give arrays of keys and values, and how many they hold; keys None, once: it can be read one by one only.
@@ -226,7 +171,7 @@ class PinnedMap:
         place, following, last = ffi.NULL, ffi.new("char[]", max(8, size)), False
         while not last:
             answer, count = bpf.map_lookup_batch(self.fd, place, following, keys, values, room)
-            if place == ffi.NULL and -answer in NO_BATCH:
+            if place == ffi.NULL and -answer in bpf.NO_BATCH:
                 yield None, None, 0
                 return
             last = answer == -errno.ENOENT

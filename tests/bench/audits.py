@@ -11,6 +11,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 
+from kmesh.launcher.looks import WAITING
+
 from kmesh_bpf import Options
 from kmesh_bpf.core import operations as ops
 from kmesh_bpf.core.mirror import Keys
@@ -25,17 +27,21 @@ LONGEST = 5.0
 """Milliseconds that an event may be held up."""
 
 
-def steps(begin: Callable[[], Iterable[bool]], rounds: int) -> tuple[float, float, bool]:
-    """Give the milliseconds of the longest step and of all, the least of some rounds, and whether any found anything."""
+def steps(begin: Callable[[], Iterable[bool | None]], rounds: int) -> tuple[float, float, bool]:
+    """Give the milliseconds of the longest step and of all, the least of some rounds, and whether any found anything.
+
+    A step is of the thread that does it; all is what the process took, threads that a step waits for and all.
+    """
     longest, whole, found = [], [], False
     for _ in range(rounds):
-        taken, began = [], time.process_time()
+        taken, began, all_began = [], time.thread_time(), time.process_time()
         for one in begin():
-            now = time.process_time()
-            taken.append((now - began) * 1e3)
-            began, found = now, found or one
+            taken.append((time.thread_time() - began) * 1e3)
+            if one is None:
+                time.sleep(WAITING)
+            began, found = time.thread_time(), found or bool(one)
         longest.append(max(taken))
-        whole.append(sum(taken))
+        whole.append((time.process_time() - all_began) * 1e3)
     return min(longest), min(whole), found
 
 

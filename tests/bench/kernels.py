@@ -18,7 +18,7 @@ from typing import Any
 from kmesh_bpf import Address, FakeKernel, Key, LinuxKernel, Settings
 from kmesh_bpf.core import operations as ops
 from kmesh_bpf.core.audits import Piece
-from kmesh_bpf.core.mirror import Keys
+from kmesh_bpf.core.mirror import MAPPINGS, Keys
 from kmesh_bpf.core.operations import Operation
 from kmesh_bpf.core.state import Observation, Sa, SaId, SaUsage
 from kmesh_bpf.errors import UnsupportedError
@@ -144,7 +144,7 @@ class Real:
             return self.kernel.find(keys)
         return self._with_sas(self.kernel.find(replace(keys, sas={}, whole=keys.whole - {"sas"})), keys)
 
-    def audit(self, mappings: Sequence[str]) -> Iterator[Piece]:
+    def audit(self, mappings: Sequence[str] = MAPPINGS) -> Iterator[Piece]:
         if self._sas is None or "sas" not in mappings:
             yield from self.kernel.audit(mappings)
             return

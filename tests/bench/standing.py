@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 
 from kmesh.launcher.daemon import PERIOD
-from kmesh.launcher.looks import AUDIT, DEAREST, LOOK, SLOWLY
+from kmesh.launcher.looks import AUDIT, SLOWLY, between_looks
 from kmesh.telling.peers import Peers
 from kmesh.telling.readiness import answer, judged
 from kmesh.telling.record import KeyRecord, Pass, Record, after_pass, surveyed
@@ -52,9 +52,11 @@ def idle(size: Size) -> Iterator[Result]:
         finally:
             cluster.close()
     look, audit = look / 1e3, audit / 1e3
-    hour = HOUR * (a_pass / PERIOD + look / max(LOOK, DEAREST * look) + audit / (AUDIT + SLOWLY * audit))
+    parts = HOUR * a_pass / PERIOD, HOUR * look / between_looks(look, False), HOUR * audit / (AUDIT + SLOWLY * audit)
     how = f"{size.peers[-1]:,} peers, {size.wide:,} pods"
-    yield Result(f"an idle hour, {how}", hour, "an hundredth of a core", HOUR / 100, "s", 1.0)
+    yield Result(f"an idle hour, {how}", sum(parts), "an hundredth of a core", HOUR / 100, "s", 1.0)
+    for what, part in zip(("passes", "looks", "audits"), parts, strict=True):
+        yield Result(f"an idle hour's {what}, {how}", part, "all of it", sum(parts), "s")
     yield Result(f"an audit, {how}", audit * 1e3, "a look", look * 1e3, "ms")
 
 
@@ -105,7 +107,7 @@ def scrape(size: Size) -> Iterator[Result]:
     peers = Peers()
     peers.note(report)
     record = after_pass(Record("n0", clock.now), Pass(view, report, KeyRecord(1, 1), (), clock.now, 0.01))
-    record = judged(surveyed(record, *peers.take(view, report), {}, {}), clock.now, 0.0)
+    record = judged(surveyed(record, *peers.take(view, report, clock.now), peers.traffic, {}, {}), clock.now, 0.0)
     began = time.process_time()
     page = answer("/metrics", record)
     taken = (time.process_time() - began) * 1e3

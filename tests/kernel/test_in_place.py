@@ -16,7 +16,7 @@ import pytest
 from kmesh_bpf import LinuxKernel, Settings, claim
 from kmesh_bpf.core import operations as ops
 from kmesh_bpf.core.devices import decide
-from kmesh_bpf.core.state import Attachment, PeerEntry, PodFlags, Program
+from kmesh_bpf.core.state import Attachment, KernelState, Observation, PeerEntry, PodFlags, Program
 from kmesh_bpf.errors import ConflictError
 from kmesh_bpf.kernel import bpf
 from kmesh_bpf.kernel.interface import AttachMode
@@ -44,7 +44,7 @@ def kernel(
     run(f"ip link add pod0 type veth peer name eth0 netns {there}; ip -n {there} addr add {POD}/32 dev eth0")
     mode: AttachMode = getattr(request, "param", "auto")
     root.mkdir()
-    with claim(root), closing(LinuxKernel(root, Settings(), attach_mode=mode)) as made:
+    with claim(root), closing(Known(root, Settings(), attach_mode=mode)) as made:
         put_in_place(made)
         assert not finds(made)
         yield made
@@ -65,9 +65,20 @@ def put_in_place(kernel: LinuxKernel) -> None:
     assert (state.sources, state.pod_devices) == (wanted.sources, wanted.pod_devices)
 
 
-def finds(kernel: LinuxKernel) -> bool:
+class Known(LinuxKernel):
+    """A kernel of which is kept what was last observed."""
+
+    last = KernelState()
+
+    def observe(self) -> Observation:
+        found = super().observe()
+        self.last = found.state
+        return found
+
+
+def finds(kernel: Known) -> bool:
     """Look, to the end."""
-    return any([*kernel.look()])
+    return any([*kernel.look(kernel.last)])
 
 
 def attachments(operations: Iterable[ops.Operation]) -> list[Attachment]:

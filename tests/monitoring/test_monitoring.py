@@ -26,7 +26,7 @@ def sample() -> str:
     passes.run(mesh.view())
     for identity in passes.kernel.sas:
         passes.kernel.use(identity, 1234.0, packets=5)
-    return render(judged(passes.run(mesh.view()), 2000.0, 0.0))
+    return render(judged(passes.run(mesh.view()), 2000.0, 0.0), all_peers=True)
 
 
 def test_promtool_finds_nothing_to_say_about_the_metrics():
@@ -118,3 +118,9 @@ def test_promtool_takes_every_query_of_the_dashboard(tmp_path):
 def test_no_query_of_the_dashboard_joins_with_or():
     # Of series with the same labels it gives the left one only: the others need queries of their own.
     assert not [target["expr"] for target in TARGETS if re.search(r"\bor\b", target["expr"])]
+
+
+def test_alerts_and_dashboard_go_by_what_is_told_of_every_node_and_not_of_peers_one_by_one():
+    asked = [rule["expr"] for group in yaml.safe_load(ALERTS.read_text())["spec"]["groups"] for rule in group["rules"]]
+    queries = [target["expr"] for target in TARGETS]
+    assert not [one for one in asked + queries if "kmesh_ipsec_peer_" in one]

@@ -259,7 +259,7 @@ _MADE = (
     Mistake(
         "repair only what was notified",
         (
-            (NodeKernel, "look", lambda self: iter(())),
+            (NodeKernel, "look", lambda self, known: iter(())),
             (NodeKernel, "audit", lambda self, mappings=(): iter(())),
             (daemon, "PERIOD", math.inf),
         ),

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kmesh_bpf import KernelError, Reconciler
+from kmesh_bpf.core.claims import evidence
 from kmesh_bpf.core.mirror import MAPPINGS, Keys
 from kmesh_bpf.core.state import KernelState, PodFlags
 from kmesh_bpf.kernel.fake import FakeKernel
@@ -114,6 +115,7 @@ def test_after_notifications_and_a_look_all_is_known_as_it_is(data):
     for _ in history.passes.look():
         pass
     assert history.passes.observe().state == is_there(history.kernel)
+    assert history.passes.evidence() == evidence(history.passes.observe())
 
 
 @settings(max_examples=200, deadline=None)

@@ -23,7 +23,8 @@ from kmesh.errors import OutputError
 from kmesh.launcher.announcer import Announcer, AnnouncerThread
 from kmesh.launcher.boot import BootGuard
 from kmesh.launcher.config import MOUNTED_KEY, Config, parse
-from kmesh.launcher.daemon import PERIOD, Daemon, uninstall
+from kmesh.launcher.daemon import PERIOD, Daemon
+from kmesh.launcher.uninstall import uninstall
 from kmesh.telling import process
 from kmesh.telling.health import HealthServer
 from kmesh.telling.outbox import Outbox
@@ -128,7 +129,8 @@ def _run(config: Config, environment: Mapping[str, str]) -> int:
     patience = None if config.dry_run else 0.0
     with closing(_source(config, environment, patience)) as source, closing(Outbox(source)) as outbox:
         bounds = Bounds(silence=3 * PERIOD, view_age=config.max_view_age)
-        recorder = Recorder(config.node, source.age, outbox, bounds, strict=config.settings.strict)
+        strict, all_peers = config.settings.strict, config.metrics_per_peer
+        recorder = Recorder(config.node, source.age, outbox, bounds, strict=strict, all_peers=all_peers)
         if config.dry_run:
             return _dry_run(config, source, recorder)
         health = HealthServer(config.health, process.beside(recorder.answer)) if config.health else nullcontext()

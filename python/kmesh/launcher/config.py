@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from kmesh.launcher import upstream
 from kmesh.telling.listening import HostPort
+from kmesh.telling.record import PEER_ROWS
 from kmesh.text import file_name, path, shown
 from kmesh_bpf import (
     DEFAULT_PIN_ROOT,
@@ -55,7 +56,8 @@ class Config:
     None: an API server, which ``kubeconfig`` and ``context`` name, else it is found; ``key_file`` None: the key comes
     from the Secret; ``node`` is this node's name; ``state_dir``: what guards its next boot is kept there. ``health``:
     where health and metrics are served, None: nowhere. ``max_view_age``: seconds that the cluster may be out of sight
-    before the node counts as not ready. ``ignored``: flags of Go Kmesh that were given and have no meaning here.
+    before the node counts as not ready. ``metrics_per_peer``: whether metrics are told of each peer.
+    ``ignored``: flags of Go Kmesh that were given and have no meaning here.
     """
 
     command: str
@@ -74,6 +76,7 @@ class Config:
     dry_run: bool
     health: HostPort | None
     max_view_age: float
+    metrics_per_peer: bool
     log_level: str
     log_format: str
     ignored: tuple[str, ...]
@@ -248,6 +251,11 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="without sight of the cluster for longer, /readyz says no; encryption goes on (default: %(default)g)",
     )
+    add(
+        "--metrics-per-peer",
+        action="store_true",
+        help=f"metrics of each peer; else of the {PEER_ROWS} worst of those that are not as they should be",
+    )
     add("--dry-run", action="store_true", help="print the operations as commands, change nothing, exit")
     add("--log-level", choices=("debug", "info", "warning", "error"), default="info")
     add("--log-format", choices=("text", "json"), default="text")
@@ -307,6 +315,7 @@ def parse(argv: Sequence[str], node_name: str | None, hostname: str) -> Config:
         dry_run=flags.dry_run,
         health=flags.health_address,
         max_view_age=flags.max_view_age,
+        metrics_per_peer=flags.metrics_per_peer,
         log_level=flags.log_level,
         log_format=flags.log_format,
         ignored=upstream.ignored(vars(flags)),

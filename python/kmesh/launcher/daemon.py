@@ -17,7 +17,6 @@ import uuid
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from kmesh import unexpected
 from kmesh.cluster.objects import NAMESPACE, ClusterObjects, NodeInfo, parse
@@ -384,14 +383,3 @@ class Daemon:
 def fresh_incarnation() -> str:
     """Give an incarnation that was never used."""
     return str(uuid.uuid4())
-
-
-def uninstall(kernel: Kernel, source: ClusterSource | None, node: str, pin_root: Path) -> tuple[str, ...]:
-    """Remove every kernel object of ours, then our KmeshNodeInfo; give what could not be removed."""
-    failures = kernel.remove_everything()
-    if source is not None:
-        source.withdraw(node)
-        log.info("KmeshNodeInfo %s withdrawn", node)
-    if not failures:
-        log.info("nothing of ours is left below %s or in XFRM", pin_root)
-    return tuple(str(failure.error) for failure in failures)

@@ -15,7 +15,7 @@ from typing import Literal
 
 from kmesh.telling.peers import Direction, PeerRecord
 from kmesh.telling.record import BUCKETS, Record
-from kmesh.telling.totals import Traffic
+from kmesh.telling.totals import WAYS, Traffic
 from kmesh_bpf import CONTRACT_VERSION, __version__
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -23,16 +23,22 @@ PREFIX = "kmesh_ipsec_"
 
 Sample = tuple[str, float]
 """Labels as they stand between the braces, and the value."""
+Told = Mapping[str, PeerRecord]
+"""The peers that are told of one by one."""
+Samples = Callable[[Record, Told], Iterable[Sample]]
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """A metric: its name after the prefix, what it means in a line, and its samples."""
+    """A metric: its name after the prefix, what it means in a line, and its samples.
+
+    Those that begin with ``peer_`` are of the peers told of one by one, all others of the node.
+    """
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
     help: str
-    samples: Callable[[Record], Iterable[Sample]]
+    samples: Samples
     labels: tuple[str, ...] = ()
 
     @property
@@ -50,19 +56,24 @@ def _escape(text: str) -> str:
     return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
 
 
-def render(record: Record) -> str:
-    """Give the page."""
-    return "".join(line for family in FAMILIES for line in _lines(family, record))
+def render(record: Record, *, all_peers: bool = False) -> str:
+    """Give the page. Of peers one by one it tells of those to be looked into, or of ``all_peers``."""
+    peers = record.peers if all_peers else record.worst(_to_look_into(record))
+    return "".join(line for family in FAMILIES for line in _lines(family, record, peers))
 
 
-def _lines(family: Family, record: Record) -> Iterator[str]:
+def _to_look_into(record: Record) -> frozenset[str]:
+    return record.amiss | record.sums.failing
+
+
+def _lines(family: Family, record: Record, peers: Told) -> Iterator[str]:
     name = family.full_name
     help_text = family.help.replace("\\", r"\\").replace("\n", r"\n")
     yield f"# HELP {name} {help_text}\n# TYPE {name} {family.kind}\n"
     if family.kind == "histogram":
         yield from _histogram(name, record)
         return
-    for inside, value in family.samples(record):
+    for inside, value in family.samples(record, peers):
         yield f"{name}{{{inside}}} {value}\n" if inside else f"{name} {value}\n"
 
 
@@ -73,23 +84,28 @@ def _histogram(name: str, record: Record) -> Iterator[str]:
     yield f"{name}_sum {record.statistics.seconds}\n{name}_count {numbers[-1]}\n"
 
 
-def _one(value: Callable[[Record], float]) -> Callable[[Record], Iterable[Sample]]:
-    return lambda record: (("", value(record)),)
+def _one(value: Callable[[Record], float]) -> Samples:
+    return lambda record, _: (("", value(record)),)
 
 
-def _by_reason(values: Callable[[Record], Mapping[str, int]]) -> Callable[[Record], Iterable[Sample]]:
-    return lambda record: ((labels(reason=reason), number) for reason, number in sorted(values(record).items()))
+def _by_reason(values: Callable[[Record], Mapping[str, int]]) -> Samples:
+    return lambda record, _: ((labels(reason=reason), number) for reason, number in sorted(values(record).items()))
 
 
-def _by_peer(value: Callable[[PeerRecord], float]) -> Callable[[Record], Iterable[Sample]]:
-    return lambda record: ((labels(peer=name), value(peer)) for name, peer in record.peers.items())
+def _of_all(value: Callable[[Traffic], int]) -> Samples:
+    """Give samples by direction, of all peers that ever were."""
+    return lambda record, _: ((labels(direction=way), value(record.traffic[way])) for way in WAYS)
 
 
-def _by_way(value: Callable[[Direction], float | None]) -> Callable[[Record], Iterable[Sample]]:
+def _by_peer(value: Callable[[PeerRecord], float]) -> Samples:
+    return lambda _, peers: ((labels(peer=name), value(peer)) for name, peer in peers.items())
+
+
+def _by_way(value: Callable[[Direction], float | None]) -> Samples:
     """Give samples by peer and direction; what has no value has no sample."""
 
-    def samples(record: Record) -> Iterator[Sample]:
-        for name, peer in record.peers.items():
+    def samples(_: Record, peers: Told) -> Iterator[Sample]:
+        for name, peer in peers.items():
             for way, direction in peer.ways.items():
                 number = value(direction)
                 if number is not None:
@@ -98,25 +114,33 @@ def _by_way(value: Callable[[Direction], float | None]) -> Callable[[Record], It
     return samples
 
 
-def _both_ways(value: Callable[[Traffic], int]) -> Callable[[Record], Iterable[Sample]]:
+def _both_ways(value: Callable[[Traffic], int]) -> Samples:
     return _by_peer(lambda peer: sum(value(direction.traffic) for direction in peer.ways.values()))
 
 
-def _passes(record: Record) -> Iterator[Sample]:
+def _sum(value: Callable[[Traffic], int]) -> Samples:
+    return _one(lambda record: sum(value(record.traffic[way]) for way in WAYS))
+
+
+def _sent_with(record: Record, _: Told) -> Iterator[Sample]:
+    return ((labels(spi=str(spi)), len(names)) for spi, names in sorted(record.sums.sending.items()))
+
+
+def _passes(record: Record, _: Told) -> Iterator[Sample]:
     return ((labels(result=result), number) for result, number in record.statistics.passes.items())
 
 
-def _operations(record: Record) -> Iterator[Sample]:
+def _operations(record: Record, _: Told) -> Iterator[Sample]:
     numbers = record.statistics.operations
     return ((labels(kind=kind, result=result), number) for (kind, result), number in sorted(numbers.items()))
 
 
-def _problems(record: Record) -> Iterator[Sample]:
+def _problems(record: Record, _: Told) -> Iterator[Sample]:
     yield labels(scope="cluster"), len(record.cluster_problems)
     yield labels(scope="plan"), len(record.plan_problems)
 
 
-def _build(_: Record) -> Iterator[Sample]:
+def _build(_: Record, __: Told) -> Iterator[Sample]:
     yield labels(version=__version__, contract=str(CONTRACT_VERSION), python=platform.python_version()), 1
 
 
@@ -131,6 +155,57 @@ FAMILIES = (
         "gauge",
         "Other nodes that have published a KmeshNodeInfo or hold a managed pod.",
         _one(lambda record: len(record.peers)),
+    ),
+    Family(
+        "peers_amiss",
+        "gauge",
+        "Peers not ready, behind the newest key, a tenth through their sequence numbers, or with packets that failed.",
+        _one(lambda record: len(_to_look_into(record))),
+    ),
+    Family(
+        "peers_by_spi",
+        "gauge",
+        "Peers by the SPI that they are sent with; 0: nothing is sent, or not all that should be.",
+        _sent_with,
+        ("spi",),
+    ),
+    Family(
+        "sequence_use_ratio",
+        "gauge",
+        "Used part of the sequence numbers of an SA; at 1 it dies. Of all SAs of all peers the largest.",
+        _one(lambda record: record.sums.sequence_use),
+    ),
+    Family(
+        "bytes_total",
+        "counter",
+        "Bytes of the inner packets encrypted for (out) or decrypted from (in) peers.",
+        _of_all(lambda traffic: traffic.bytes),
+        ("direction",),
+    ),
+    Family(
+        "packets_total",
+        "counter",
+        "Packets encrypted for (out) or decrypted from (in) peers.",
+        _of_all(lambda traffic: traffic.packets),
+        ("direction",),
+    ),
+    Family(
+        "replay_errors_total",
+        "counter",
+        "Packets dropped by replay protection: received before, as far back as the window reaches.",
+        _sum(lambda traffic: traffic.replays),
+    ),
+    Family(
+        "integrity_failures_total",
+        "counter",
+        "Packets whose integrity check failed: another key, forged, or (ESN) older than the replay window.",
+        _sum(lambda traffic: traffic.integrity_failures),
+    ),
+    Family(
+        "undecrypted_total",
+        "counter",
+        "Packets whose integrity check failed, of peers of which nothing had passed for five minutes before.",
+        _sum(lambda traffic: traffic.undecrypted),
     ),
     Family(
         "peer_ready",
@@ -196,6 +271,13 @@ FAMILIES = (
         ("peer",),
     ),
     Family(
+        "peer_undecrypted_total",
+        "counter",
+        "Packets of the peer whose integrity check failed when nothing of it had passed for five minutes before.",
+        _both_ways(lambda traffic: traffic.undecrypted),
+        ("peer",),
+    ),
+    Family(
         "xfrm_errors_total",
         "counter",
         "Packets that XFRM dropped in this network namespace, ours and others', by the kernel's reason.",
@@ -244,7 +326,7 @@ FAMILIES = (
         "managed_pods",
         "gauge",
         "Managed pods: on this node (local) and on others (remote).",
-        lambda record: (
+        lambda record, _: (
             (labels(where="local"), record.pods_local),
             (labels(where="remote"), record.pods_remote),
         ),
@@ -264,7 +346,7 @@ FAMILIES = (
         _passes,
         ("result",),
     ),
-    Family("reconcile_duration_seconds", "histogram", "Duration of passes that were carried through.", lambda _: ()),
+    Family("reconcile_duration_seconds", "histogram", "Duration of passes that were carried through.", lambda *_: ()),
     Family(
         "operations_total",
         "counter",

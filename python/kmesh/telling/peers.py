@@ -77,7 +77,8 @@ class Sums:
     not all of it; ``receiving``: SAs that receive, by version. ``oldest``, ``newest``: lowest and highest version of
     all SAs, 0: there is none. ``since``: when the first SA of the newest version was made, 0: there is none. ``noted``:
     names of peers that are not ready, or of which an SA has used up ``NOTED_USE`` of its sequence numbers. ``holds``:
-    the digest of the incarnations held (:mod:`kmesh.cluster.holdings`).
+    the digest of the incarnations held (:mod:`kmesh.cluster.holdings`). ``failing``: names of the peers of which
+    packets did not pass.
     """
 
     ready: int = 0
@@ -89,6 +90,7 @@ class Sums:
     sequence_use: float = 0.0
     noted: frozenset[str] = frozenset()
     holds: int = 0
+    failing: frozenset[str] = frozenset()
 
 
 class Tally:
@@ -104,6 +106,7 @@ class Tally:
         self._uses: dict[str, float] = {}
         self._noted: set[str] = set()
         self._holds = 0
+        self._failing: set[str] = set()
 
     def change(self, name: str, before: PeerRecord | None, now: PeerRecord | None) -> None:
         """Take in what a peer was, and is; None: there was or is none."""
@@ -127,6 +130,10 @@ class Tally:
             self._noted.add(name)
         else:
             self._noted.discard(name)
+        if now is not None and any(way.traffic.failures for way in now.ways.values()):
+            self._failing.add(name)
+        else:
+            self._failing.discard(name)
 
     def sums(self) -> Sums:
         """Give the sums."""
@@ -144,6 +151,7 @@ class Tally:
             max(self._uses.values(), default=0.0),
             frozenset(self._noted),
             self._holds,
+            frozenset(self._failing),
         )
 
     def _count(self, peer: PeerRecord, number: int) -> None:
@@ -171,9 +179,14 @@ def summed_up(peers: Mapping[str, PeerRecord]) -> Sums:
 
 
 class Peers:
-    """The peers of one node, from one pass to the next."""
+    """The peers of one node, from one pass to the next.
+
+    ``traffic``: what was counted of all that ever were, by direction, each from when it was first seen on: one that
+    comes back may bring the SAs that were counted before.
+    """
 
     def __init__(self) -> None:
+        self.traffic: Mapping[Way, Traffic] = dict.fromkeys(WAYS, NO_TRAFFIC)
         self._records: dict[str, PeerRecord] = {}
         self._tally = Tally()
         self._accounts: dict[str, Account] = {}
@@ -192,18 +205,22 @@ class Peers:
         else:
             self._touched |= report.touched
 
-    def take(self, view: View, report: Report) -> tuple[Mapping[str, PeerRecord], Sums]:
-        """Give the peers by name after the last pass noted, those that we should be able to send to, and their sums."""
+    def take(self, view: View, report: Report, now: float) -> tuple[Mapping[str, PeerRecord], Sums]:
+        """Give the peers by name after the last pass noted, those that we should be able to send to, and their sums.
+
+        ``now``: seconds since the epoch.
+        """
         grown = False
         for name in self._changed(view, report):
             before = self._records.pop(name, None) if name not in report.expected else self._records.get(name)
-            now = self._record(name, report) if name in report.expected else None
-            if now is None:
+            after = self._record(name, report, now) if name in report.expected else None
+            if after is None:
                 self._accounts.pop(name, None)
             else:
-                self._records[name] = now
+                self._records[name] = after
                 grown = grown or before is None
-            self._tally.change(name, before, now)
+                self._count(before, after)
+            self._tally.change(name, before, after)
         if grown:
             self._records = dict(sorted(self._records.items()))
         return MappingProxyType(self._records.copy()), self._tally.sums()
@@ -240,7 +257,14 @@ class Peers:
         names.update(owners[one] for one in addresses for owners in (former, self._names) if one in owners)
         return names
 
-    def _record(self, name: str, report: Report) -> PeerRecord:
+    def _count(self, before: PeerRecord | None, after: PeerRecord) -> None:
+        if before is None or before.ways is NO_WAYS:
+            return
+        if any(after.ways[way].traffic != before.ways[way].traffic for way in WAYS):
+            more = {way: after.ways[way].traffic.since(before.ways[way].traffic) for way in WAYS}
+            self.traffic = {way: self.traffic[way] + more[way] for way in WAYS}
+
+    def _record(self, name: str, report: Report, now: float) -> PeerRecord:
         peer = self._peers.get(name)
         if peer is None:
             self._accounts.pop(name, None)
@@ -266,7 +290,7 @@ class Peers:
                 else:
                     taken[sa.dst, sa.src] = max(taken.get((sa.dst, sa.src), 0), sa.spi)
             broken = broken or any((ours, address) not in paths for ours in held.led_from)
-        account = self._accounts.get(name, Account()).after({**found["in"], **found["out"]})
+        account = self._accounts.get(name, Account()).after({**found["in"], **found["out"]}, now)
         self._accounts[name] = account
         sent_with = 0 if broken else min((spi for _, spi in paths.values()), default=0)
         used: dict[Way, int] = {"in": max((one.spi for one in found["in"]), default=0), "out": sent_with}

@@ -57,8 +57,8 @@ def _reasons(record: Record) -> tuple[str, ...]:
     return tuple(reasons)
 
 
-def answer(path: str, record: Record) -> Page:
-    """Give the page at a path, of a record that was judged."""
+def answer(path: str, record: Record, *, all_peers: bool = False) -> Page:
+    """Give the page at a path, of a record that was judged; ``all_peers``: see :func:`kmesh.telling.metrics.render`."""
     match path.partition("?")[0]:
         case "/healthz":
             silent = record.now - record.attempted
@@ -69,6 +69,6 @@ def answer(path: str, record: Record) -> Page:
             told = {"node": record.node, "ready": not record.unready, "reasons": record.unready}
             return Page(503 if record.unready else 200, JSON, json.dumps(told) + "\n")
         case "/status/metric" | "/metrics":
-            return Page(200, metrics.CONTENT_TYPE, metrics.render(record))
+            return Page(200, metrics.CONTENT_TYPE, metrics.render(record, all_peers=all_peers))
         case _:
             return Page(404, TEXT, "there are /healthz, /readyz, /status/metric and /metrics\n")

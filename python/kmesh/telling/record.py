@@ -12,19 +12,23 @@ import math
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from heapq import nsmallest
 from types import MappingProxyType
 from typing import get_args
 
 from kmesh.cluster.status import DROPPING
 from kmesh.telling.peers import PeerRecord, Sums
+from kmesh.telling.totals import NO_TRAFFIC, WAYS, Traffic, Way
 from kmesh_bpf import Network, Operation, Pods, Problem, Report, View
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Upper bounds in seconds: three nodes take some ms, thousands of peers that change at once take seconds."""
 CONVERGED, UNFINISHED, FAILED = "converged", "unfinished", "failed"
 APPLIED = "applied"
+PEER_ROWS = 32
+"""Peers at most that are told of one by one."""
 
 
 def kind(operation: object) -> str:
@@ -107,7 +111,7 @@ class Record:
 
     ``now``: when it is told; ``view_age``: how long the cluster had not been seen then, in seconds; ``unready``: why
     the node was not ready, empty when it was (:mod:`kmesh.telling.readiness`). ``peers`` with their ``sums``,
-    ``counters`` and ``xfrm_errors`` are as old as the last telling, a second or so.
+    ``traffic`` (of all that ever were), ``counters`` and ``xfrm_errors`` are as old as the last telling: a second.
 
     What only a series of records shows: ``incarnation_since``: since when it has been this one, here;
     ``unready_since``, ``been_ready``: whether it ever was, up to here; ``key_since``: since when the key is in force
@@ -142,6 +146,7 @@ class Record:
     unready: tuple[str, ...] = ()
     peers: Mapping[str, PeerRecord] = field(default_factory=lambda: MappingProxyType({}))
     sums: Sums = field(default_factory=Sums)
+    traffic: Mapping[Way, Traffic] = field(default_factory=lambda: MappingProxyType(dict.fromkeys(WAYS, NO_TRAFFIC)))
     counters: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     xfrm_errors: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -167,6 +172,21 @@ class Record:
     def on_newest(self) -> int:
         """How many peers are sent to with the newest version."""
         return len(self.sums.sending.get(self.newest_spi, ())) if self.newest_spi else 0
+
+    @property
+    def amiss(self) -> frozenset[str]:
+        """Names of the peers that are not as they should be: not ready, behind, or far in their sequence numbers."""
+        behind = (names for spi, names in self.sums.sending.items() if spi != self.newest_spi)
+        return self.sums.noted.union(*behind)
+
+    def worst(self, names: Iterable[str]) -> dict[str, PeerRecord]:
+        """Give up to ``PEER_ROWS`` of some peers: those first that are not ready, then the furthest behind."""
+
+        def badness(one: tuple[str, PeerRecord]) -> tuple[bool, int, int, str]:
+            name, peer = one
+            return peer.ready, peer.ways["out"].used, -peer.ways["in"].traffic.failures, name
+
+        return dict(nsmallest(PEER_ROWS, ((name, self.peers[name]) for name in names), key=badness))
 
 
 def after_pass(before: Record, done: Pass) -> Record:
@@ -205,11 +225,12 @@ def surveyed(
     record: Record,
     peers: Mapping[str, PeerRecord],
     sums: Sums,
+    traffic: Mapping[Way, Traffic],
     counters: Mapping[str, int],
     xfrm_errors: Mapping[str, int],
 ) -> Record:
     """Give the record with what there is for each peer, and the counters, as they are now."""
-    return replace(record, peers=peers, sums=sums, counters=counters, xfrm_errors=xfrm_errors)
+    return replace(record, peers=peers, sums=sums, traffic=traffic, counters=counters, xfrm_errors=xfrm_errors)
 
 
 def in_series(before: Record, record: Record) -> Record:

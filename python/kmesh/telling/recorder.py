@@ -31,7 +31,8 @@ class Recorder:
     A pass is taken in by :meth:`passed` or :meth:`failed`, which cost what it did. What there is to tell of it is made,
     and sent, by :meth:`tell`, whenever :meth:`due` says so and nothing else is to be done.
 
-    ``view_age`` is a ClusterSource's; ``clock`` gives seconds since the epoch, ``jitter`` something from 0 to 1.
+    ``view_age`` is a ClusterSource's; ``clock`` gives seconds since the epoch, ``jitter`` something from 0 to 1;
+    ``all_peers``: whether the metrics tell of each peer.
     ``record`` is replaced as a whole, so whoever reads it needs no lock.
     """
 
@@ -45,11 +46,13 @@ class Recorder:
         jitter: Callable[[], float] = random.random,
         *,
         strict: bool = True,
+        all_peers: bool = False,
     ) -> None:
         self.clock = clock
         now = clock()
         self.record = Record(node, attempted=now, bounds=bounds, strict=strict, unready_since=now)
         self._view_age, self._outbox, self._jitter = view_age, outbox, jitter
+        self._all_peers = all_peers
         self._told = self._judged()
         self._peers = Peers()
         self._last: Pass | None = None
@@ -91,15 +94,16 @@ class Recorder:
         """Make the record of now, and send of it what is worth it; what comes too soon is due later."""
         before, self._news = self._told, False
         if self._last is not None:
-            peers, sums = self._peers.take(self._last.view, self._last.report)
-            self.record = surveyed(self.record, peers, sums, self._counters(), self._xfrm_errors())
+            peers, sums = self._peers.take(self._last.view, self._last.report, self.clock())
+            counted = self._peers.traffic, self._counters(), self._xfrm_errors()
+            self.record = surveyed(self.record, peers, sums, *counted)
         self.record = self._told = in_series(before, self._judged())
         self._tell_events(before)
         self._waits = min(self._tell_conditions(), self._report())
 
     def answer(self, path: str) -> Page:
         """Give the health server's page at a path."""
-        return answer(path, self._judged())
+        return answer(path, self._judged(), all_peers=self._all_peers)
 
     def _judged(self) -> Record:
         return judged(self.record, self.clock(), self._view_age())

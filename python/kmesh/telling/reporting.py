@@ -7,16 +7,11 @@ Small on purpose: with thousands of nodes every report is stored, and sent to wh
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from heapq import nsmallest
 
 from kmesh.cluster.status import COUNTERS, Drop, NodeStatus, PeerStatus
-from kmesh.telling.peers import PeerRecord
-from kmesh.telling.record import Record
+from kmesh.telling.record import PEER_ROWS, Record
 from kmesh_bpf import __version__
 
-PEER_ROWS = 32
-"""Peers at most that a report tells of one by one: those that are not ready, or behind, or have used up much."""
 REASONS, REASON_LENGTH = 8, 240
 """Sentences in a report, and characters in each."""
 
@@ -39,7 +34,7 @@ def make_status(record: Record) -> NodeStatus:
             peer.ways["out"].used,
             max(way.sequence_use for way in peer.ways.values()),
         )
-        for name, peer in _told(record)
+        for name, peer in record.worst(record.amiss).items()
     )
     sending = [spi for spi in record.sums.sending if spi]
     refused = (f"the key in the Secret is refused: {record.key.refused}",) if record.key.refused else ()
@@ -63,7 +58,7 @@ def make_status(record: Record) -> NodeStatus:
         strict=record.strict,
         services=tuple(sorted(map(str, record.services))),
         nat_exemption=record.nat_exemption,
-        peers=tuple(nsmallest(PEER_ROWS, peers, key=lambda peer: (peer.ready, peer.spi_out, peer.name))),
+        peers=tuple(peers),
         by_cidr=tuple(sorted(record.by_cidr)[:PEER_ROWS]),
         by_cidr_count=len(record.by_cidr),
         problems=tuple(sorted({problem.kind.name for problem in record.plan_problems})),
@@ -71,13 +66,6 @@ def make_status(record: Record) -> NodeStatus:
         incarnation_since=record.incarnation_since,
         holds=record.sums.holds if record.incarnation else None,
     )
-
-
-def _told(record: Record) -> Iterator[tuple[str, PeerRecord]]:
-    """Give the peers that are not as they should be, with their names."""
-    behind = (names for spi, names in record.sums.sending.items() if spi != record.newest_spi)
-    for name in record.sums.noted.union(*behind):
-        yield name, record.peers[name]
 
 
 def delay(previous: NodeStatus | None, new: NodeStatus, now: float, jitter: float) -> float:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Literal
 
@@ -15,6 +15,10 @@ Way = Literal["in", "out"]
 WAYS: tuple[Way, ...] = ("in", "out")
 
 
+SILENCE = 300.0
+"""Seconds in which nothing of a peer has passed, after which what fails of it is more than a few late packets."""
+
+
 def way_of(identity: SaId) -> Way:
     """Give the direction of an SA: those that receive are told apart by a mark."""
     return "out" if identity.mark is None else "in"
@@ -22,12 +26,21 @@ def way_of(identity: SaId) -> Way:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """What SAs counted. ``replays``: packets outside the window or seen before."""
+    """What SAs counted. ``replays``: packets outside the window or seen before.
+
+    ``undecrypted``: of the integrity failures those of a peer of which nothing had passed for ``SILENCE`` before.
+    """
 
     packets: int = 0
     bytes: int = 0
     replays: int = 0
     integrity_failures: int = 0
+    undecrypted: int = 0
+
+    @property
+    def failures(self) -> int:
+        """How many packets did not pass."""
+        return self.replays + self.integrity_failures
 
     def __add__(self, other: Traffic) -> Traffic:
         return Traffic(
@@ -35,7 +48,14 @@ class Traffic:
             self.bytes + other.bytes,
             self.replays + other.replays,
             self.integrity_failures + other.integrity_failures,
+            self.undecrypted + other.undecrypted,
         )
+
+    def since(self, before: Traffic) -> Traffic:
+        """Give what was counted since then; all of it where the counting began anew."""
+        if any(getattr(self, one.name) < getattr(before, one.name) for one in fields(self)):
+            return self
+        return Traffic(*(getattr(self, one.name) - getattr(before, one.name) for one in fields(self)))
 
 
 NO_TRAFFIC = Traffic()
@@ -43,28 +63,35 @@ NO_TRAFFIC = Traffic()
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """A peer's. ``kept``: what SAs counted that are gone; ``seen``: the present ones, as last observed."""
+    """A peer's. ``kept``: what SAs counted that are gone; ``seen``: the present ones, as last observed.
+
+    ``passed``: when a packet of the peer passed last, in seconds since the epoch; 0: none ever did.
+    """
 
     kept: Mapping[Way, Traffic] = field(default_factory=lambda: MappingProxyType({}))
     seen: Mapping[SaId, SaUsage] = field(default_factory=lambda: MappingProxyType({}))
+    passed: int = 0
 
     def total(self, way: Way) -> Traffic:
         """Give everything ever counted."""
         return sum((_traffic(use) for one, use in self.seen.items() if way_of(one) == way), self._kept(way))
 
-    def after(self, usage: Mapping[SaId, SaUsage]) -> Account:
-        """Take in the use of the peer's SAs as it was observed now.
+    def after(self, usage: Mapping[SaId, SaUsage], now: float) -> Account:
+        """Take in the use of the peer's SAs as it was observed ``now``, in seconds since the epoch.
 
         What an SA counted between its last observation and its end is lost; the planner ends idle ones only.
         """
         gone = [(one, use) for one, use in self.seen.items() if not _continues(usage.get(one), use)]
-        if not gone:
-            return Account(self.kept, usage)
         kept = dict(self.kept)
         for identity, use in gone:
             way = way_of(identity)
             kept[way] = kept.get(way, NO_TRAFFIC) + _traffic(use)
-        return Account(kept, usage)
+        passed = max((use.last_used for one, use in usage.items() if way_of(one) == "in"), default=0)
+        account = Account(kept, usage, max(self.passed, passed))
+        failed = account.total("in").integrity_failures - self.total("in").integrity_failures
+        if failed and now - account.passed >= SILENCE:
+            kept["in"] = kept.get("in", NO_TRAFFIC) + Traffic(undecrypted=failed)
+        return account
 
     def _kept(self, way: Way) -> Traffic:
         return self.kept.get(way, NO_TRAFFIC)

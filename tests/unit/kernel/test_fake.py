@@ -8,7 +8,18 @@ import pytest
 
 from kmesh_bpf import ConfigError, FakeKernel, Key
 from kmesh_bpf.core import operations as ops
-from kmesh_bpf.core.state import Attachment, Direction, Link, Mark, PeerEntry, PodFlags, Policy, Program, Sa
+from kmesh_bpf.core.state import (
+    Attachment,
+    Direction,
+    KernelState,
+    Link,
+    Mark,
+    PeerEntry,
+    PodFlags,
+    Policy,
+    Program,
+    Sa,
+)
 from kmesh_bpf.errors import ConflictError
 from kmesh_bpf.kernel.interface import Kernel
 from tests.unit.core import mesh
@@ -26,7 +37,7 @@ def kernel() -> FakeKernel:
 
 
 def finds(kernel: FakeKernel) -> bool:
-    return any([*kernel.look()])
+    return any([*kernel.look(KernelState())])
 
 
 def test_it_promises_what_the_seam_does():

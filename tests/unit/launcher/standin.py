@@ -131,7 +131,7 @@ class Passes:
         before, now = self.record, self.clock.now
         record = after_pass(before, Pass(view, report, key, (), now, seconds))
         self.peers.note(report)
-        peers, sums = self.peers.take(view, report)
-        record = judged(surveyed(record, peers, sums, counters, xfrm_errors), now, 0.0)
+        peers, sums = self.peers.take(view, report, now)
+        record = judged(surveyed(record, peers, sums, self.peers.traffic, counters, xfrm_errors), now, 0.0)
         self.record = in_series(before, record)
         return self.record

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 import re
 from dataclasses import replace
+from ipaddress import ip_address
 
 from hypothesis import given
 from hypothesis import strategies as st
 from kmesh.telling.metrics import FAMILIES, labels, render
+from kmesh.telling.peers import Direction, PeerRecord, summed_up
 from kmesh.telling.readiness import judged
-from kmesh.telling.record import KINDS, KeyRecord, Record
+from kmesh.telling.record import KINDS, PEER_ROWS, KeyRecord, Record
+from kmesh.telling.totals import Traffic
 
 from tests.unit.core import mesh
 from tests.unit.launcher.standin import Passes
@@ -15,10 +18,10 @@ SAMPLE = re.compile(r"(?P<name>[a-z_]+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)")
 LABEL = re.compile(r'([a-z]+)="((?:[^"\\\n]|\\["\\n])*)"(?:,|$)')
 
 
-def page(record: Record, time: float = 1000.0, view_age: float = 0.0) -> dict[str, float]:
+def page(record: Record, time: float = 1000.0, view_age: float = 0.0, *, all_peers: bool = True) -> dict[str, float]:
     """Give the samples as ``name{labels}`` -> value; every line must be a sample, or HELP and TYPE before one."""
     found, announced = {}, set()
-    for line in render(judged(record, time, view_age)).splitlines():
+    for line in render(judged(record, time, view_age), all_peers=all_peers).splitlines():
         if line.startswith("# "):
             announced.add(line.split()[2])
             continue
@@ -58,6 +61,69 @@ def test_replay_and_integrity_failures_are_told_by_peer():
     found = page(passes.run(mesh.view(nodes=2)))
     assert found['peer_replay_errors_total{peer="n2"}'] == 4
     assert found['peer_integrity_failures_total{peer="n2"}'] == 6
+
+
+def told_of(found: dict[str, float]) -> set[str]:
+    return {name for one in found for name in re.findall(r'peer="([^"]*)"', one)}
+
+
+def test_of_peers_only_those_are_told_one_by_one_that_are_not_as_they_should_be():
+    passes = Passes()
+    passes.run(mesh.view(nodes=6))
+    well = page(passes.run(mesh.view(nodes=6)), all_peers=False)
+    assert (well["peers_amiss"], well["peers_expected"], told_of(well)) == (0, 5, set())
+    (identity, *_) = [one for one in passes.kernel.sas if one.mark and one.src == ip_address("10.10.0.3")]
+    passes.kernel.usage[identity] = replace(passes.kernel.usage[identity], integrity_failures=3)
+    (identity, *_) = [one for one in passes.kernel.sas if one.mark and one.src == ip_address("10.10.0.5")]
+    passes.kernel.usage[identity] = replace(passes.kernel.usage[identity], sequence=1 << 62)
+    found = page(passes.run(mesh.view(nodes=6)), all_peers=False)
+    assert told_of(found) == {"n3", "n5"}
+    assert found["peers_amiss"] == 2
+    assert (found["integrity_failures_total"], found['peer_integrity_failures_total{peer="n3"}']) == (3, 3)
+
+
+def test_of_many_that_are_not_as_they_should_be_the_worst_are_told_and_all_are_counted():
+    passes = Passes()
+    passes.run(mesh.view(nodes=60))
+    record = passes.run(replace(mesh.view(nodes=60), keys={}))
+    peers = {f"n{number}": PeerRecord(number % 2 == 0, 1) for number in range(2, 102)}
+    record = replace(record, peers=peers, sums=summed_up(peers))
+    found = page(record, all_peers=False)
+    assert (found["peers_amiss"], found["peers_expected"]) == (100, 100)
+    assert len(told_of(found)) == PEER_ROWS
+    assert not any(found[f'peer_ready{{peer="{name}"}}'] for name in told_of(found)), "those first that are not ready"
+    assert told_of(page(record)) == peers.keys()
+
+
+def test_a_scrape_of_five_thousand_peers_of_which_none_is_as_it_should_be_is_of_at_most_a_hundred_kilobytes():
+    way = Direction((1, 2), 1, 0.123456789, 1700000000, 1700000000, Traffic(10**12, 10**15, 10**6, 10**6, 10**6))
+    peers = {
+        f"ip-10-244-{n}.eu-central-1.compute.internal": PeerRecord(False, 1, {"in": way, "out": way})
+        for n in range(5000)
+    }
+    record = replace(Passes().run(mesh.view()), peers=peers, sums=summed_up(peers))
+    assert len(render(record).encode()) <= 100_000
+
+
+def test_what_was_counted_of_all_peers_goes_on_when_one_goes_and_comes_back():
+    passes = Passes()
+    passes.run(mesh.view(nodes=3))
+    for identity in passes.kernel.sas:
+        passes.kernel.use(identity, 1234.0, packets=5)
+    found = page(passes.run(mesh.view(nodes=3)))
+    sent = [found[f'packets_total{{direction="{way}"}}'] for way in ("in", "out")]
+    assert sent == [20, 20], "of two peers, in two families"
+    for nodes in (2, 3):
+        passes.clock.now += 1000
+        found = page(passes.run(mesh.view(nodes=nodes)))
+        assert [found[f'packets_total{{direction="{way}"}}'] for way in ("in", "out")] == sent
+
+
+def test_peers_are_counted_by_what_they_are_sent_with():
+    found = page(Passes().run(mesh.view(nodes=4)))
+    assert {name: number for name, number in found.items() if name.startswith("peers_by_spi")} == {
+        'peers_by_spi{spi="1"}': 3
+    }
 
 
 def test_the_kernel_s_and_the_programs_counters_are_told_by_reason():
@@ -116,7 +182,7 @@ def test_samples_carry_the_labels_that_their_family_names():
     passes = Passes()
     passes.run(mesh.view())
     for family in FAMILIES:
-        for inside, _ in family.samples(passes.record):
+        for inside, _ in family.samples(passes.record, passes.record.peers):
             assert tuple(name for name, _ in LABEL.findall(inside)) == family.labels, family.name
 
 

@@ -43,13 +43,13 @@ class World:
         self.peers.note(self.report)
 
     def told(self) -> dict[str, PeerRecord]:
-        found, self.sums = self.peers.take(self.view, self.report)
+        found, self.sums = self.peers.take(self.view, self.report, self.clock.now)
         return dict(found)
 
     def anew(self) -> dict[str, PeerRecord]:
         fresh = Peers()
         fresh.note(replace(self.report, touched=None))
-        return dict(fresh.take(self.view, self.report)[0])
+        return dict(fresh.take(self.view, self.report, self.clock.now)[0])
 
     def with_peers(self, peers) -> None:
         peers = tuple(peers)
@@ -225,7 +225,7 @@ def test_after_an_event_of_one_pod_only_its_node_is_looked_at(monkeypatch):
     world.run()
     world.told()
     made = Peers._record
-    monkeypatch.setattr(Peers, "_record", lambda self, name, report: looked.append(name) or made(self, name, report))
+    monkeypatch.setattr(Peers, "_record", lambda self, name, *rest: looked.append(name) or made(self, name, *rest))
     pod_moves(world, 1)
     world.told()
     assert set(looked) == {world.view.pods[1].node}
@@ -271,7 +271,7 @@ def test_traffic_of_a_peer_goes_on_with_it_and_is_forgotten_with_it():
 def test_what_was_told_stays_what_it_was():
     world = World()
     world.run()
-    told, sums = world.peers.take(world.view, world.report)
+    told, sums = world.peers.take(world.view, world.report, world.clock.now)
     kept = dict(told), summed_up(told)
     world.with_peers(())
     world.told()

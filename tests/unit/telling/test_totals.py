@@ -4,7 +4,7 @@ from ipaddress import ip_address
 
 from hypothesis import given
 from hypothesis import strategies as st
-from kmesh.telling.totals import WAYS, Account, Traffic
+from kmesh.telling.totals import SILENCE, WAYS, Account, Traffic
 
 from kmesh_bpf import SaId, SaUsage
 from kmesh_bpf.core.state import Mark
@@ -30,18 +30,18 @@ def packets(account: Account) -> tuple[int, int]:
 
 def test_several_sas_are_summed_by_direction():
     usage = {inbound(): use(1), inbound(2): use(2), inbound(3): use(4), outbound(): use(8)}
-    assert packets(Account().after(usage)) == (7, 8)
+    assert packets(Account().after(usage, 0.0)) == (7, 8)
 
 
 def test_what_a_vanished_sa_counted_is_kept():
-    account = Account().after({inbound(): use(5), outbound(): use(7)})
-    assert packets(account.after({inbound(2): use(1)})) == (6, 7)
-    assert packets(account.after({}).after({})) == (5, 7)
+    account = Account().after({inbound(): use(5), outbound(): use(7)}, 0.0)
+    assert packets(account.after({inbound(2): use(1)}, 0.0)) == (6, 7)
+    assert packets(account.after({}, 0.0).after({}, 0.0)) == (5, 7)
 
 
 def test_an_sa_made_anew_in_the_place_of_another_counts_on():
-    account = Account().after({inbound(): use(5, added=10)})
-    assert packets(account.after({inbound(): use(5, added=11)})) == (10, 0)
+    account = Account().after({inbound(): use(5, added=10)}, 0.0)
+    assert packets(account.after({inbound(): use(5, added=11)}, 0.0)) == (10, 0)
 
 
 IDS = [inbound(), inbound(2), outbound(), inbound(3), outbound(2)]
@@ -75,7 +75,7 @@ def test_sums_never_go_backwards_and_are_what_all_sas_that_ever_were_had_counted
                 packets, replays = before.packets + number, before.replays + number % 2
                 usage[identity] = replace(before, packets=packets, bytes=9 * packets, replays=replays)
         before_sums = sums_of(account)
-        account = account.after(dict(usage))
+        account = account.after(dict(usage), 0.0)
         sums = sums_of(account)
         for way, traffic in before_sums.items():
             assert sums[way].packets >= traffic.packets
@@ -92,7 +92,32 @@ def test_sums_never_go_backwards_whatever_is_observed(observations):
     account = Account()
     for usage in observations:
         before = sums_of(account)
-        account = account.after(usage)
+        account = account.after(usage, 0.0)
         sums = sums_of(account)
         assert all(sums[way].packets >= traffic.packets for way, traffic in before.items())
         assert all(sums[way].integrity_failures >= one.integrity_failures for way, one in before.items())
+
+
+def failing(number: int, last_used: int = 0, packets: int = 0) -> dict[SaId, SaUsage]:
+    return {inbound(): SaUsage(0, last_used, packets, 0, integrity_failures=number)}
+
+
+def undecrypted(account: Account) -> int:
+    return account.total("in").undecrypted
+
+
+def test_what_fails_of_a_peer_of_which_nothing_passes_is_counted_apart():
+    account = Account().after(failing(3), 1000.0)
+    assert undecrypted(account) == 3, "nothing ever passed"
+    account = account.after(failing(5, 1000, 1), 1000.0 + SILENCE - 1)
+    assert undecrypted(account) == 3, "late ones, beside others that pass"
+    account = account.after(failing(9, 1000, 1), 1000.0 + SILENCE)
+    assert undecrypted(account) == 7
+    assert undecrypted(account.after(failing(9, 1000, 1), 9000.0)) == 7, "none has come since"
+
+
+def test_that_something_passed_is_known_when_its_sa_is_gone():
+    account = Account().after(failing(0, 1000, 1), 1001.0)
+    account = account.after({inbound(2): SaUsage(1002, 0, 0, 0, integrity_failures=2)}, 1010.0)
+    assert undecrypted(account) == 0
+    assert undecrypted(account.after({inbound(2): SaUsage(1002, 0, 0, 0, integrity_failures=4)}, 1300.0)) == 2
