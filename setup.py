@@ -24,6 +24,7 @@ setup(
         "kmesh_bpf.csrc": ["*.c"],
         "kmesh_bpf.csrc.include": ["*.h"],
         "kmesh": ["py.typed"],
+        "kmesh.kmeshctl": ["page/*"],
     },
     cffi_modules=["kmesh_bpf/_build.py:ffi"],
 )

@@ -7,7 +7,7 @@ import time
 from contextlib import closing
 
 import pytest
-from kmesh.kmeshctl import cli
+from kmesh.kmeshctl import cli, opening
 from kmesh.kmeshctl.arguments import parser
 
 from tests.deploy.conftest import cases, put_role, roles, without
@@ -76,7 +76,7 @@ def as_an_operator(applied, kubeconfig, monkeypatch):
         if words := said(["secret", "delete"]):
             return words
         for argv in WATCHES:
-            with closing(cli._source(parser().parse_args(argv), environment)) as source:
+            with closing(opening.cluster(parser().parse_args(argv), environment)) as source:
                 end = time.monotonic() + 1.0  # a refused watch shows a moment after the list
                 while time.monotonic() < end:
                     if source.read().problems:

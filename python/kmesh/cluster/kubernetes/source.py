@@ -14,6 +14,7 @@ from itertools import chain
 from typing import Any, cast
 
 from kmesh.cluster.deployment import SELECTOR, Deployment, deployment
+from kmesh.cluster.endpoints import OF_SERVICE
 from kmesh.cluster.kubernetes.connection import Connection
 from kmesh.cluster.kubernetes.listing import pages
 from kmesh.cluster.kubernetes.resources import CONFLICT, NOT_FOUND, Collection, name_of
@@ -38,6 +39,8 @@ from kmesh.errors import ApiError, ClusterError
 EVERYTHING = frozenset({"Namespace", "Node", "Pod", "KmeshNodeInfo", "Secret", "ServiceCIDR", "Service"})
 FIRST_SECONDS = 10.0
 """How long the first read waits for the cluster to be known as a whole, where nothing else is said."""
+SETTLE_SECONDS = 1.0
+"""After the first trouble the hasty wait so long for others: of several the same one is told each time."""
 CLOSE_SECONDS = 2.0
 MOST_NAMESPACES = 32
 """So many enrolled namespaces are watched one by one; beyond, one watch over all pods is less work for everybody."""
@@ -117,6 +120,8 @@ class KubernetesCluster:
             if self._started_at is None:
                 self._start()
                 self._store.condition.wait_for(self._enough, self._patience)
+                if self._hasty and not self._whole():
+                    self._store.condition.wait_for(self._settled, SETTLE_SECONDS)
             for watch in (*self._watches.values(), *self._pods.values()):
                 watch.start()  # those for which there was no room
             self._complete = self._complete or self._whole()
@@ -167,6 +172,37 @@ class KubernetesCluster:
             [one for page in pages(self._connection, kind, whole=True) for one in page.items] for kind in kinds
         )
         return deployment(sets, pods)
+
+    def endpoint_slices(self, namespace: str, service: str) -> tuple[Mapping[str, Any], ...]:
+        """See :class:`kmesh.cluster.source.ClusterSource`."""
+        slices = Collection("EndpointSlice", namespace, labels=f"{OF_SERVICE}={service}")
+        return tuple(one for page in pages(self._connection, slices) for one in page.items)
+
+    def raw(self, kind: str) -> list[dict[str, Any]]:
+        """Give the objects of a kind in the namespace of Kmesh as the server has them, for whoever looks for a fault.
+
+        Raises:
+            ClusterError: they cannot be read.
+
+        """
+        wanted = Collection(kind, self._leases.namespace)
+        return [one for page in pages(self._connection, wanted, whole=True) for one in page.items]
+
+    def daemon_pods(self) -> list[dict[str, Any]]:
+        """Give the pods of daemons, likewise."""
+        wanted = Collection("Pod", self._leases.namespace, labels=SELECTOR)
+        return [one for page in pages(self._connection, wanted, whole=True) for one in page.items]
+
+    def log(self, pod: str, lines: int, previous: bool) -> bytes:
+        """Give the last lines of a daemon's log; ``previous``: of the container that ran before.
+
+        Raises:
+            ClusterError: it cannot be read.
+
+        """
+        pods = Collection("Pod", self._leases.namespace)
+        query = f"tailLines={lines}&previous={str(previous).lower()}"
+        return self._connection.fetch("get", f"pods/log of {pod}", "GET", f"{pods.item(pod)}/log?{query}")
 
     def tell(self, event: Mapping[str, Any]) -> None:
         """See :class:`kmesh.cluster.source.ClusterSource`."""
@@ -262,6 +298,10 @@ class KubernetesCluster:
     def _enough(self) -> bool:
         """Tell whether the first read has waited for long enough."""
         return self._whole() or (self._hasty and any(shelf.trouble for shelf in self._shelves()))
+
+    def _settled(self) -> bool:
+        """Tell whether of each kind it is known what there is, or why that is not known."""
+        return all(shelf.synced or shelf.trouble for shelf in self._shelves())
 
     def _choose_pods(self) -> None:
         """Decide anew which pods to watch; the lock is held."""
