@@ -24,6 +24,7 @@ USES = (
     ["secret", "get"],
     ["status"],
     ["explain", "web", "api"],
+    ["explain", "web", "svc/shop"],
     ["secret", "delete"],
 )
 WATCHES = (["status", "--watch"], ["explain", "web", "api"])
@@ -57,7 +58,14 @@ def as_an_operator(applied, kubeconfig, monkeypatch):
     secret = kube.secret(kube.entry(1))
     objects.delete(applied, secret)
     # n2 announces nothing: only of such nodes status wants pods.
-    things = (kube.node(1), kube.node(2), kube.node_info(1), kube.pod("web", 1), kube.pod("api", 2))
+    things = (
+        kube.node(1),
+        kube.node(2),
+        kube.node_info(1),
+        kube.pod("web", 1),
+        kube.pod("api", 2),
+        kube.service("shop"),
+    )
     for one in things:
         objects.put(applied, one)
     environment = {"KUBECONFIG": str(kubeconfig)}
