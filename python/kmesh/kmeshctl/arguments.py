@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from kmesh.cluster.objects import NAMESPACE
 from kmesh.cluster.secret import KEY_DIGITS
-from kmesh.kmeshctl import bundle, completion, dashboard, explain, manual, status, upstream
+from kmesh.kmeshctl import commands as others
+from kmesh.kmeshctl import upstream
 from kmesh.kmeshctl.output import HIDDEN, add_form, duration, span
 from kmesh.text import file_name, path, short
 from kmesh_bpf import ConfigError, __version__
@@ -92,6 +92,8 @@ class Parser(argparse.ArgumentParser):
 
     def _meant(self, message: str) -> str:
         """Say which word of ours is the nearest to one that is none."""
+        from difflib import get_close_matches  # noqa: PLC0415 # of no use to who types well
+
         if wrong := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
             near = get_close_matches(wrong[1], re.findall(r"[\w-]+", wrong[2]), 1)
         elif wrong := re.search(r"unrecognized arguments: (--[\w-]+)", message):
@@ -210,8 +212,7 @@ def parser(program: str = PROGRAM) -> Parser:
     version.add_argument("pod", nargs="?", help=argparse.SUPPRESS)  # of Go Kmesh's kmeshctl
     about_help = commands.add_parser("help", help="show the help of a command", parents=[shared], **look(HELP_EPILOG))
     about_help.add_argument("words", nargs="*", metavar="COMMAND", help="a command, and what it can do")
-    for module in (status, explain, bundle, dashboard, completion, manual):
-        module.register(commands, shared)
+    others.register(commands, shared)
     secret = commands.add_parser(
         "secret", help="create, replace, show or delete the key", parents=[shared], **look(EPILOG + EXIT_STATUS)
     )

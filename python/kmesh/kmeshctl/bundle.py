@@ -16,43 +16,12 @@ from kmesh import unexpected
 from kmesh.errors import ClusterError
 from kmesh.kmeshctl import opening
 from kmesh.kmeshctl.scrubbing import Scrubber
-from kmesh.text import one_line, path
+from kmesh.text import one_line
 from kmesh_bpf import DEFAULT_PIN_ROOT, ConfigError, __version__
 
 NOT_THERE = "what-is-missing.txt"
 TELL_SECONDS = 2.0
 """After so long it is said what is being collected."""
-EPILOG = """\
-examples:
-  kmeshctl bundle                          # kmesh-bundle-DATE.tar.gz
-  kmeshctl bundle --file report.tar.gz
-  kmeshctl bundle --node                   # of this node too, though no maps of ours are pinned here
-
-From anywhere: what the API server says (status, explain for pairs of nodes that do not reach each other, objects,
-Leases, Events, the daemons' logs). On a node, as root: what its kernel says, too (XFRM without keys, nft, tc, BPF).
-No key is in it: the Secret is left out but for its versions, and whatever looks like a key or a token is hidden;
-addresses and names of your cluster are in it. What could not be had is named in what-is-missing.txt.
-
-exit status: 0 written, 1 failed, 2 refused
-"""
-
-
-def register(commands: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the command to kmeshctl's."""
-    parser = commands.add_parser(
-        "bundle",
-        help="collect what a bug report needs into one archive, without keys",
-        parents=[shared],
-        description="Collects what a bug report needs into one archive, without keys.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--file", type=path, metavar="FILE", help="default: kmesh-bundle-DATE.tar.gz, here")
-    parser.add_argument(
-        "--node",
-        action="store_true",
-        help="what this machine's kernel says, too (default: where maps of ours are pinned)",
-    )
 
 
 class Archive:

@@ -10,19 +10,11 @@ import argparse
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 PROGRAM = "kmeshctl"
 ASK = f"{PROGRAM} __complete"
 NAMES = {"CONTEXT": "contexts", "NAMESPACE": "namespaces", "NODE": "nodes", "POD": "ends"}
 """By what an argument is called in the help: the kind of names that it takes."""
-EPILOG = """\
-examples:
-  source <(kmeshctl completion bash)                                       # this shell only
-  kmeshctl completion bash > /etc/bash_completion.d/kmeshctl
-  kmeshctl completion zsh > "${fpath[1]}/_kmeshctl"
-  kmeshctl completion fish > ~/.config/fish/completions/kmeshctl.fish
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +38,6 @@ class Command:
     words: tuple[tuple[str, str], ...]
     flags: tuple[Flag, ...]
     names: str = ""
-
-
-def register(commands: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the command to kmeshctl's."""
-    parser = commands.add_parser(
-        "completion",
-        help="print a script that completes commands and flags",
-        parents=[shared],
-        description="Prints a script that makes a shell complete kmeshctl's commands, flags and their values.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("shell", choices=tuple(SHELLS), help="the shell to complete in")
 
 
 def script(parser: argparse.ArgumentParser, shell: str) -> str:

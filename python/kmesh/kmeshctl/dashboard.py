@@ -15,10 +15,10 @@ from urllib.parse import parse_qs, urlsplit
 from kmesh import unexpected
 from kmesh.cluster.source import ClusterSource
 from kmesh.errors import ServerError
+from kmesh.kmeshctl.commands import LOOPBACK
 from kmesh.text import one_line
 from kmesh_bpf import KmeshBpfError, __version__
 
-LOOPBACK, PORT = "127.0.0.1", 8765
 LOOK_SECONDS = 2.0
 LONGEST_QUERY = 2048
 """Characters: two names and a namespace are far less."""
@@ -38,34 +38,6 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-EPILOG = f"""\
-examples:
-  kmeshctl dashboard                       # http://{LOOPBACK}:{PORT}/, until Ctrl-C
-  kmeshctl dashboard --port 0              # any port that is free
-  kmeshctl dashboard -n shop               # where pods are that are named without a namespace
-
-Only this machine's loopback is served; from another one: ssh -L {PORT}:{LOOPBACK}:{PORT} HOST. Whoever has an
-account on this machine can see it: names and addresses of the cluster, no key.
-"""
-
-
-def register(commands: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the command to kmeshctl's."""
-    parser = commands.add_parser(
-        "dashboard",
-        help="show the cluster in a browser",
-        parents=[shared],
-        description="Serves a page that shows what status and explain say, on loopback, until interrupted.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--port", type=_port, default=PORT, metavar="PORT", help="default: %(default)s; 0: any")
-
-
-def _port(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text) < 1 << 16):
-        raise argparse.ArgumentTypeError(f"{text!r} is no port; give one from 0 to 65535")
-    return int(text)
 
 
 class Observer:

@@ -10,10 +10,10 @@ from ipaddress import ip_address
 from kmesh.cluster.endpoints import Endpoint
 from kmesh.cluster.objects import ClusterObjects, PodObject, Service
 from kmesh.cluster.snapshot import enrolment, pod_claims, refused
+from kmesh.kmeshctl.commands import ENDS
 from kmesh.text import short
 from kmesh_bpf import Address, ConfigError, Network
 
-FORMS = "POD, NAMESPACE/POD, svc/NAME, node/NAME or an address"
 PREFIXES = {
     **dict.fromkeys(("pod", "pods", "po"), "pod"),
     **dict.fromkeys(("svc", "service", "services"), "service"),
@@ -81,7 +81,7 @@ def _must_be(objects: ClusterObjects, named: Named) -> None:
     meant = f"; did you mean {' or '.join(near)}?" if near else ""
     what = {"pod": "pod", "service": "Service", "node": "node"}[named.kind]
     asked = short(_label(named.namespace, named.name))
-    raise ConfigError(f"no {what} {asked} is known; give {FORMS}{meant}")
+    raise ConfigError(f"no {what} {asked} is known; give {ENDS}{meant}")
 
 
 def _label(namespace: str, name: str) -> str:

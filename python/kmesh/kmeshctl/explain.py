@@ -6,13 +6,13 @@ import argparse
 import time
 from collections.abc import Callable, Iterable
 from ipaddress import ip_network
-from typing import Any, TextIO
+from typing import TextIO
 
 from kmesh.cluster.endpoints import endpoints
 from kmesh.cluster.source import ClusterSource, read_whole
-from kmesh.kmeshctl.ends import FORMS, End
+from kmesh.kmeshctl.ends import End
 from kmesh.kmeshctl.health import read_reports
-from kmesh.kmeshctl.output import STRUCTURED, add_form, coloured, printable, span, structured, table
+from kmesh.kmeshctl.output import STRUCTURED, coloured, printable, span, structured, table
 from kmesh.kmeshctl.terminal import Reader
 from kmesh.kmeshctl.traffic import Cluster, Explanation, Way, explain, plain, services_asked
 from kmesh_bpf import Fate, Network
@@ -20,44 +20,6 @@ from kmesh_bpf import Fate, Network
 EXIT_NOT_ENCRYPTED = 1
 MEANINGS = {Fate.ENCRYPTED: "good", Fate.CLEAR: "wrong", Fate.DROPPED: "bad", Fate.UNKNOWN: "wrong"}
 DEFAULT_NAMESPACE = "default"
-EPILOG = """\
-examples:
-  kmeshctl explain web api                 # two pods of the default namespace
-  kmeshctl explain shop/web backend/api
-  kmeshctl explain shop/web svc/shop/cart  # an answer for each endpoint of the Service
-  kmeshctl explain shop/web 10.244.2.10    # an address: a pod's, a node's or a Service's
-  kmeshctl explain pod/web node/n2
-  kmeshctl explain web 10.96.0.10 --service-cidr 10.96.0.0/12
-  kmeshctl explain web api -o json
-
-Service CIDRs are those that the daemons report, and those given.
-
-exit status: 0 encrypted both ways, 1 not so (the answer says why) or failed, 2 refused
-"""
-
-
-def register(commands: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the command to kmeshctl's."""
-    parser = commands.add_parser(
-        "explain",
-        help="say whether the traffic between two pods is encrypted, and why",
-        parents=[shared],
-        description="Says whether the traffic between two ends is encrypted now, each way, and why or why not.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("ends", nargs=2, metavar="POD", help=f"{FORMS} (also svc/NAMESPACE/NAME)")
-    parser.add_argument(
-        "--service-cidr", action="append", default=[], type=_cidr, metavar="CIDR", help="a Service CIDR (several)"
-    )
-    add_form(parser)
-
-
-def _cidr(text: str) -> Network:
-    try:
-        return ip_network(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def run(

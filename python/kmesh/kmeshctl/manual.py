@@ -4,16 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from typing import Any
 
 from kmesh_bpf import __version__
 
 SECTION = 1
-EPILOG = """\
-examples:
-  kmeshctl man > /usr/local/share/man/man1/kmeshctl.1
-  kmeshctl man | man -l -
-"""
 FILES = (
     ("~/.kube/config", "The kubeconfig, unless KUBECONFIG or --kubeconfig names others."),
     ("docs/kmeshctl.md", "All of this at length: every column, every field of the JSON, where it comes from."),
@@ -23,18 +17,6 @@ ENVIRONMENT = (
     ("HTTPS_PROXY, HTTP_PROXY, NO_PROXY", "The way to the API server, where the kubeconfig names none."),
     ("NO_COLOR", "If it is not empty, nothing is coloured unless --color=always asks for it."),
 )
-
-
-def register(commands: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the command to kmeshctl's."""
-    commands.add_parser(
-        "man",
-        help="print the manual page",
-        parents=[shared],
-        description="Prints the manual page, for man(1): what --help says of each command, in one.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
 
 
 def page(parser: argparse.ArgumentParser) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -131,6 +130,8 @@ def wrapped(text: str, width: int) -> str:
     """Give a sentence in lines of that width at most, the later ones indented; 0: in one line."""
     if not width or len(text) <= width:
         return text
+    import textwrap  # noqa: PLC0415 # of no use where there is room
+
     return textwrap.fill(text, width, subsequent_indent="  ", break_long_words=True, break_on_hyphens=False)
 
 

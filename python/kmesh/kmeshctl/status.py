@@ -6,7 +6,7 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any, TextIO
+from typing import TextIO
 
 from kmesh.cluster.source import ClusterSource, read_whole
 from kmesh.errors import ClusterError
@@ -14,7 +14,6 @@ from kmesh.kmeshctl.health import Finding, Health, NodeHealth, examine, named, p
 from kmesh.kmeshctl.output import (
     STRUCTURED,
     Marked,
-    add_form,
     coloured,
     printable,
     share,
@@ -26,60 +25,10 @@ from kmesh.kmeshctl.output import (
 from kmesh.kmeshctl.terminal import Reader, fitted, screen
 
 EXIT_UNHEALTHY = 1
-WATCH_SECONDS = 2.0
 HEAD = ("NODE", "READY", "SPI", "PEERS", "REPLACEMENT", "SEQ USE", "DROPS", "VERSION", "AGE")
 WIDE_HEAD = ("ADDRESSES", "SPI OUT", "OLD SAS", "MODE", "LAST DROP")
 LEAST = ("VERSION", "SEQ USE", "SPI")
 """Columns that are left out first where there is no room; ``-o wide`` has them all."""
-EPILOG = """\
-examples:
-  kmeshctl status
-  kmeshctl status -o wide
-  kmeshctl status --problems         # no table
-  kmeshctl status --watch            # every 2 seconds, until Ctrl-C
-  kmeshctl status -o json
-
-READY unknown: there is no report of that node, or it is too old; nodes of Go Kmesh never report. DROPS: packets
-that the programs dropped because they would have left, or had arrived, in clear. AGE: of the node's report.
-A table has 80 columns at most: where there is no room, VERSION, SEQ USE and SPI are left out; -o wide has everything.
-
-exit status: 0 all is as it should be, 1 something is not (said under the table) or failed, 2 refused
-"""
-
-
-def register(commands: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the command to kmeshctl's."""
-    parser = commands.add_parser(
-        "status",
-        help="show every node, and what is not as it should be",
-        parents=[shared],
-        description="Shows every node of the cluster, and under the table what is not as it should be.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_form(parser)
-    parser.add_argument(
-        "--problems", action="store_true", help="only what is not as it should be, a line each; nothing: all is"
-    )
-    parser.add_argument(
-        "-w",
-        "--watch",
-        type=_seconds,
-        nargs="?",
-        const=WATCH_SECONDS,
-        metavar="SECONDS",
-        help=f"show it again and again (default: every {WATCH_SECONDS:g})",
-    )
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0.1 <= seconds <= 3600:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0.1 to 3600")
-    return seconds
 
 
 def run(

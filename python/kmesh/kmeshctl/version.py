@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import platform
 from typing import TextIO
 
 from kmesh.kmeshctl.output import STRUCTURED, structured, table
@@ -15,6 +14,8 @@ def run(flags: argparse.Namespace, stdout: TextIO, program: str) -> int:
     if flags.output in STRUCTURED:
         stdout.write(structured({"version": __version__}, flags.output))
     elif flags.output == "wide":
+        import platform  # noqa: PLC0415 # of no other use
+
         system = f"{platform.system()} {platform.release()}"
         stdout.write(
             table(

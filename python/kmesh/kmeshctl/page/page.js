@@ -34,15 +34,15 @@ function told(state, row, column) {
   return `${state.nodes[row].name} → ${state.nodes[column].name}: ${WORDS[sign]}`;
 }
 
-function table(state, chosen) {
+function table(state, rows, columns) {
   const grid = make("table");
   const head = grid.createTHead().insertRow();
-  head.append(make("th"), ...chosen.map((index) => make("th", state.nodes[index].name)));
+  head.append(make("th"), ...columns.map((index) => make("th", state.nodes[index].name)));
   const body = grid.createTBody();
-  for (const row of chosen) {
+  for (const row of rows) {
     const line = body.insertRow();
     line.append(make("th", state.nodes[row].name));
-    for (const column of chosen) {
+    for (const column of columns) {
       const sign = state.matrix[row][column];
       const cell = make("span", SIGNS[sign], `cell ${style(sign)}`);
       cell.title = told(state, row, column);
@@ -54,7 +54,8 @@ function table(state, chosen) {
 
 function picture(state) {
   const count = state.nodes.length;
-  const size = Math.max(1, Math.floor(900 / count));
+  const size = Math.max(1, Math.floor(600 / count));
+  const least = 3; // pixels of a cell that is not well: fewer are not seen
   const canvas = make("canvas");
   canvas.width = canvas.height = count * size;
   canvas.setAttribute("role", "img");
@@ -72,6 +73,11 @@ function picture(state) {
       begin = end;
     }
   });
+  state.matrix.forEach((cells, row) => [...cells].forEach((sign, column) => {
+    if ("n.".includes(sign)) return;
+    paint.fillStyle = colour[sign];
+    paint.fillRect(column * size, row * size, Math.max(size, least), Math.max(size, least));
+  }));
   canvas.onmousemove = (event) => {
     const scale = canvas.width / canvas.clientWidth / size;
     const row = Math.floor(event.offsetY * scale), column = Math.floor(event.offsetX * scale);
@@ -101,13 +107,15 @@ function apart(state) {
 function matrix(state) {
   const all = state.nodes.map((_, index) => index);
   if (all.length <= LARGEST_TABLE) {
-    by("matrix").replaceChildren(table(state, all));
+    by("matrix").replaceChildren(table(state, all, all));
     by("pairs").replaceChildren();
     return;
   }
   // Nodes with problems come first, in what the server gives.
   const ill = all.filter((row) => /[^n.]/.test(state.matrix[row])).slice(0, LARGEST_TABLE);
-  by("matrix").replaceChildren(picture(state), ...(ill.length > 1 ? [table(state, ill)] : []));
+  const reached = new Set(ill);
+  for (const row of ill) [...state.matrix[row]].forEach((sign, column) => { if ("xo".includes(sign)) reached.add(column); });
+  by("matrix").replaceChildren(...(ill.length ? [table(state, ill, [...reached].slice(0, LARGEST_TABLE))] : []), picture(state));
   by("pairs").replaceChildren(...apart(state));
 }
 
