@@ -27,7 +27,7 @@ USES = (
     ["explain", "web", "svc/shop"],
     ["secret", "delete"],
 )
-WATCHES = (["status", "--watch"], ["explain", "web", "api"])
+WATCHES = (["status", "--watch"], ["dashboard"])
 
 
 def may(server, verb: str, what: str, where: str = "kmesh-system") -> bool:
@@ -64,7 +64,7 @@ def as_an_operator(applied, kubeconfig, monkeypatch):
         kube.node_info(1),
         kube.pod("web", 1),
         kube.pod("api", 2),
-        kube.service("shop"),
+        kube.service("shop", clusterIP="None", clusterIPs=["None"]),
     )
     for one in things:
         objects.put(applied, one)

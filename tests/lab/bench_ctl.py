@@ -57,4 +57,6 @@ def starts(rounds: int) -> None:
             for unit, name in enumerate(("processor time", "by the clock")):
                 ours, theirs = (median(one[unit] for one in side) for side in found)
                 missed = f", goal {GOAL:g}{' missed' if ours > GOAL * theirs else ''}" if not unit else ""
-                print(f"{what:<32} {name:<15} {ours:7.0f} ms {theirs:7.0f} ms  {ours / theirs:5.2f} x{missed}", flush=True)
+                print(
+                    f"{what:<32} {name:<15} {ours:7.0f} ms {theirs:7.0f} ms  {ours / theirs:5.2f} x{missed}", flush=True
+                )

@@ -52,8 +52,15 @@ def _server(flags: argparse.Namespace, environment: Mapping[str, str], namespace
     connection = connect(given.get("kubeconfig"), given.get("context"), environment, OF_OPERATORS, asking)
     kinds = {"secret": _of_secret(given), "status": STATUS_KINDS}.get(flags.command, EVERYTHING)
     pods = {"status": Pods.UNANNOUNCED, "secret": Pods.ENROLLED}.get(flags.command, Pods.EVERY)
+    again = flags.command == "dashboard" or any(given.get(one) is not None for one in ("watch", "wait"))
     return KubernetesCluster(
-        connection, namespace=namespace, kinds=kinds, pods=pods, patience=timeout or None, hasty=True
+        connection,
+        namespace=namespace,
+        kinds=kinds,
+        pods=pods,
+        patience=timeout or None,
+        hasty=True,
+        once=not again,
     )
 
 

@@ -49,7 +49,7 @@ OF_OPERATORS = (
     "kubectl -n kmesh-system create rolebinding kmesh-ops --role=kmesh-ipsec-operator {who}"
 )
 """How to get rights that are missing; ``{who}``: to whom they are bound, as kubectl takes it."""
-FORBIDDEN = re.compile(r'\S+ is forbidden: User "([^"]+)" cannot \w+ resource "[^"]+" in API group "[^"]*".*')
+FORBIDDEN = re.compile(r'.+ is forbidden: User "([^"]+)" cannot \w+ resource "[^"]+" in API group "[^"]*".*')
 """What RBAC says, and whom it takes us for (k8s.io/apiserver, handlers/responsewriters/errors.go)."""
 ACCOUNT = "system:serviceaccount:"
 """How the user name of a service account begins."""

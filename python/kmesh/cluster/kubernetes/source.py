@@ -63,7 +63,8 @@ class KubernetesCluster:
 
     ``namespace`` is where the Secret, the KmeshNodeInfos and the Leases are. ``patience``: how many seconds the first
     read waits for the cluster to be known as a whole; who is ``hasty`` is told of the first trouble at once, and need
-    not wait for what it may become. ``clock`` gives seconds that only grow.
+    not wait for what it may become. ``once``: all is read by the first read, nothing is watched, and the first trouble
+    ends it. ``clock`` gives seconds that only grow.
     """
 
     poll_interval = 1.0
@@ -77,9 +78,10 @@ class KubernetesCluster:
         pods: Pods = Pods.ENROLLED,
         patience: float | None = None,
         hasty: bool = False,
+        once: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._patience, self._hasty = FIRST_SECONDS if patience is None else patience, hasty
+        self._patience, self._hasty, self._once = FIRST_SECONDS if patience is None else patience, hasty, once
         self._connection, self._clock = connection, clock
         self._store = Store()
         self.wake: int | None = self._store.wake
@@ -119,10 +121,11 @@ class KubernetesCluster:
         with self._store.condition:
             if self._started_at is None:
                 self._start()
-                self._store.condition.wait_for(self._enough, self._patience)
-                if self._hasty and not self._whole():
+                if not self._once:
+                    self._store.condition.wait_for(self._enough, self._patience)
+                if self._hasty and not self._once and not self._whole():
                     self._store.condition.wait_for(self._settled, SETTLE_SECONDS)
-            for watch in (*self._watches.values(), *self._pods.values()):
+            for watch in () if self._once else (*self._watches.values(), *self._pods.values()):
                 watch.start()  # those for which there was no room
             self._complete = self._complete or self._whole()
             if self._read is None or self._read_revision != self._store.revision:
@@ -285,8 +288,15 @@ class KubernetesCluster:
         self._started_at = self._clock()
         for watch in self._watches.values():
             watch.shelf.lost_at = self._started_at
-            watch.start()
+            self._begin(watch)
         self._choose_pods()
+
+    def _begin(self, watch: Watch) -> None:
+        """Have a collection become known; after the first trouble, who reads once need not read more."""
+        if not self._once:
+            watch.start()
+        elif not any(shelf.trouble for shelf in self._shelves()):
+            watch.read_once()
 
     def _shelves(self) -> list[Shelf]:
         return [watch.shelf for watch in (*self._watches.values(), *self._pods.values())]
@@ -334,7 +344,7 @@ class KubernetesCluster:
             return
         for collection in self._wanted_pods - self._pods.keys():
             self._pods[collection] = self._watch(collection)
-            self._pods[collection].start()
+            self._begin(self._pods[collection])
         obsolete = self._pods.keys() - self._wanted_pods
         if obsolete and all(self._pods[collection].shelf.synced for collection in self._wanted_pods):
             for collection in obsolete:
