@@ -168,5 +168,8 @@ def pairs(
     ill = [one.node for one in examine(objects, (), now).findings if one.node in pod_of and one.node not in reports]
     apart += [pair for pair in product(ill, pod_of) if pair[0] != pair[1]]
     known = [(a, b) for a, b in apart if a in pod_of and b in pod_of] or list(combinations(sorted(pod_of), 2))[:1]
-    for a, b in dict.fromkeys(known[:MOST_PAIRS]):
+    once: dict[frozenset[str], tuple[str, str]] = {}
+    for pair in known:
+        once.setdefault(frozenset(pair), pair)
+    for a, b in list(once.values())[:MOST_PAIRS]:
         yield pod_of[a], pod_of[b]

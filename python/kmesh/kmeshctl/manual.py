@@ -99,6 +99,7 @@ def _value(action: argparse.Action) -> str:
 
 def _epilog(text: str) -> Iterator[str]:
     """Give an epilog: indented lines as they are, others as paragraphs."""
+    yield ".PP"
     literal = False
     for line in text.splitlines():
         example = line.startswith("  ")

@@ -20,7 +20,7 @@ from kmesh.kmeshctl.traffic import Cluster
 
 from tests.unit.cluster import kube
 from tests.unit.kmeshctl.test_explain import API, BASE, NAMESPACE, NOW, ONE, OTHER, WEB
-from tests.unit.kmeshctl.test_status import Source
+from tests.unit.kmeshctl.test_status import OURS, Source
 
 MATERIAL = bytes(range(90, 126))
 PREVIOUS = bytes(range(170, 206))
@@ -194,10 +194,14 @@ def test_pairs_that_do_not_reach_each_other_are_asked_about_and_else_any():
     from kmesh.cluster.status import PeerStatus  # noqa: PLC0415
 
     third = kube.pod("third", 3, 11)
-    source = Source((*BASE, kube.node(3), kube.node_info(3), NAMESPACE, WEB, API, third))
+    source = Source((*BASE, kube.node(3), kube.node_info(3, **OURS), NAMESPACE, WEB, API, third))
     apart = replace(ONE, peers=(PeerStatus("n3", False, 0, 0, 0.0),))
     for reports, wanted in (
         ({"n1": ONE, "n2": OTHER, "n3": replace(OTHER, node="n3")}, [("default/web", "default/api")]),
+        (
+            {"n2": OTHER},
+            [("default/api", "default/web"), ("default/web", "default/third"), ("default/third", "default/api")],
+        ),
         ({"n1": apart, "n2": OTHER, "n3": replace(OTHER, node="n3")}, [("default/web", "default/third")]),
     ):
         assert list(pairs(source.read(), reports, Cluster(source.read(), reports, (), NOW), NOW)) == wanted
