@@ -5,7 +5,8 @@
  *
  * It asks the pod map about the packet as it leaves, after DNAT and SNAT, so it holds whatever happened to XFRM: a
  * flushed policy, a masquerade rule. ESP of ours passes because nodes, not pods, stand in its outer header. There is
- * no exception for ESP as such: a pod that speaks ESP itself must not slip through.
+ * no exception for ESP as such: a pod that speaks ESP itself must not slip through. And it looks into what carries
+ * another packet as it is, for a route may wrap packets before XFRM sees them.
  */
 #include "packet.h"
 
@@ -90,11 +91,11 @@ static __always_inline int guard(struct __sk_buff *skb, bool leaves_node)
 		destination = destination_pod(&packet);
 	if (leaves_node && was_ours(skb, &state) && is_decrypted(&packet, &state) &&
 	    !is_answer(&packet, destination, mark)) {
-		count(KMESH_COUNT_DROPPED_DECRYPTED);
+		count(skb, &packet, KMESH_COUNT_DROPPED_DECRYPTED);
 		return TC_ACT_SHOT;
 	}
 	if (packet.family == MALFORMED || packet.family == TOO_DEEP) {
-		count(KMESH_COUNT_PARSE_FAILURE);
+		count(skb, &packet, KMESH_COUNT_PARSE_FAILURE);
 		return KMESH_SETTING_STRICT && packet.family == TOO_DEEP ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 	}
 	if (!is_ip(&packet))
@@ -107,9 +108,14 @@ static __always_inline int guard(struct __sk_buff *skb, bool leaves_node)
 
 		leak = told > leak ? told : leak;
 	}
+	if (leak != FORBIDDEN && leaves_node) {
+		enum leak within = leak_to(carried_to(skb, &packet));
+
+		leak = within > leak ? within : leak;
+	}
 	if (leak == NONE)
 		return pass(skb, leaves_node, mark);
-	count(leak == FORBIDDEN ? KMESH_COUNT_DROPPED_BY_GUARD : KMESH_COUNT_ALLOWED_CLEAR_TEXT);
+	count(skb, &packet, leak == FORBIDDEN ? KMESH_COUNT_DROPPED_BY_GUARD : KMESH_COUNT_ALLOWED_CLEAR_TEXT);
 	return leak == FORBIDDEN ? TC_ACT_SHOT : pass(skb, leaves_node, mark);
 }
 

@@ -19,18 +19,18 @@ static __always_inline int decrypted(struct __sk_buff *skb, struct packet *packe
 		return TC_ACT_UNSPEC;
 	if (!is_ip(packet) || !is(destination_pod(packet), KMESH_POD_LOCAL))
 		set_mark(skb, OURS, AGAIN);
-	count(KMESH_COUNT_DECRYPTED);
+	count(skb, packet, KMESH_COUNT_DECRYPTED);
 	return TC_ACT_UNSPEC;
 }
 
-static __always_inline int esp_of(struct __sk_buff *skb, const struct kmesh_peer *peer)
+static __always_inline int esp_of(struct __sk_buff *skb, const struct packet *packet, const struct kmesh_peer *peer)
 {
 	__u32 mask = KMESH_SETTING_NODE_MARK_MASK | OURS, wanted = peer->node_mark | DECRYPTED;
 
 	/* It has the mark already on a bridge above the port that it came by. */
 	if ((skb->mark & mask) != wanted) {
 		set_mark(skb, mask, wanted);
-		count(KMESH_COUNT_ESP_KNOWN_PEER);
+		count(skb, packet, KMESH_COUNT_ESP_KNOWN_PEER);
 	}
 	return TC_ACT_UNSPEC;
 }
@@ -82,7 +82,7 @@ int tc_mark_decrypt(struct __sk_buff *skb)
 		if (packet.protocol == IPPROTO_ESP) {
 			peer = source_peer(&packet);
 			if (peer)
-				return esp_of(skb, peer);
+				return esp_of(skb, &packet, peer);
 			counter = KMESH_COUNT_ESP_UNKNOWN_PEER;
 		}
 		source = source_pod(&packet);
@@ -103,6 +103,6 @@ int tc_mark_decrypt(struct __sk_buff *skb)
 	if (CLEAR != 0 && clear == UNDECIDED)
 		set_mark(skb, OURS, CLEAR);
 	if (counter >= 0)
-		count(counter);
+		count(skb, &packet, counter);
 	return verdict;
 }

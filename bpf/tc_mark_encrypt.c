@@ -55,13 +55,13 @@ int tc_mark_encrypt(struct __sk_buff *skb)
 
 	read_packet(skb, &packet);
 	if (packet.family == MALFORMED || packet.family == TOO_DEEP)
-		count(KMESH_COUNT_PARSE_FAILURE);
+		count(skb, &packet, KMESH_COUNT_PARSE_FAILURE);
 	if (!is_ip(&packet))
 		return TC_ACT_UNSPEC;
 
 	source = source_pod(&packet);
 	if (is_spoofed(skb, &packet, source)) {
-		count(KMESH_COUNT_DROPPED_SPOOFED);
+		count(skb, &packet, KMESH_COUNT_DROPPED_SPOOFED);
 		return TC_ACT_SHOT;
 	}
 	if (!is(source, KMESH_POD_LOCAL))
@@ -70,7 +70,9 @@ int tc_mark_encrypt(struct __sk_buff *skb)
 	destination = destination_pod(&packet);
 	if (destination ? is(destination, KMESH_POD_REMOTE | KMESH_POD_CANDIDATE) : is_service(&packet)) {
 		set_mark(skb, OURS, ENCRYPT);
-		count(KMESH_COUNT_MARKED);
+		count(skb, &packet, KMESH_COUNT_MARKED);
+	} else {
+		tell(skb, &packet, KMESH_DECISION_CLEAR);
 	}
 	return TC_ACT_UNSPEC;
 }

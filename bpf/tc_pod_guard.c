@@ -20,18 +20,18 @@ int tc_pod_guard(struct __sk_buff *skb)
 
 	read_packet(skb, &packet);
 	if (packet.family == MALFORMED || packet.family == TOO_DEEP) {
-		count(KMESH_COUNT_PARSE_FAILURE);
+		count(skb, &packet, KMESH_COUNT_PARSE_FAILURE);
 		return KMESH_SETTING_STRICT && packet.family == TOO_DEEP ? TC_ACT_SHOT : TC_ACT_UNSPEC;
 	}
 	if (!is_ip(&packet) || !came_in_clear(&packet, mark) || !is(destination_pod(&packet), KMESH_POD_LOCAL) ||
 	    was_ours(skb, &state))
 		return TC_ACT_UNSPEC;
 	if (KMESH_SETTING_STRICT) {
-		count(KMESH_COUNT_DROPPED_CLEAR_TEXT);
+		count(skb, &packet, KMESH_COUNT_DROPPED_CLEAR_TEXT);
 		return TC_ACT_SHOT;
 	}
 	/* What came without this mark, tc_mark_decrypt has counted. */
 	if (CLEAR != 0 && mark == CLEAR)
-		count(KMESH_COUNT_ALLOWED_CLEAR_TEXT);
+		count(skb, &packet, KMESH_COUNT_ALLOWED_CLEAR_TEXT);
 	return TC_ACT_UNSPEC;
 }

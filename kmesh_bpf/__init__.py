@@ -32,8 +32,10 @@ if TYPE_CHECKING:
         remote_pods,
     )
     from kmesh_bpf.core.view import Address, Key, Network, Node, Peer, Pod, Pods, View
+    from kmesh_bpf.core.watched import EventTotals, PacketFate, PacketPair, PacketSum
     from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError
     from kmesh_bpf.kernel import boot_guard, privileges
+    from kmesh_bpf.kernel.events import watching
     from kmesh_bpf.kernel.fake import FakeKernel
     from kmesh_bpf.kernel.interface import AttachMode, Kernel
     from kmesh_bpf.kernel.links import LinkWatcher
@@ -45,7 +47,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Imported when first asked for: all of it takes a tenth of a second, and a command line that prints help needs none of it.
+# Imported when first asked for: all of it takes a tenth of a second, and what speaks to a Linux kernel is there on no
+# other system; a command line that prints help needs none of it.
 _NAMES = {
     "kmesh_bpf.contract": ("CONTRACT_VERSION",),
     "kmesh_bpf.core.addresses": ("impossible",),
@@ -106,6 +109,12 @@ _NAMES = {
         "Pods",
         "View",
     ),
+    "kmesh_bpf.core.watched": (
+        "EventTotals",
+        "PacketFate",
+        "PacketPair",
+        "PacketSum",
+    ),
     "kmesh_bpf.errors": (
         "ConfigError",
         "KernelError",
@@ -115,6 +124,7 @@ _NAMES = {
         "boot_guard",
         "privileges",
     ),
+    "kmesh_bpf.kernel.events": ("watching",),
     "kmesh_bpf.kernel.fake": ("FakeKernel",),
     "kmesh_bpf.kernel.interface": (
         "AttachMode",
@@ -155,6 +165,7 @@ __all__ = [
     "DeletePod",
     "DeleteSa",
     "Direction",
+    "EventTotals",
     "Evidence",
     "FakeKernel",
     "Fate",
@@ -172,6 +183,9 @@ __all__ = [
     "Observation",
     "Operation",
     "Options",
+    "PacketFate",
+    "PacketPair",
+    "PacketSum",
     "Peer",
     "Plan",
     "Pod",
@@ -202,6 +216,7 @@ __all__ = [
     "reconcile",
     "remote_pods",
     "trace",
+    "watching",
 ]
 
 

@@ -201,6 +201,18 @@ static long kmesh_first_program(int ifindex, int attach_type)
 	return answer < 0 && answer != -ENOSPC ? answer : (long)id;
 }
 
+/* How many run there, their numbers in `ids`; 64 fit into a chain (BPF_MPROG_MAX). */
+static long kmesh_programs_on(int ifindex, int attach_type, uint32_t *ids, uint32_t room)
+{
+	union bpf_attr attr = { .query = { .target_fd = ifindex, .attach_type = attach_type,
+					   .prog_ids = pointer(ids), .prog_cnt = room } };
+	long answer = call(BPF_PROG_QUERY, &attr);
+
+	if (answer == -ENOENT || answer == -EINVAL || answer == -ENODEV)
+		return 0;
+	return answer < 0 ? answer : (long)attr.query.prog_cnt;
+}
+
 static long kmesh_link_detach(int link_fd)
 {
 	union bpf_attr attr = { .link_detach = { .link_fd = link_fd } };
@@ -244,6 +256,37 @@ static long kmesh_prog_test_run(int fd, struct kmesh_test_run *run)
 	run->packet_out_size = attr.test.data_size_out;
 	run->mark = out.mark;
 	return answer;
+}
+
+/*
+ * Takes records out of a BPF ring (Documentation/bpf/ringbuf.rst), `size` bytes each, at most `room` of them; gives how
+ * many. `consumer` is the start of its first page, `producer` of the second; the data, of `bytes`, lies behind that one,
+ * mapped twice in a row, so that no record is in two pieces. Of a record of another size nothing is taken.
+ */
+static long kmesh_ring_take(void *consumer, const void *producer, uint32_t page, uint64_t bytes, void *records,
+			    uint32_t size, uint32_t room)
+{
+	uint64_t at = __atomic_load_n((uint64_t *)consumer, __ATOMIC_ACQUIRE);
+	uint64_t end = __atomic_load_n((const uint64_t *)producer, __ATOMIC_ACQUIRE);
+	unsigned char *record = records;
+	uint32_t taken = 0;
+
+	while (at < end && taken < room) {
+		const unsigned char *header = (const unsigned char *)producer + page + (at & (bytes - 1));
+		uint32_t word = __atomic_load_n((const uint32_t *)header, __ATOMIC_ACQUIRE);
+		uint32_t length = word & ~(BPF_RINGBUF_BUSY_BIT | BPF_RINGBUF_DISCARD_BIT);
+
+		if (word & BPF_RINGBUF_BUSY_BIT)
+			break; /* being written */
+		if (!(word & BPF_RINGBUF_DISCARD_BIT) && length == size) {
+			memcpy(record, header + BPF_RINGBUF_HDR_SZ, size);
+			record += size;
+			taken++;
+		}
+		at += (length + BPF_RINGBUF_HDR_SZ + 7) & ~7ULL;
+		__atomic_store_n((uint64_t *)consumer, at, __ATOMIC_RELEASE);
+	}
+	return taken;
 }
 
 /* 1: the path lies in bpffs, 0: in another file system. */

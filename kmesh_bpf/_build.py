@@ -20,9 +20,11 @@ typedef uint16_t __be16; typedef uint32_t __be32; typedef uint64_t __be64;
 """
 
 SOURCE = """
+#include <linux/fib_rules.h>
 #include <linux/if_addr.h>
 #include <linux/if_ether.h>
 #include <linux/if_link.h>
+#include <linux/lwtunnel.h>
 #include <linux/netfilter/nf_tables.h>
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netlink.h>
@@ -30,15 +32,36 @@ SOURCE = """
 #include <linux/pkt_cls.h>
 #include <linux/pkt_sched.h>
 #include <linux/rtnetlink.h>
+#include <linux/tc_act/tc_ct.h>
+#include <linux/tc_act/tc_mirred.h>
+#include <linux/tc_act/tc_skbedit.h>
 #include <linux/xfrm.h>
 #include <sys/socket.h>
 #include "_bpf_calls.c"
 #include "ipsec_contract.h"
 """
 
+CONTRACT = (ROOT / "bpf" / "include" / "ipsec_contract.h").read_text()
+
+
+def constants() -> str:
+    """Give the text of a module that stands in for the extension where kmeshctl alone is wanted: constants only."""
+    contract = FFI()
+    contract.cdef(INTEGERS + CONTRACT)
+    found = contract.dlopen(None)
+    values = {name: getattr(found, name) for name in sorted(dir(found))}
+    return f'''"""The constants of bpf/include/ipsec_contract.h, written by kmesh_bpf/_build.py."""
+
+from types import SimpleNamespace
+
+lib = SimpleNamespace(**{values})
+ffi = None
+'''
+
+
 ffi = FFI()
 ffi.cdef(INTEGERS)
-ffi.cdef((ROOT / "bpf" / "include" / "ipsec_contract.h").read_text())
+ffi.cdef(CONTRACT)
 for declarations in sorted(CDEF.glob("*.h")):
     ffi.cdef(declarations.read_text())
 ffi.set_source("kmesh_bpf._abi", SOURCE, include_dirs=[str(ROOT / "bpf" / "include"), str(ROOT / "kmesh_bpf")])

@@ -1,6 +1,7 @@
 """The contract header's constants (``bpf/include/ipsec_contract.h``), read from the compiled extension.
 
-One fact, one place: no number here, only names.
+One fact, one place: no number here, only names. In the wheel without the extension (setup.py) its place is taken by a
+module with these constants alone.
 """
 
 from __future__ import annotations
@@ -36,10 +37,13 @@ POD_CANDIDATE: Final[int] = lib.KMESH_POD_CANDIDATE
 POD_PEER: Final[int] = lib.KMESH_POD_PEER
 POD_OWN: Final[int] = lib.KMESH_POD_OWN
 
+DECISION_CLEAR: Final[int] = lib.KMESH_DECISION_CLEAR
+
 COUNTERS: Final[tuple[str, ...]] = tuple(
     name.removeprefix("KMESH_COUNT_").lower()
-    for _, name in sorted(ffi.typeof("enum kmesh_counter").elements.items())
-    if name != "KMESH_COUNTERS"
+    for name in sorted(
+        (name for name in dir(lib) if name.startswith("KMESH_COUNT_")), key=lambda name: getattr(lib, name)
+    )
 )
 """Names of the counters in index order, e.g. ``marked``."""
 
@@ -52,6 +56,11 @@ def packed(map_name: str, member: str, content: object) -> bytes:
 def unpacked(map_name: str, member: str, content: bytes) -> Any:
     """Give a pointer to a map's key or value that was laid out so."""
     return ffi.from_buffer(ffi.getctype(_type(map_name, member), "*"), content)
+
+
+def size_of(map_name: str, member: str) -> int:
+    """Give the bytes of a map's key or value."""
+    return ffi.sizeof(_type(map_name, member))
 
 
 def raw(struct: Any) -> bytes:

@@ -160,6 +160,39 @@ enum kmesh_counter {
 };
 
 /*
+ * What `kmeshctl monitor` is told of a packet: what raised a counter (enum kmesh_counter), or what a managed pod of this
+ * node sends in clear, as it should.
+ */
+#define KMESH_DECISION_CLEAR 255
+
+struct kmesh_event {
+	__u8 decision;
+	/* 4 or 6; 0: no IP packet, or none that could be read, and no addresses. */
+	__u8 family;
+	/* What the IP header carries; IPv6: behind extension headers, where the program looks behind them. */
+	__u8 protocol;
+	__u8 reserved;
+	__u32 ifindex;
+	/* Bytes of the packet; of one that is yet to be cut up (GSO), of the whole. */
+	__u32 length;
+	__u32 mark;
+	/* Network byte order; of IPv4 the first four bytes, and then zeros. */
+	__u8 source[16];
+	__u8 destination[16];
+};
+
+/*
+ * Who is told: nobody before somebody asks, and nobody any more once `until` (CLOCK_MONOTONIC, ns) has passed, so that
+ * one who was killed costs nothing. One packet of `one_of` is told, by chance; 0: none. `lost`: told in vain, the ring
+ * was full.
+ */
+struct kmesh_sampling {
+	__u64 until;
+	__u32 one_of;
+	__u32 lost;
+};
+
+/*
  * The maps: a struct a map, named like it; its members are the types of key and value.
  * pods4/6: hash, who is managed. peers4/6: hash, outer address -> node id. services4/6: LPM trie.
  * srcs4/6: hash, address of a managed pod of this node -> its device. devices: hash, by ifindex. formers: hash, by
@@ -219,6 +252,21 @@ struct kmesh_counters {
 	__u32 key;
 	__u64 value;
 };
+
+/* Array of one, and the ring; neither is kept when programs change, so they are pinned beside them. */
+struct kmesh_monitor {
+	__u32 key;
+	struct kmesh_sampling value;
+};
+
+/* A ring has records and no keys; the member is there for what lays out all maps alike. */
+struct kmesh_events {
+	__u32 key;
+	struct kmesh_event value;
+};
+
+/* Bytes of the ring: a power of two, of whole pages. */
+#define KMESH_RING_BYTES 262144
 
 struct kmesh_self {
 	__u32 key;

@@ -53,4 +53,13 @@ BPF_TABLE_PINNED("hash", __u64, struct kmesh_former, kmesh_formers, KMESH_MAX_PE
 BPF_TABLE_PINNED("percpu_array", __u32, __u64, kmesh_counters, KMESH_COUNTERS, KMESH_PIN(kmesh_counters));
 BPF_TABLE_PINNED("array", __u32, struct kmesh_identity, kmesh_self, 1, KMESH_PIN(kmesh_self));
 
+/* Of one build of the programs alone: no state of theirs outlives it. From Linux 5.8 on. */
+#ifndef PAGE_SIZE
+#define PAGE_SIZE 4096
+#endif
+BPF_ARRAY(kmesh_monitor, struct kmesh_sampling, 1);
+BPF_RINGBUF_OUTPUT(kmesh_events, KMESH_RING_BYTES / PAGE_SIZE);
+_Static_assert(sizeof(struct kmesh_event) == 48, "no hole");
+_Static_assert(sizeof(struct kmesh_sampling) == 16, "no hole");
+
 #endif

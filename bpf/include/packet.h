@@ -19,6 +19,8 @@ struct packet {
 	__u8 protocol;
 	/* Of a fragment other than the first: no header stands where the payload begins. */
 	bool is_rest;
+	/* Where the last address of a routing header stands that is not used up, as far behind as payload; 0: there is none. */
+	__u32 last;
 	struct kmesh_addr4 src4, dst4;
 	struct kmesh_addr6 src6 __attribute__((aligned(4))), dst6 __attribute__((aligned(4)));
 };

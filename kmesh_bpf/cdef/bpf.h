@@ -8,6 +8,7 @@
 #define BPF_MAP_TYPE_ARRAY ...
 #define BPF_MAP_TYPE_PERCPU_ARRAY ...
 #define BPF_MAP_TYPE_LPM_TRIE ...
+#define BPF_MAP_TYPE_RINGBUF ...
 
 struct kmesh_map_info {
 	uint32_t type, key_size, value_size, max_entries;
@@ -37,8 +38,11 @@ long kmesh_map_info(int fd, struct kmesh_map_info *found);
 long kmesh_prog_id(int fd);
 long kmesh_link_create(int prog_fd, int ifindex, int attach_type, uint32_t flags);
 long kmesh_first_program(int ifindex, int attach_type);
+long kmesh_programs_on(int ifindex, int attach_type, uint32_t *ids, uint32_t room);
 long kmesh_link_detach(int link_fd);
 long kmesh_link_update(int link_fd, int prog_fd);
 long kmesh_link_info(int fd, struct kmesh_link_info *found);
 long kmesh_prog_test_run(int fd, struct kmesh_test_run *run);
+long kmesh_ring_take(void *consumer, const void *producer, uint32_t page, uint64_t bytes, void *records,
+		     uint32_t size, uint32_t room);
 long kmesh_is_bpffs(const char *path);

@@ -6,7 +6,7 @@ an uplink costs packets, counted, and an uplink that is taken for a pod's costs 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -101,6 +101,18 @@ def without_device(
             "managed pods of other nodes are dropped; a pod that shares a device, or hides its address (macvlan, "
             "ipvlan, gVisor, KubeVirt), cannot be managed: do not label it",
         )
+
+
+def with_pods_addresses(links: Iterable[Link], owner: Callable[[Address], str | None]) -> Iterator[Problem]:
+    """Name the devices of the node that carry what is a managed pod's; ``owner``: the node that has the pod, if any."""
+    for link in links:
+        for address in link.addresses:
+            if (name := owner(address)) is not None:
+                yield Problem(
+                    ProblemKind.ADDRESS,
+                    f"device {link.name}: it carries {address}, which is a managed pod's on {name}; what this node "
+                    f"sends or forwards to that pod ends here: ip addr del {address} dev {link.name}",
+                )
 
 
 def attach_order(attachments: Iterable[Attachment]) -> list[Attachment]:

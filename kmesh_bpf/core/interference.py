@@ -253,6 +253,11 @@ def _lost(expressions: Collection[Json], *, of_base_chain: bool) -> int:
     """
     if not _from_connection(expressions) and not (of_base_chain and all(map(_is_of_all, expressions))):
         return 0
+    return lost_by(expressions)
+
+
+def lost_by(expressions: Collection[Json]) -> int:
+    """Give the bits of our marks that a rule changes, whichever the connection's mark is."""
     lost = 0
     for mark in OUR_MARKS:
         for connection in (0, ALL_BITS):

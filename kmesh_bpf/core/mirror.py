@@ -199,16 +199,7 @@ class Mirror:
         known: dict[str, Any] = {name: self._mapping(name) for name in MAPPINGS}
         state = replace(observed.state, **known)
         self._changes.keys.rest = True
-        self.observation = Observation(
-            state,
-            self._usage,
-            observed.links,
-            observed.incarnation,
-            observed.suspects,
-            can_hash=observed.can_hash,
-            rivals=observed.rivals,
-            refusing=observed.refusing,
-        )
+        self.observation = replace(observed, state=state, usage=self._usage)
 
     def take(self, keys: Keys, found: Observation) -> None:
         """Take in what the kernel says of the objects that keys name."""

@@ -13,7 +13,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from kmesh_bpf.core import cidrs, claims, devices, formers, interference, rivals, sas
+from kmesh_bpf.core import cidrs, claims, detours, devices, formers, interference, rivals, sas
 from kmesh_bpf.core.desired import Desired
 from kmesh_bpf.core.mirror import Changes, Keys, Mirror
 from kmesh_bpf.core.options import Options
@@ -241,8 +241,9 @@ class Planner:
         """Plan for this node's devices and pods, if anything about them has changed; give what that was and is."""
         observed, options = mirror.observation, self.options
         pods = Pods.of(view.pods).on(view.node.name)
-        others = (observed.suspects, observed.rivals, observed.refusing)
-        managed = self._owners.elsewhere() if observed.rivals else ()
+        others = (observed.suspects, observed.rivals, observed.refusing, observed.detours)
+        asked = observed.rivals or any(one.destination for one in observed.detours)
+        managed = self._owners.elsewhere() if asked else ()
         inputs = (view.node, pods, self._owners.on(view.node.name), observed.links, others, managed)
         if self._is_known("here", inputs) and not changes.keys.sources and not changes.keys.rest:
             return self._here.state, self._here.state
@@ -251,8 +252,16 @@ class Planner:
         found = devices.decide(observed.links, addresses, options.uplinks, local, mirror.state.sources)
         alone = devices.without_device(observed.links, addresses, options.uplinks, pods, found)
         hindered = (
+            *devices.with_pods_addresses(observed.links, self._owners.owner),
             *interference.judge(observed.suspects, observed.links, addresses, options.mark_mask),
             *rivals.judge(observed.rivals, observed.refusing, managed, options.mark_mask),
+            *detours.judge(
+                observed.detours,
+                observed.links,
+                found.pod_devices,
+                managed,
+                options.mark_mask | options.node_mark_mask,
+            ),
         )
         flags = dict.fromkeys(addresses, PodFlags.CANDIDATE | PodFlags.OWN)
         flags.update(dict.fromkeys(inputs[2], PodFlags.LOCAL))

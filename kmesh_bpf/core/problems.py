@@ -14,6 +14,7 @@ class ProblemKind(Enum):
     XFRM_DISABLED = "a device that leads out is kept from encryption, or from its policies"
     INTERFERENCE = "a rule of somebody else stands in the way"
     SOURCE = "two devices claim the address of a managed pod"
+    ADDRESS = "a device of the node itself carries the address of a managed pod"
     NO_DEVICE = "a managed pod has no device of its own"
     QUARANTINE = "a peer claims the address of another one and gets no packet"
     CONFLICT = "a pod claims the address of a node or of another pod and misses it"

@@ -223,6 +223,7 @@ class Link:
     ``xfrm_disabled``: it leads out, and the sysctl disable_xfrm takes it away from XFRM (IPv4); ``unchecked``: it leads
     out, and disable_policy lets all in that comes by it. ``lower``: ifindex of the device below it in this namespace
     (of a vlan, a macvlan), 0: none. ``fresh``: it has come lately, and its other end may yet get its address.
+    ``xdp``: an XDP program of somebody runs on it, ahead of all others.
     """
 
     ifindex: int
@@ -237,6 +238,7 @@ class Link:
     unchecked: bool = False
     lower: int = 0
     fresh: bool = False
+    xdp: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +259,24 @@ class Suspect:
 
 
 @dataclass(frozen=True, slots=True)
+class Detour:
+    """What somebody else does with packets behind our programs, or past XFRM: where that is, and what it says.
+
+    ``device``: the name of the one whose packets it takes, empty for routes and rules of routing; ``to``: that of the
+    one it leads to, empty: to none. ``lost``: the bits of marks that it changes or goes by, where that is all.
+    ``destination``: of a route that wraps packets. ``undo``: the command that takes it off.
+    """
+
+    where: str
+    words: str
+    undo: str
+    device: str = ""
+    to: str = ""
+    lost: int = 0
+    destination: Network | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Rival:
     """An XFRM policy of somebody else that comes before ours, or may: the smaller priority does."""
 
@@ -274,7 +294,8 @@ class Observation:
     ``incarnation`` is the text kept in the pinned identity map, None where there is none yet. ``can_hash``: the kernel
     has policy hash thresholds (NEWSPDINFO, Linux 3.18), so that KernelState.policy_hash can be asked for.
     ``suspects``: rules of others that may be in our way; ``rivals``: policies of others that come before ours;
-    ``refusing``: directions in which XFRM drops what no policy selects.
+    ``refusing``: directions in which XFRM drops what no policy selects; ``detours``: what others do with packets
+    behind our programs.
     """
 
     state: KernelState
@@ -285,3 +306,4 @@ class Observation:
     can_hash: bool = True
     rivals: tuple[Rival, ...] = ()
     refusing: frozenset[Direction] = frozenset()
+    detours: tuple[Detour, ...] = ()

@@ -4,8 +4,9 @@ The only module that imports bcc. BCC brings LLVM, over 100 MB, so it never ente
 job, answers one line of JSON and is gone; what is pinned stays. It imports nothing of kmesh_bpf, which would take as
 long again as the compilation.
 
-The job: ``text`` and ``cflags`` for the compiler, ``programs`` (name -> path of the pin), ``kernel_source`` (a folder
-to be made). The answer: ``{}``, ``{"error": …}``, or ``{"unsupported": [feature, remedy]}``. On stderr, the log.
+The job: ``text`` and ``cflags`` for the compiler, ``programs`` and ``maps`` (name -> path of the pin; of maps those
+that the text does not pin itself), ``kernel_source`` (a folder to be made). The answer: ``{}``, ``{"error": …}``, or
+``{"unsupported": [feature, remedy]}``. On stderr, the log.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def make_kernel_source(folder: Path, machine: str, headers: Path) -> None:
 
 
 def load(job: dict[str, Any]) -> None:
-    """Compile the text of the job, load its programs, pin each.
+    """Compile the text of the job, load its programs, pin each, and its maps.
 
     Raises:
         MissingError: BCC or the headers are not installed.
@@ -86,9 +87,20 @@ def load(job: dict[str, Any]) -> None:
         raise MissingError(*NO_BCC) from error
     built = bcc.BPF(text=job["text"].encode(), cflags=job["cflags"])
     for name, path in job["programs"].items():
-        function = built.load_func(name.encode(), bcc.BPF.SCHED_CLS)
-        if bcc.lib.bpf_obj_pin(function.fd, os.fsencode(path)) != 0:
-            raise OSError(f"cannot pin {path}: {os.strerror(ctypes.get_errno())}")
+        pin(bcc.lib, built.load_func(name.encode(), bcc.BPF.SCHED_CLS).fd, path)
+    for name, path in job["maps"].items():
+        pin(bcc.lib, bcc.lib.bpf_table_fd(built.module, name.encode()), path)
+
+
+def pin(libbcc: Any, descriptor: int, path: str) -> None:
+    """Pin what BCC has loaded.
+
+    Raises:
+        OSError: it cannot be pinned there.
+
+    """
+    if libbcc.bpf_obj_pin(descriptor, os.fsencode(path)) != 0:
+        raise OSError(f"cannot pin {path}: {os.strerror(ctypes.get_errno())}")
 
 
 def main() -> None:

@@ -15,6 +15,8 @@ from kmesh_bpf.errors import KernelError
 TCX_INGRESS: int = lib.KMESH_BPF_TCX_INGRESS
 TCX_EGRESS: int = lib.KMESH_BPF_TCX_EGRESS
 BEFORE: int = lib.KMESH_BPF_F_BEFORE
+CHAIN = 64
+"""Programs that a chain has room for, BPF_MPROG_MAX of linux/bpf_mprog.h."""
 PACKET_ROOM = 1 << 16
 ENOTSUPP = 524
 """Of linux/errno.h, which user space is not meant to see, and bpf(2) answers all the same."""
@@ -152,6 +154,11 @@ def map_sum(fd: int, keys: Any, key_size: int, value_size: int, count: int, targ
     return int(found[0])
 
 
+def ring_take(consumer: Any, producer: Any, page: int, size: int, records: Any, record: int, room: int) -> int:
+    """Take up to ``room`` records of ``record`` bytes out of a ring of ``size`` bytes; give how many."""
+    return int(lib.kmesh_ring_take(consumer, producer, page, size, records, record, room))
+
+
 def create_link(program: int, ifindex: int, attach_type: int) -> int:
     """Attach a program by TCX at the head of the device's chain; give the link's descriptor, or -errno."""
     return int(lib.kmesh_link_create(program, ifindex, attach_type, BEFORE))
@@ -160,6 +167,18 @@ def create_link(program: int, ifindex: int, attach_type: int) -> int:
 def first_program(ifindex: int, attach_type: int) -> int:
     """Give the kernel's number of the program at the head of a device's TCX chain; 0: there is none."""
     return check(lib.kmesh_first_program(ifindex, attach_type), "ask about programs of device", ifindex)
+
+
+def programs_on(ifindex: int, attach_type: int) -> tuple[int, ...]:
+    """Give the kernel's numbers of all programs of a device's TCX chain, the first one first."""
+    ids = ffi.new("uint32_t[]", CHAIN)
+    count = check(lib.kmesh_programs_on(ifindex, attach_type, ids, CHAIN), "ask about programs of device", ifindex)
+    return tuple(ids[0:count])
+
+
+def direction(egress: bool) -> int:
+    """Give the attach type of TCX for a direction."""
+    return TCX_EGRESS if egress else TCX_INGRESS
 
 
 def detach_link(link: int, target: object) -> None:

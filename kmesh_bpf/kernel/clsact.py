@@ -177,7 +177,8 @@ def _direction(program: Program) -> int:
     return int(lib.TC_H_CLSACT & lib.TC_H_MAJ_MASK | minor)
 
 
-def _tcmsg(ifindex: int, handle: int, parent: int, info: int = 0) -> bytes:
+def tcmsg(ifindex: int, handle: int, parent: int, info: int = 0) -> bytes:
+    """Give the header of a request about qdiscs or filters."""
     header = ffi.new("struct tcmsg *")
     header.tcm_ifindex, header.tcm_handle, header.tcm_parent, header.tcm_info = ifindex, handle, parent, info
     return bytes(ffi.buffer(header))
@@ -185,11 +186,11 @@ def _tcmsg(ifindex: int, handle: int, parent: int, info: int = 0) -> bytes:
 
 def _qdisc(ifindex: int) -> bytes:
     handle = lib.TC_H_CLSACT & lib.TC_H_MAJ_MASK
-    return _tcmsg(ifindex, handle, lib.TC_H_CLSACT) + attribute(lib.TCA_KIND, b"clsact\0")
+    return tcmsg(ifindex, handle, lib.TC_H_CLSACT) + attribute(lib.TCA_KIND, b"clsact\0")
 
 
 def _our_filter(ifindex: int, program: Program) -> bytes:
-    header = _tcmsg(ifindex, contract.TC_HANDLE, _direction(program), OUR_INFO)
+    header = tcmsg(ifindex, contract.TC_HANDLE, _direction(program), OUR_INFO)
     return header + attribute(lib.TCA_KIND, b"bpf\0")
 
 
@@ -204,26 +205,34 @@ def _do(sock: NetlinkSocket, request: bytes, operation: str, target: str) -> Non
         raise kind(operation, target, ack.errno, ack.detail)
 
 
-def _messages(sock: NetlinkSocket, request: bytes) -> Iterator[tuple[Any, dict[int, bytes]]]:
+def tc_messages(sock: NetlinkSocket, request: bytes) -> Iterator[tuple[Any, dict[int, bytes]]]:
+    """Give (struct tcmsg, attributes by number) of each answer.
+
+    Raises:
+        DecodeError, KernelError: the kernel did not answer, or not as a whole.
+
+    """
     for _, body in sock.dump(request):
         if len(body) < HEADER:
             raise DecodeError(f"TC message of {len(body)} bytes")
         yield ffi.from_buffer("struct tcmsg *", body[:HEADER]), dict(attributes(body[HEADER:]))
 
 
-def _text(payload: bytes) -> str:
+def text(payload: bytes) -> str:
+    """Give a NUL-padded text of the kernel's."""
     return payload.rstrip(b"\0").decode(errors="replace")
 
 
-def _number(payload: bytes) -> int:
+def number(payload: bytes) -> int:
+    """Give a __u32; 0 for anything else."""
     return int(ffi.from_buffer("__u32 *", payload)[0]) if len(payload) == ffi.sizeof("__u32") else 0
 
 
 def _qdiscs(sock: NetlinkSocket) -> dict[int, str]:
     """Give ifindex -> clsact or ingress, for the devices that have one of the two: they exclude each other."""
     return {
-        int(header.tcm_ifindex): _text(found.get(lib.TCA_KIND, b""))
-        for header, found in _messages(sock, message(lib.RTM_GETQDISC, 0, _tcmsg(0, 0, 0)))
+        int(header.tcm_ifindex): text(found.get(lib.TCA_KIND, b""))
+        for header, found in tc_messages(sock, message(lib.RTM_GETQDISC, 0, tcmsg(0, 0, 0)))
         if header.tcm_parent == lib.TC_H_CLSACT
     }
 
@@ -231,18 +240,18 @@ def _qdiscs(sock: NetlinkSocket) -> dict[int, str]:
 def _filters(sock: NetlinkSocket, ifindex: int, program: Program) -> list[Filter]:
     """Give all filters of a device in the direction of a program."""
     found = []
-    request = message(lib.RTM_GETTFILTER, 0, _tcmsg(ifindex, 0, _direction(program)))
-    for header, own in _messages(sock, request):
-        kind = _text(own.get(lib.TCA_KIND, b""))
+    request = message(lib.RTM_GETTFILTER, 0, tcmsg(ifindex, 0, _direction(program)))
+    for header, own in tc_messages(sock, request):
+        kind = text(own.get(lib.TCA_KIND, b""))
         options = dict(attributes(own.get(lib.TCA_OPTIONS, b""))) if kind == "bpf" else {}
         found.append(
             Filter(
                 kind,
                 int(header.tcm_handle),
                 int(header.tcm_info),
-                _number(own.get(lib.TCA_CHAIN, b"")),
-                _text(options.get(lib.TCA_BPF_NAME, b"")),
-                _number(options.get(lib.TCA_BPF_ID, b"")),
+                number(own.get(lib.TCA_CHAIN, b"")),
+                text(options.get(lib.TCA_BPF_NAME, b"")),
+                number(options.get(lib.TCA_BPF_ID, b"")),
             )
         )
     return found

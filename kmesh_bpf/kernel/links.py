@@ -20,7 +20,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from kmesh_bpf._abi import ffi, lib
 from kmesh_bpf.core.devices import PAIRS, STACKED
-from kmesh_bpf.core.state import Link
+from kmesh_bpf.core.state import Detour, Link
 from kmesh_bpf.core.view import Address
 from kmesh_bpf.errors import DecodeError, KernelError
 from kmesh_bpf.kernel import routes
@@ -41,6 +41,8 @@ ADDRESS = ffi.sizeof("struct ifaddrmsg")
 ADDRESS_BYTES = (4, 16)
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 SYSCTLS = Path("/proc/sys/net/ipv4/conf")
+BPF = attribute(lib.TCA_KIND, b"bpf\0")
+"""What says in a filter's message that it is a BPF program, as ours are."""
 NO_XFRM, NO_POLICY = "disable_xfrm", "disable_policy"
 
 
@@ -73,7 +75,7 @@ def list_links(ip: IPRoute, sock: NetlinkSocket) -> tuple[Link, ...]:
     """
     return tuple(
         _with_far_end(link, far_addresses(sock, far) if far else None)
-        for link, far in _devices(ip, routes.leading_out(sock))
+        for link, far in _devices(ip, routes.read(sock).leading)
     )
 
 
@@ -149,7 +151,7 @@ def _device(
 ) -> tuple[Link, FarEnd | None]:
     index = found["index"]
     name = _text(found.get_attr("IFLA_IFNAME"))
-    info = found.get_attr("IFLA_LINKINFO")
+    info, xdp = found.get_attr("IFLA_LINKINFO"), found.get_attr("IFLA_XDP")
     kind = _text(info.get_attr("IFLA_INFO_KIND")) if info else ""
     namespace = found.get_attr("IFLA_LINK_NETNSID")
     below = found.get_attr("IFLA_LINK") or 0
@@ -168,6 +170,7 @@ def _device(
         xfrm_disabled=leads_out and (of_all[NO_XFRM] or _is_set(NO_XFRM, name)),
         unchecked=leads_out and (of_all[NO_POLICY] or _is_set(NO_POLICY, name)),
         lower=below if kind in STACKED and namespace is None else 0,
+        xdp=bool(xdp and xdp.get_attr("IFLA_XDP_ATTACHED")),
     )
     return link, far
 
@@ -198,7 +201,7 @@ class LinkWatcher:
     def __init__(self) -> None:
         self._socket = NetlinkSocket(lib.NETLINK_ROUTE, GROUPS)
         self.leading: frozenset[int] = frozenset()
-        self.devices_changed = self.routes_changed = self.routes_gone = False
+        self.devices_changed = self.routes_changed = self.routes_gone = self._filters = False
 
     def __enter__(self) -> LinkWatcher:
         return self
@@ -214,6 +217,11 @@ class LinkWatcher:
         """Give the descriptor, for ``selectors``."""
         return self._socket.fileno()
 
+    def take_filters(self) -> bool:
+        """Tell whether filters of TC, BPF programs aside, have come or gone since last asked."""
+        found, self._filters = self._filters, False
+        return found
+
     def drain(self) -> bool:
         """Take what is waiting; tell whether there was anything to look into at once.
 
@@ -222,7 +230,7 @@ class LinkWatcher:
         changed = False
         for data in self._socket.waiting():
             if data is None:
-                self.devices_changed = self.routes_changed = changed = True
+                self.devices_changed = self.routes_changed = self._filters = changed = True
                 continue
             for header, body in messages(data):
                 changed = self._take(int(header.nlmsg_type), body) or changed
@@ -230,7 +238,7 @@ class LinkWatcher:
 
     def _take(self, number: int, body: bytes) -> bool:
         if number == lib.RTM_NEWROUTE:
-            new = not self.leading.issuperset(routes.devices_out(body))
+            new = not self.leading.issuperset(routes.devices_out(body)) or routes.wrapping(body) is not None
             self.routes_changed = self.routes_changed or new
             return new
         if number == lib.RTM_DELROUTE or number in (lib.RTM_NEWNEXTHOP, lib.RTM_DELNEXTHOP):
@@ -238,6 +246,9 @@ class LinkWatcher:
             return False
         if number in (lib.RTM_NEWLINK, lib.RTM_DELLINK, lib.RTM_NEWADDR, lib.RTM_DELADDR):
             self.devices_changed = True
+            return True
+        if number in (lib.RTM_NEWTFILTER, lib.RTM_DELTFILTER) and BPF not in body:
+            self._filters = True
             return True
         return number not in MADE
 
@@ -248,7 +259,7 @@ class Links:
     Routes are listed apart from devices, for there may be many. An end in another namespace tells nobody when it
     changes: one without an address, or that has just come, for addresses come one by one, is asked each time, the
     others with each list that comes of its own accord.
-    ``clock`` gives seconds that only grow.
+    ``clock`` gives seconds that only grow; ``detours``: routes, when last listed, that wrap packets.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -260,6 +271,7 @@ class Links:
         self._far: dict[tuple[int, FarEnd], tuple[Address, ...] | None] = {}
         self._came: dict[int, float] = {}
         self._listed_at = self._routes_at = -LONGEST_LISTED
+        self.detours: tuple[Detour, ...] = ()
 
     def close(self) -> None:
         """Close all sockets."""
@@ -288,7 +300,8 @@ class Links:
     def _list_routes(self, now: float) -> None:
         watcher, waited = self.watcher, now - self._routes_at
         if watcher.routes_changed or (watcher.routes_gone and waited > ROUTES_LISTED) or waited > LONGEST_LISTED:
-            leading = routes.leading_out(self._socket)
+            found = routes.read(self._socket)
+            leading, self.detours = found.leading, tuple(sorted(found.detours, key=lambda one: one.where))
             self._routes_at, watcher.routes_changed, watcher.routes_gone = now, False, False
             if leading != watcher.leading:
                 watcher.leading, watcher.devices_changed = leading, True

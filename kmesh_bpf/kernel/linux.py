@@ -19,6 +19,7 @@ from kmesh_bpf.core.state import Attachment, KernelState, Link, Observation, Pee
 from kmesh_bpf.core.view import Address, Network
 from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError, UnsupportedError
 from kmesh_bpf.kernel import nat, pieces, privileges, programs, xfrm, xfrm_defaults, xfrm_events, xfrm_stat
+from kmesh_bpf.kernel.detours import Detours
 from kmesh_bpf.kernel.interface import AttachMode, Failure
 from kmesh_bpf.kernel.leftovers import GoKmesh
 from kmesh_bpf.kernel.links import Links
@@ -90,10 +91,12 @@ class LinuxKernel:
         self._links = Links()
         self._tc = TcAttacher(pin_root, attach_mode)
         self._nat = nat.Tables(settings.mark_mask)
-        self._rules, self._go = Rules(), GoKmesh(self._socket)
+        self._rules, self._go, self._detours = Rules(), GoKmesh(self._socket), Detours()
         self._pins = Pins(pin_root, self._loaded, self._maps, self._tc) if self._loaded and self._maps else None
         self._seen: _Seen | None = None
         allow_descriptors()
+        self.former_roots = self._tc.take_over() if load else frozenset()
+        """Pin roots of former daemons whose links were taken over."""
 
     @property
     def compiled(self) -> bool:
@@ -196,6 +199,8 @@ class LinuxKernel:
     def _rest(self) -> Observation:
         """Observe all but the mappings of a KernelState, and the usage of SAs."""
         devices, thresholds = self._links.list(), self._thresholds.found()
+        if self._links.watcher.take_filters():
+            self._detours.tell()
         state = KernelState(
             services=self._maps.services() if self._maps else frozenset(),
             attachments=self._tc.attached(devices, self._loaded),
@@ -211,6 +216,7 @@ class LinuxKernel:
             can_hash=thresholds is not None,
             rivals=self._xfrm.rivals,
             refusing=xfrm_defaults.refusing(self._socket),
+            detours=(*self._detours.found(devices), *self._rules.detours(), *self._links.detours),
         )
 
     def _lowered(self, found: Thresholds | None) -> bool:

@@ -3,7 +3,7 @@
 Below the pin root (a folder in bpffs)::
 
     maps-<contract version>-<capacity>/<map>     shared by all builds of one layout: kmesh_bpf.kernel.map_folders
-    programs/<digest of sources and settings>/<program>
+    programs/<digest of sources and settings>/<program>, and the maps of kmesh_bpf.kernel.events
     links/…, clsact/…                            kmesh_bpf.kernel.tc
     running/                                     locked by the daemon: kmesh_bpf.kernel.pin_root
 """
@@ -29,6 +29,9 @@ from kmesh_bpf.kernel.carry_over import carry_over
 from kmesh_bpf.kernel.pin_root import RUNNING, locked, need_bpffs
 
 PROGRAM_NAMES = tuple(program.value for program in Program)
+RING, SAMPLING = "kmesh_events", "kmesh_monitor"
+PIN_NAMES = (*PROGRAM_NAMES, RING, SAMPLING)
+"""What a build is pinned as: its programs, and the maps that only they share."""
 SOURCES = ("lookups.c", "tc_mark_encrypt.c", "tc_mark_decrypt.c", "tc_leak_guard.c", "tc_pod_guard.c")
 # Run by its path, not as a module: it needs nothing of the package, and the package takes time to import.
 LOADER = Path(__file__).with_name("bcc_loader.py")
@@ -100,26 +103,31 @@ def ensure_loaded(pin_root: Path, settings: Settings, sources: Path | None = Non
             return wanted
         # Under a name that is never looked for, then renamed: a crash half way leaves nothing that looks complete.
         for left_over in programs.parent.glob(f"{UNFINISHED}*"):
-            _remove(left_over, PROGRAM_NAMES)
+            _remove(left_over, PIN_NAMES)
         for made in (programs.parent, folder):
             made.mkdir(exist_ok=True)
         unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=programs.parent))
         try:
             _compile(sources, _compiler_flags(settings, folder), unfinished)
             carry_over(pin_root, folder)
-            _remove(programs, PROGRAM_NAMES)
+            _remove(programs, PIN_NAMES)
             unfinished.rename(programs)
         finally:
             for left in (unfinished, programs.parent, folder):
-                _remove(left, PROGRAM_NAMES if left == unfinished else ())
+                _remove(left, PIN_NAMES if left == unfinished else ())
     return LoadedPrograms(programs, folder, compiled=True)
+
+
+def find_build(pin_root: Path) -> Path | None:
+    """Give the folder of the newest build below a pin root that is pinned whole; None: there is none."""
+    return next(iter(map_folders.newest_first(filter(_is_complete, pin_root.glob("programs/*")))), None)
 
 
 def remove_stale(pin_root: Path, keep: LoadedPrograms) -> None:
     """Unpin the programs and maps of other builds; called when no device runs them any more."""
     for folder in pin_root.glob("programs/*"):
         if folder != keep.programs:
-            _remove(folder, PROGRAM_NAMES)
+            _remove(folder, PIN_NAMES)
     for folder in map_folders.map_folders(pin_root):
         if folder != keep.maps:
             _remove(folder, map_folders.NAMES)
@@ -132,7 +140,7 @@ def remove_all(pin_root: Path) -> None:
     other names; their folder's name is ours.
     """
     for folder in pin_root.glob("programs/*"):
-        _remove(folder, PROGRAM_NAMES)
+        _remove(folder, PIN_NAMES)
     for folder in map_folders.map_folders(pin_root):
         _remove(folder, [pin.name for pin in folder.iterdir()])
     for folder in (*(pin_root / name for name in OWN_FOLDERS), pin_root):
@@ -148,7 +156,7 @@ def _remove(folder: Path, names: Iterable[str]) -> None:
 
 
 def _is_complete(programs: Path) -> bool:
-    return all((programs / name).exists() for name in PROGRAM_NAMES)
+    return all((programs / name).exists() for name in PIN_NAMES)
 
 
 def _compiler_flags(settings: Settings, folder: Path) -> list[str]:
@@ -179,6 +187,7 @@ def _compile(sources: Path, flags: list[str], programs: Path) -> None:
         "text": "\n".join(f'#line 1 "{name}"\n{(sources / name).read_text()}' for name in SOURCES),
         "cflags": [*flags, f"-I{sources / 'include'}"],
         "programs": {name: str(programs / name) for name in PROGRAM_NAMES},
+        "maps": {name: str(programs / name) for name in (RING, SAMPLING)},
     }
     # -P: the script's folder holds modules of common names, which must not hide those that BCC imports.
     command = [sys.executable, "-P", str(LOADER)]

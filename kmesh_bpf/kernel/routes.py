@@ -1,12 +1,15 @@
-"""Which devices routes lead out by: read cheaply, for a node of an overlay has a route to each of thousands."""
+"""Which devices routes lead out by, and which routes wrap packets: read cheaply, for an overlay has thousands."""
 
 from __future__ import annotations
 
 import socket
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_network
 
 from kmesh_bpf._abi import ffi, lib
+from kmesh_bpf.core.state import Detour
 from kmesh_bpf.errors import DecodeError, KernelError
 from kmesh_bpf.kernel.netlink import NetlinkSocket, align, attributes, message
 
@@ -18,19 +21,69 @@ BY_OBJECT = 0
 """Stands for the devices of a nexthop object that the kernel names by its number only: no device has this ifindex."""
 
 
-def leading_out(sock: NetlinkSocket) -> frozenset[int]:
-    """Give the devices (ifindex) by which a route of any table leads out.
+WRAPPING = {
+    lib.LWTUNNEL_ENCAP_ILA: "ila",
+    lib.LWTUNNEL_ENCAP_SEG6: "seg6",
+    lib.LWTUNNEL_ENCAP_BPF: "bpf",
+    lib.LWTUNNEL_ENCAP_SEG6_LOCAL: "seg6local",
+    lib.LWTUNNEL_ENCAP_RPL: "rpl",
+}
+"""What a route may do to a packet that is forwarded before its policy is looked up (LWTUNNEL_STATE_INPUT_REDIRECT)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Routes:
+    """What all routes tell. ``leading``: devices (ifindex) by which one leads out; ``detours``: those that wrap."""
+
+    leading: frozenset[int] = frozenset()
+    detours: frozenset[Detour] = frozenset()
+
+
+def read(sock: NetlinkSocket) -> Routes:
+    """Read the routes of all tables.
 
     Raises:
         DecodeError, KernelError: the kernel's answer is not whole, or it refused.
 
     """
     request = message(lib.RTM_GETROUTE, 0, bytes(HEADER))
-    found = {device for _, body in sock.dump(request) for device in devices_out(body)}
-    if BY_OBJECT in found:
-        found.discard(BY_OBJECT)
-        found.update(_of_nexthops(sock))
-    return frozenset(found)
+    leading: set[int] = set()
+    detours = set()
+    for _, body in sock.dump(request):
+        leading.update(devices_out(body))
+        if detour := wrapping(body):
+            detours.add(detour)
+    if BY_OBJECT in leading:
+        leading.discard(BY_OBJECT)
+        leading.update(_of_nexthops(sock))
+    return Routes(frozenset(leading), frozenset(detours))
+
+
+def wrapping(body: bytes) -> Detour | None:
+    """Give a route (the body of its message) that does something to packets before XFRM sees them; None: it does not.
+
+    Raises:
+        DecodeError: it is cut short, or a length in it points elsewhere.
+
+    """
+    try:
+        return _wrapping(body)
+    except (IndexError, TypeError, ValueError) as error:  # what is read by offset and cast
+        raise DecodeError(f"a route of {len(body)} bytes that cannot be read") from error
+
+
+def _wrapping(body: bytes) -> Detour | None:
+    family = body[FAMILY]
+    if family not in HOST:
+        return None
+    found = dict(_attributes(body))
+    kind = WRAPPING.get(int.from_bytes(found.get(lib.RTA_ENCAP_TYPE, b""), sys.byteorder))
+    if kind is None:
+        return None
+    packed = found.get(lib.RTA_DST, bytes(HOST[family] // 8))
+    destination = ip_network((packed, body[LENGTH]), strict=False)
+    command = f"ip -{6 if family == socket.AF_INET6 else 4} route del {destination}"
+    return Detour(f"route to {destination}", f"it wraps packets (encap {kind})", command, destination=destination)
 
 
 def devices_out(body: bytes) -> tuple[int, ...]:

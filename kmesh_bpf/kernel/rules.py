@@ -1,4 +1,7 @@
-"""Reads rules of others that may be in our way, rarely and few: chains of prerouting, a proxy's thousands aside."""
+"""Reads rules of others that may be in our way, rarely and few: chains of prerouting and of devices.
+
+A proxy's thousands aside.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +10,13 @@ import math
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from kmesh_bpf.core import boot_guard, interference, masquerade
+from kmesh_bpf.core import boot_guard, detours, interference, masquerade
 from kmesh_bpf.core.interference import Json
-from kmesh_bpf.core.state import Suspect
+from kmesh_bpf.core.state import Detour, Suspect
 from kmesh_bpf.errors import KmeshBpfError
 from kmesh_bpf.kernel import nat, nft
 
@@ -40,13 +43,22 @@ class Rules:
         self._clock = clock
         self._due = -math.inf
         self._generation: int | None = None
-        self._found: tuple[Suspect, ...] = ()
+        self._found: tuple[Suspect | Detour, ...] = ()
 
     def suspects(self) -> tuple[Suspect, ...]:
         """Give the rules that may be in our way; none where they cannot be read: it is only advice."""
+        self._read()
+        return tuple(one for one in self._found if isinstance(one, Suspect))
+
+    def detours(self) -> tuple[Detour, ...]:
+        """Give what rules of devices' own chains do behind our programs; the same otherwise."""
+        self._read()
+        return tuple(one for one in self._found if isinstance(one, Detour))
+
+    def _read(self) -> None:
         began = self._clock()
         if began < self._due:
-            return self._found
+            return
         self._due = began + RARELY
         with suppress(KmeshBpfError, OSError, subprocess.TimeoutExpired, *SHAPELESS):
             generation = nat.generation()
@@ -55,11 +67,12 @@ class Rules:
                 self._generation = generation
             ended = self._clock()
             self._due = ended + (SOON if self._found else min(max(SOON, TIMES * (ended - began)), RARELY))
-        return self._found
 
 
-def _read(in_time: Callable[[], bool]) -> Iterator[Suspect]:
-    listings = list(_chains(in_time))
+def _read(in_time: Callable[[], bool]) -> Iterator[Suspect | Detour]:
+    chains = [item["chain"] for item in _listed("list", "chains")["nftables"] if "chain" in item]
+    yield from _of_devices(chains)
+    listings = list(_chains(chains, in_time))
     for _, listing in listings:
         yield from interference.suspects_of_nft(listing)
     unreadable = {place for place, listing in listings if interference.holds_xt(listing)}
@@ -72,10 +85,15 @@ def _read(in_time: Callable[[], bool]) -> Iterator[Suspect]:
                 yield from interference.suspects_of_iptables(_saved(family, "legacy", table), family, table)
 
 
-def _chains(in_time: Callable[[], bool]) -> Iterator[tuple[tuple[str, str], Json]]:
+def _of_devices(chains: Iterable[Json]) -> Iterator[Detour]:
+    for one in [one for one in chains if one.get("hook") in detours.HOOKS][:MOST_CHAINS]:
+        place = ("list", "chain", one["family"], one["table"], one["name"])
+        devices = detours.devices_of_nft(nft.run("list", "rules of others", place))
+        yield from detours.of_nft(_listed(*place), devices)
+
+
+def _chains(chains: Iterable[Json], in_time: Callable[[], bool]) -> Iterator[tuple[tuple[str, str], Json]]:
     """Give ((family, table), listing) of each chain that packets of prerouting get to."""
-    everything = _listed("list", "chains")
-    chains = [item["chain"] for item in everything["nftables"] if "chain" in item]
     waiting = [
         (one["family"], one["table"], one["name"])
         for one in chains

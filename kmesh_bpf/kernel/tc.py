@@ -21,10 +21,10 @@ from kmesh_bpf.core.state import Attachment, Link, Program
 from kmesh_bpf.errors import ConflictError, KernelError, UnsupportedError
 from kmesh_bpf.kernel import bpf
 from kmesh_bpf.kernel.clsact import Clsact
+from kmesh_bpf.kernel.former_roots import LINKS, left_links, place_of
 from kmesh_bpf.kernel.interface import AttachMode
 from kmesh_bpf.kernel.programs import LoadedPrograms
 
-PROGRAMS = {program.value: program for program in Program}
 NO_DEVICE = 0x7FFFFFFF
 """An ifindex that no device has: the kernel counts up from 1."""
 
@@ -36,7 +36,7 @@ class TcAttacher:
     """Attaches, finds and detaches the programs of one pin root in the caller's network namespace."""
 
     def __init__(self, pin_root: Path, mode: AttachMode = "auto") -> None:
-        self._links = pin_root / "links"
+        self._pin_root, self._links = pin_root, pin_root / LINKS
         self._clsact = Clsact(pin_root / "clsact")
         self._mode = mode
         self._held: dict[Place, int] = {}  # descriptors
@@ -47,6 +47,26 @@ class TcAttacher:
         for fd in self._held.values():
             os.close(fd)
         self._held.clear()
+
+    def take_over(self) -> frozenset[Path]:
+        """Take links over that a daemon with another pin root has left here, as they are; give those pin roots.
+
+        Raises:
+            KernelError: the kernel refused.
+
+        """
+        self._hold_pinned()
+        roots = set()
+        for place, pin, fd in left_links(self._pin_root):
+            if place in self._held:
+                bpf.detach_link(fd, pin)
+                os.close(fd)
+            else:
+                self._held[place] = fd
+                self._pin_again(place, fd)
+            pin.unlink(missing_ok=True)
+            roots.add(pin.parent.parent)
+        return frozenset(roots)
 
     def attach(self, attachment: Attachment, program: Path) -> None:
         """Attach a pinned program, or put it in the place of an older one of ours without a gap.
@@ -157,9 +177,8 @@ class TcAttacher:
     def _hold_pinned(self) -> None:
         """Take hold of what a former process has pinned."""
         for path in self._links.iterdir() if self._links.is_dir() else ():
-            ifindex, _, name = path.name.partition("-")
-            if name in PROGRAMS and ifindex.isdecimal():
-                self._hold((int(ifindex), PROGRAMS[name]))
+            if (place := place_of(path)) is not None:
+                self._hold(place)
 
     def _hold(self, place: Place) -> int | None:
         """Give the descriptor of the link in a place; None: there is none."""
@@ -209,4 +228,4 @@ class TcAttacher:
 
 
 def _direction(program: Program) -> int:
-    return bpf.TCX_EGRESS if program.egress else bpf.TCX_INGRESS
+    return bpf.direction(program.egress)

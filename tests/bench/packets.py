@@ -11,6 +11,7 @@ from pathlib import Path
 from kmesh_bpf import Address, Settings, contract
 from kmesh_bpf.core.state import PeerEntry, PodFlags
 from kmesh_bpf.kernel import bpf
+from kmesh_bpf.kernel.events import watching
 from kmesh_bpf.kernel.maps import Maps
 from kmesh_bpf.kernel.programs import ensure_loaded
 from tests.bench.kernels import pinned
@@ -83,6 +84,7 @@ def packets(size: Size) -> Iterator[Result]:
             yield from classifier(bench)
             maps.set_pod(THERE, PodFlags.CANDIDATE | PodFlags.PEER | PodFlags.READY)
             yield from every_program(bench)
+            yield from watched(bench, root)
 
 
 def classifier(bench: Bench) -> Iterator[Result]:
@@ -105,6 +107,23 @@ def classifier(bench: Bench) -> Iterator[Result]:
                 three, both = bench.bare(version, local, local, remote), bench.bare(version, nobody, nobody)
                 yield Result(f"classifier, hit, {how}", hit, "three bare look-ups, as it makes", three, "ns")
                 yield Result(f"classifier, source is no pod, {how}", other, "two, as it makes", both, "ns")
+
+
+ROUND = 4000
+"""Runs that tell an event each, which the ring has room for."""
+
+
+def watched(bench: Bench, root: Path) -> Iterator[Result]:
+    """Give what it adds to a packet that somebody watches (kmeshctl monitor): each one, or one of a thousand."""
+    packet, path = ipv4(LOCAL, REMOTE, UDP), bench.programs / "tc_mark_encrypt"
+    alone = bench.cost("tc_mark_encrypt", packet)
+    for one_of, how in ((1, "each is watched"), (1000, "one of 1,000 is watched")):
+        with watching(root, one_of) as ring:
+            costs = []
+            for _ in range(BEST_OF * 10):
+                list(ring.take())
+                costs.append(bpf.test_run(path, packet, 0, ROUND).nanoseconds)
+        yield Result(f"tc_mark_encrypt, where {how}", min(costs), "nobody watches", alone, "ns")
 
 
 def every_program(bench: Bench) -> Iterator[Result]:

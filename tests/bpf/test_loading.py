@@ -16,7 +16,7 @@ from kmesh_bpf.kernel.linux import LinuxKernel
 from kmesh_bpf.kernel.map_folders import NAMES
 from kmesh_bpf.kernel.maps import Maps
 from kmesh_bpf.kernel.pin_root import RUNNING, claim, need_bpffs
-from kmesh_bpf.kernel.programs import Settings, ensure_loaded, remove_all, remove_stale, source_folder
+from kmesh_bpf.kernel.programs import RING, SAMPLING, Settings, ensure_loaded, remove_all, remove_stale, source_folder
 
 POD = ip_address("10.244.1.1")
 
@@ -49,7 +49,8 @@ def test_the_same_sources_and_settings_compile_nothing(strict, never_compiles):
 def test_programs_and_maps_are_pinned_under_the_names_of_the_contract_and_nothing_else(root):
     built = ensure_loaded(root, Settings())
     assert built.compiled
-    assert sorted(path.name for path in built.programs.iterdir()) == sorted(program.value for program in Program)
+    pinned = {*(program.value for program in Program), RING, SAMPLING}
+    assert {path.name for path in built.programs.iterdir()} == pinned
     assert [path.name for path in (root / "programs").iterdir()] == [built.programs.name]
     assert sorted(path.name for path in built.maps.iterdir()) == sorted(NAMES)
     assert len({bpf.program_id(built.path(program)) for program in Program}) == len(Program)

@@ -1,4 +1,7 @@
-"""Packets that quote packets, and packets behind tags: ICMP errors, VLANs, MPLS labels, PPPoE sessions."""
+"""Packets that quote or carry packets, and packets behind tags: ICMP errors, tunnels, VLANs, MPLS labels, sessions."""
+
+import struct
+from ipaddress import ip_address
 
 import pytest
 
@@ -105,6 +108,92 @@ def test_what_looks_like_an_error_and_is_none(strict, version):
     udp = packet(version, OURSELVES[version], named[STRANGER], UDP, payload=b"\x03" + bytes(7) + quoted)
     for body in (error(version, OURSELVES[version], named[STRANGER], quoted, **later), short, udp):
         assert strict.run(Program.LEAK_GUARD, ethernet(ethertype, body)) == PASSED
+
+
+GRE, CARRIES_ETHERNET, BRIDGED = 47, 143, 0x6558
+CARRIERS = {
+    "as it is": lambda version, body: ({4: 4, 6: 41}[version], body),
+    "GRE": lambda version, body: (GRE, struct.pack("!HH", 0, TYPES[version]) + body),
+    "GRE with all fields": lambda version, body: (GRE, struct.pack("!HHIII", 0xB000, TYPES[version], 1, 2, 3) + body),
+    "GRE with a frame": lambda version, body: (GRE, struct.pack("!HH", 0, BRIDGED) + ethernet(TYPES[version], body)),
+    "a frame": lambda version, body: (CARRIES_ETHERNET, ethernet(TYPES[version], body)),
+}
+
+
+def carrying(outer, carrier, version, body, **more):
+    protocol, payload = CARRIERS[carrier](version, body)
+    source, target = OURSELVES[outer], ADDRESSES[outer][STRANGER]
+    return ethernet(TYPES[outer], packet(outer, source, target, protocol, payload=payload, **more))
+
+
+@pytest.mark.parametrize("outer", [4, 6])
+@VERSIONS
+@pytest.mark.parametrize("carrier", CARRIERS)
+def test_what_a_route_has_wrapped_before_xfrm_saw_it_does_not_leave(strict, permissive, outer, version, carrier):
+    """As the kernel's `encap seg6` and `encap bpf` do: no device of that tunnel has a guard."""
+    named = ADDRESSES[version]
+    for target in (REMOTE, FAR):
+        wrapped = carrying(outer, carrier, version, packet(version, named[LOCAL], named[target]))
+        assert strict.run(Program.LEAK_GUARD, wrapped, 0x40E0) == (SHOT, 0x40E0, "dropped_by_guard")
+        lenient = (UNSPEC, 0, "allowed_clear_text") if target == FAR else DROPPED
+        assert permissive.run(Program.LEAK_GUARD, wrapped) == lenient
+        assert strict.run(Program.INNER_GUARD, wrapped) == PASSED
+    for pair in ((LOCAL, LOCAL), (LOCAL, STRANGER), (STRANGER, REMOTE), (REMOTE, LOCAL)):
+        other = carrying(outer, carrier, version, quoting(version, *pair))
+        assert strict.run(Program.LEAK_GUARD, other) == PASSED
+
+
+def test_a_carried_packet_is_found_behind_options_and_extension_headers_and_not_in_a_later_fragment(strict):
+    inner = packet(4, ADDRESSES[4][LOCAL], ADDRESSES[4][REMOTE])
+    assert strict.run(Program.LEAK_GUARD, carrying(4, "GRE", 4, inner, options=b"\x01" * 40)) == DROPPED
+    chain = [HOP_BY_HOP, DESTINATION_OPTIONS, ROUTING, FRAGMENT]
+    assert strict.run(Program.LEAK_GUARD, carrying(6, "as it is", 4, inner, chain=chain)) == DROPPED
+    assert strict.run(Program.LEAK_GUARD, carrying(4, "as it is", 4, inner, fragment=LATER_FRAGMENT)) == PASSED
+    cut = carrying(4, "a frame", 4, inner)[: 14 + 20 + 14 + 19]
+    assert strict.run(Program.LEAK_GUARD, cut) == PASSED
+
+
+LABEL_IN_GRE = (GRE, struct.pack("!HHI", 0, LABELS, 0x100))
+
+
+def test_what_carries_no_packet_that_can_be_read_passes(strict):
+    for protocol, payload in (LABEL_IN_GRE, (CARRIES_ETHERNET, ethernet(0x0806, bytes(28))), (4, b"\x50" + bytes(60))):
+        body = packet(4, OURSELVES[4], ADDRESSES[4][STRANGER], protocol, payload=payload)
+        assert strict.run(Program.LEAK_GUARD, ethernet(IPV4, body)) == PASSED
+
+
+def routed(source, first, segments, *, kind, left):
+    """An IPv6 packet with a routing header: of kind 4 (RFC 8754) the last segment comes first, else (RFC 5095) last."""
+    listed = b"".join(ip_address(one).packed for one in segments)
+    header = struct.pack("!BBBBI", UDP, len(listed) // 8, kind, left, 0) + listed
+    return ethernet(IPV6, ip6(source, first, ROUTING, payload=header + bytes(32)))
+
+
+@pytest.mark.parametrize("kind", [0, 2, 4])
+def test_where_a_routing_header_leads_at_last_decides_too(strict, kind):
+    named = ADDRESSES[6]
+
+    def run(source, last, left=1, first=STRANGER):
+        segments = [last, named[STRANGER]]
+        packet_ = routed(named[source], named[first], segments if kind == 4 else segments[::-1], kind=kind, left=left)
+        return strict.run(Program.LEAK_GUARD, packet_)
+
+    assert run(LOCAL, named[REMOTE]) == run(LOCAL, named[FAR]) == DROPPED
+    assert run(LOCAL, named[STRANGER], first=REMOTE) == DROPPED
+    assert run(LOCAL, named[REMOTE], left=0) == PASSED  # it has been there
+    assert run(STRANGER, named[REMOTE]) == run(LOCAL, named[STRANGER]) == PASSED
+
+
+def test_a_routing_header_hides_no_packet_behind_it_nor_the_other_way_round(strict):
+    named = ADDRESSES[6]
+
+    def both(last, inner):
+        header = struct.pack("!BBBBI", 41, 2, 4, 1, 0) + ip_address(last).packed
+        return ethernet(IPV6, ip6(named[LOCAL], named[STRANGER], ROUTING, payload=header + inner))
+
+    assert strict.run(Program.LEAK_GUARD, both(named[REMOTE], quoting(6, STRANGER, STRANGER))) == DROPPED
+    assert strict.run(Program.LEAK_GUARD, both(named[STRANGER], quoting(6, LOCAL, REMOTE))) == DROPPED
+    assert strict.run(Program.LEAK_GUARD, both(named[STRANGER], quoting(6, LOCAL, LOCAL))) == PASSED
 
 
 TAGS = [

@@ -119,6 +119,8 @@ def test_what_is_not_of_the_node_is_a_scratch_folder_where_the_compiler_writes()
 def test_it_stays_on_every_linux_node_however_short_of_room_that_is():
     assert POD["priorityClassName"] == "system-node-critical"
     assert POD["nodeSelector"] == {"kubernetes.io/os": "linux"}
+    (term,) = POD["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    assert term == {"matchExpressions": [{"key": "kubernetes.io/arch", "operator": "In", "values": ["amd64", "arm64"]}]}
     assert "limits" not in CONTAINER["resources"]
 
 

@@ -112,7 +112,8 @@ def go(tmp_path) -> Iterator[ApiServer]:
         server.kubectl("wait", "--for=condition=Established", "crd/kmeshnodeinfos.kmesh.net", "--timeout=60s")
         for number, name in enumerate(NODES, 1):
             node = kube.node(number)
-            node["metadata"]["labels"] = {"kubernetes.io/os": "linux", "kubernetes.io/hostname": name}
+            here = {"kubernetes.io/os": "linux", "kubernetes.io/arch": "amd64", "kubernetes.io/hostname": name}
+            node["metadata"]["labels"] = here
             objects.put(server, node)
         yield server
 
@@ -140,8 +141,8 @@ def nodes_of(server, daemonset: dict) -> set[str]:
     affinity = pod.get("affinity", {}).get("nodeAffinity", {}).get("requiredDuringSchedulingIgnoredDuringExecution", {})
     for term in affinity.get("nodeSelectorTerms", []):
         for one in term["matchExpressions"]:
-            assert one["operator"] == "DoesNotExist"
-            wanted.append(f"!{one['key']}")
+            in_one = f"{one['key']} in ({','.join(one.get('values', []))})"
+            wanted.append({"DoesNotExist": f"!{one['key']}", "In": in_one}[one["operator"]])
     names = server.kubectl("get", "nodes", "-o", "name", "-l", ",".join(wanted)).split()
     return {name.partition("/")[2] for name in names}
 

@@ -2,10 +2,12 @@
 
 import signal
 import time
+from collections import Counter
 from ipaddress import ip_address
 
 import pytest
 
+from kmesh_bpf import watching
 from tests.lab.capture import Capture
 from tests.lab.cluster import LABEL, wait_for
 from tests.lab.network import Pod, run
@@ -48,6 +50,24 @@ def test_between_managed_pods_there_is_only_esp_both_ways(lab, version):
     here, there = NODES[version]
     assert set(seen.esp(here, there)) == set(seen.esp(there, here)) == {1}
     assert seen.esp(here, there)[1] >= count.sent
+
+
+@VERSIONS
+def test_who_monitors_a_node_sees_each_packet_leave_its_pod_and_arrive_encrypted(lab, version):
+    here, there = ends(lab, "p1a", "p2a", version)
+    told = {}
+    with watching(lab.daemons["n1"].pin_root) as one, watching(lab.daemons["n2"].pin_root) as two:
+        for ring in (one, two):
+            list(ring.take())
+        count, _ = talk(lab, "p1a", "p2a", version)
+        for node, ring in (("n1", one), ("n2", two)):
+            told[node] = Counter((event.source, event.destination, event.decision) for event in ring.take())
+    assert count.lost == 0
+    for node, source, destination in (("n1", here, there), ("n2", there, here)):
+        assert told[node][ip_address(source), ip_address(destination), "marked"] == count.sent
+    for node, source, destination in (("n2", here, there), ("n1", there, here)):
+        assert told[node][ip_address(source), ip_address(destination), "decrypted"] == count.sent
+    assert not [row for rows in told.values() for row in rows if row[2].startswith("dropped")]
 
 
 @VERSIONS

@@ -7,6 +7,7 @@ import json
 import secrets
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -113,7 +114,7 @@ def run(names: Sequence[str], seed: int, flags: argparse.Namespace) -> tuple[int
         "-m",
         "tests.faults.matrix",
         commit(),
-        f"{loop_seconds()}",
+        f"{loop_seconds(time.process_time)}",
         str(seed),
     ]
     command += [f"{SOAK}{flags.soak}"] if flags.soak else names

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import struct
 import tempfile
 import time
@@ -16,9 +17,8 @@ from tests.faults.keys import create, sent_with
 from tests.faults.meter import readiness
 from tests.faults.moment import SECONDS, Moment
 from tests.faults.rows import Excuse, Row
-from tests.lab.cluster import ROOT
 from tests.lab.kernels import TCX
-from tests.lab.network import run
+from tests.lab.network import inside, run
 
 HOUR = 3600.0
 OPENING = "(struct __sk_buff *skb)\n{"
@@ -81,21 +81,37 @@ def tcx_refused(moment: Moment) -> None:
 
 
 def other_pin_root(moment: Moment) -> None:
-    daemon = moment.daemon("n2")
-    before = daemon.pin_root
-    for now in (before.with_name("kmesh-n2-other"), before):
+    """On n1, whose programs are TCX links: what is pinned below the former root would run on behind the new ones."""
+    daemon = moment.daemon("n1")
+    before, links = daemon.pin_root, programs_of_devices()
+    for now in (before.with_name("kmesh-n1-other"), before):
         daemon.stop()
         daemon.pin_root = now
-        moment.restart("n2")
+        moment.restart("n1")
         moment.happened()
+        moment.until("each program runs once", lambda: programs_of_devices() == links)
+
+
+def programs_of_devices() -> dict[str, int]:
+    """Give how many programs run on n1's uplink and a pod's device, by device and direction (TCX; 0 where there is none)."""
+    from kmesh_bpf.kernel import bpf  # noqa: PLC0415 # as above
+
+    with inside("n1"):
+        return {
+            f"{device} {direction}": len(bpf.programs_on(socket.if_nametoindex(device), direction))
+            for device in ("eth0", "vp1a")
+            for direction in (bpf.TCX_INGRESS, bpf.TCX_EGRESS)
+        }
 
 
 def other_sources(moment: Moment) -> None:
     """Have n2's daemon come back with other C sources, which it compiles and puts in the place of the others; and back."""
-    daemon = moment.daemon("n2")
+    from kmesh_bpf.kernel.programs import source_folder  # noqa: PLC0415 # in the VM, each import at the head costs seconds
+
+    daemon, place = moment.daemon("n2"), source_folder()
     with tempfile.TemporaryDirectory() as work:
         sources = Path(work) / "bpf"
-        shutil.copytree(ROOT / "bpf", sources)
+        shutil.copytree(place, sources)
         for file in sources.glob("tc_*.c"):
             text = file.read_text()
             # At the head of each program: a load of the packet's mark that nothing comes of, as of another release.
@@ -104,7 +120,7 @@ def other_sources(moment: Moment) -> None:
                 raise RuntimeError(f"no program begins as expected in {file.name}")
             file.write_text(other)
         before = programs(moment)
-        for ahead in (("unshare", "--mount", "bash", "-ec", f'mount --bind {sources} {ROOT}/bpf; exec "$@"', "-"), ()):
+        for ahead in (("unshare", "--mount", "bash", "-ec", f'mount --bind {sources} {place}; exec "$@"', "-"), ()):
             daemon.stop()
             daemon.ahead = ahead
             try:
@@ -112,6 +128,7 @@ def other_sources(moment: Moment) -> None:
             finally:
                 daemon.ahead = ()
             moment.happened()
+            moment.meanwhile("n2 has other programs", lambda was=before: programs(moment) != was)  # type: ignore[misc]
             moment.note(f"programs: {before} → {(before := programs(moment))}")
 
 
@@ -227,9 +244,10 @@ ROWS = (
     Row(
         "daemon-pin-root",
         2,
-        "n2's daemon comes back with another --pin-root, then with the one before",
+        "n1's daemon comes back with another --pin-root, then with the one before",
         other_pin_root,
-        Excuse("which keys were in use is kept below the pin root; " + NEW_KEYS, ("n2",)),
+        Excuse("which keys were in use is kept below the pin root; " + NEW_KEYS, ("n1",)),
+        seconds=200,
     ),
     Row("daemon-sources", 2, "n2's daemon comes back with other C sources, then with the ones before", other_sources),
     Row(

@@ -64,6 +64,33 @@ def inbound_sa_deleted(moment: Moment) -> None:
     moment.until("there is one again", lambda: bool(run("ip -n n1 xfrm state list src 10.10.0.2 dst 10.10.0.1")))
 
 
+def inbound_sa_altered(moment: Moment) -> None:
+    """Let n1's SA from n2 lay another mark on what it has decrypted; its key and its window stay (xfrm_state_update).
+
+    By its marks it is none of ours then, and not ours to remove: who altered it takes it away.
+    """
+    state = "src 10.10.0.2 dst 10.10.0.1"
+
+    def marks() -> list[str]:
+        return re.findall(r"output-mark (\S+)", run(f"ip -n n1 xfrm state list {state}"))
+
+    found = run(f"ip -n n1 xfrm state list {state}")
+    (ours,) = {*marks()}
+    before = len(marks())
+    spi, reqid = re.findall(r"spi (0x\w+) reqid (\d+)", found)[-1]
+    mark, mask = re.findall(r"\bmark (0x\w+)/(0x\w+)", found.replace("output-mark", ""))[-1]
+    key = "0x" + "00" * 36  # not taken over
+    identity = f"{state} proto esp spi {spi} mark {mark} mask {mask}"
+    run(
+        f"ip -n n1 xfrm state update {identity} reqid {reqid} mode tunnel aead 'rfc4106(gcm(aes))' {key} 128 output-mark 0x7"
+    )
+    moment.happened()
+    moment.undo.append(lambda: run(f"ip -n n1 xfrm state delete {identity}"))
+    if marks().count(ours) == before:
+        raise RuntimeError("the SA is as it was")
+    moment.until("there are as many as before", lambda: marks().count(ours) >= before)
+
+
 @dataclass(frozen=True)
 class Policy:
     """One of a node's policies, as ip writes it and wants it: its selector with direction and mark, and its template."""
@@ -176,6 +203,24 @@ def entries(name: str, part: str) -> Callable[[], list[dict[str, Any]]]:
     return read
 
 
+def entry_altered(name: str, part: str) -> Callable[[Moment], None]:
+    """Write zeros over what a map of n1's says of an address."""
+
+    def act(moment: Moment) -> None:
+        read = entries(name, part)
+        before = read()
+        pin = next(moment.daemon("n1").pin_root.glob(f"maps-*/{name}"))
+        for one in before:
+            key, value = (" ".join(byte[2:] for byte in one[which]) for which in ("key", "value"))
+            run(f"bpftool map update pinned {pin} key hex {key} value hex {re.sub('[0-9a-f]', '0', value)}")
+        if not before or read() == before:
+            raise RuntimeError(f"{name} has no entry of {part}, or it is as it was")
+        moment.happened()
+        moment.until("it is as it was", lambda: read() == before)
+
+    return act
+
+
 def entry_deleted(name: str, part: str) -> Callable[[Moment], None]:
     def act(moment: Moment) -> None:
         read = entries(name, part)
@@ -191,11 +236,23 @@ def entry_deleted(name: str, part: str) -> Callable[[Moment], None]:
     return act
 
 
+LOST_SIGHT = Excuse(
+    "what a map does not tell a program cannot know, and the policy that selects the pod waits for its mark",
+    ("n1",),
+    clear="until the next look, twice a second, the pod is nobody's to n1's programs: docs/install.md",
+)
 ROWS = (
     Row("states-flushed", 3, "ip xfrm state flush on n1", states_flushed, Excuse(NEW_KEYS, ("n1",)), quick=True),
     Row("policies-flushed", 3, "ip xfrm policy flush on n1", policies_flushed, Excuse(GONE, ("n1",)), quick=True),
     Row("sa-out-deleted", 3, "n1's SA to n2 is deleted", outbound_sa_deleted, Excuse(NEW_KEYS, ("n1",))),
     Row("sa-in-deleted", 3, "n1's SA from n2 is deleted", inbound_sa_deleted, Excuse(NEW_KEYS, ("n1",))),
+    Row(
+        "sa-altered",
+        3,
+        "n1's SA from n2 is altered: it lays another mark on what it has decrypted",
+        inbound_sa_altered,
+        Excuse("what bears no mark of ours after decryption is no pod's, and dropped; " + NEW_KEYS, ("n1",)),
+    ),
     Row("policy-deleted", 3, "n1's policy to pod p2a is deleted", policy_deleted, Excuse(GONE, ("n1",))),
     Row(
         "policy-altered",
@@ -228,11 +285,14 @@ ROWS = (
         3,
         "the entry of pod p2a is taken out of n1's pod map",
         entry_deleted("kmesh_pods4", "10.244.2.10"),
-        Excuse(
-            "what a map does not tell a program cannot know, and the policy that selects the pod waits for its mark",
-            ("n1",),
-            clear="until the next look, twice a second, the pod is nobody's to n1's programs: docs/install.md",
-        ),
+        LOST_SIGHT,
+    ),
+    Row(
+        "pod-entry-altered",
+        3,
+        "zeros are written over the entry of pod p2a in n1's pod map",
+        entry_altered("kmesh_pods4", "10.244.2.10"),
+        LOST_SIGHT,
     ),
     Row(
         "peer-entry-deleted",

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.faults import stack
 from tests.faults.meter import (
     TrafficProcess,
     Voices,
@@ -29,7 +30,7 @@ from tests.faults.meter import (
 )
 from tests.faults.moment import Beginning, Moment
 from tests.faults.registry import BY_NAME, ROWS
-from tests.faults.rows import Machine, Outcome, Row, Shows, misses
+from tests.faults.rows import ALL, Machine, Outcome, Row, Shows, misses
 from tests.lab.cluster import LABEL, PATIENCE
 from tests.lab.kernels import KERNEL
 from tests.lab.lab import SERVICES, Lab
@@ -88,6 +89,7 @@ class Matrix:
             voices.said,
             tuple(moment.notes),
             failed,
+            changes(begun.stack, self._stack()),
         )
         for undo in reversed(moment.undo):
             undo()
@@ -102,7 +104,10 @@ class Matrix:
         return begun
 
     def _now(self) -> Beginning:
-        return Beginning(time.monotonic(), xfrm_errors(), program_drops(self.lab))
+        return Beginning(time.monotonic(), xfrm_errors(), program_drops(self.lab), self._stack())
+
+    def _stack(self) -> dict[str, int]:
+        return stack.drops((*ALL, *self.lab.network.pods))
 
     def _calm(self, since: float) -> bool:
         """Wait until nothing was lost for a while; tell whether that came to be."""

@@ -20,11 +20,12 @@ SECONDS = 45.0
 
 @dataclass(frozen=True, slots=True)
 class Beginning:
-    """From when on a row is measured, and the counters of XFRM and of our programs at that time."""
+    """From when on a row is measured, and the counters of XFRM, of our programs and of the stack at that time."""
 
     start: float
     errors: Mapping[str, int]
     drops: Mapping[str, int]
+    stack: Mapping[str, int]
 
 
 @dataclass

@@ -151,5 +151,7 @@ def _details(row: Row, was: Outcome) -> list[str]:
         found.append("XFRM: " + ", ".join(f"{name} {a} → {b}" for name, (a, b) in sorted(was.errors.items())))
     if was.drops:
         found.append("our programs: " + ", ".join(f"{name} {a} → {b}" for name, (a, b) in sorted(was.drops.items())))
+    if was.stack:
+        found.append("network stack: " + ", ".join(f"{name} {a} → {b}" for name, (a, b) in sorted(was.stack.items())))
     found += [f"said: {one}" for one in was.said]
     return [f"* `{row.name}`", *(f"  * {one}" for one in found)] if found else []

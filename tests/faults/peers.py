@@ -16,6 +16,8 @@ from tests.lab.network import Node
 
 LASTS = 4.0
 """Seconds that a claim stands."""
+HEIR = "m2"
+"""Who has n2's addresses when that is gone."""
 
 
 def rebooted(noticed: bool) -> Callable[[Moment], None]:
@@ -45,6 +47,46 @@ def rebooted(noticed: bool) -> Callable[[Moment], None]:
         moment.until("it has announced itself anew", lambda: boot_id(moment, "n1") not in ("", was))
 
     return act
+
+
+def taken_over(moment: Moment) -> None:
+    """Have n2's machine gone for good, its Node deleted, its KmeshNodeInfo left behind; another one gets its addresses and its pods."""
+    lab, node = moment.lab, moment.lab.network.nodes[1]
+
+    def back() -> None:
+        lab.cluster.withdraw(HEIR)
+        lab.cluster.node(node)
+        installed(moment, node, node.name)
+        lab.cluster.remove(f"node-{HEIR}")
+        lab.wait_spi(lab.cluster.spi("n1"))
+
+    moment.undo.append(back)
+    lab.cluster.delete_node(node.name)
+    manifest = node_manifest(node)
+    manifest["metadata"]["name"] = HEIR
+    manifest["status"]["nodeInfo"]["bootID"] = f"b007{time.monotonic_ns() % 10000:04d}-0000-4000-8000-000000000002"
+    lab.cluster.apply(f"node-{HEIR}", manifest)
+    installed(moment, node, HEIR)
+    moment.happened()
+    moment.until("it is announced", lambda: boot_id(moment, HEIR) != "")
+
+
+def installed(moment: Moment, node: Node, name: str) -> None:
+    """Put a machine that knows nothing in the place of a node's, under a name; it runs the node's pods."""
+    network, daemon = moment.lab.network, moment.daemon(node.name)
+    daemon.stop(signal.SIGKILL)
+    network.reboot(node)
+    for folder in (daemon.pin_root, daemon.state_dir):
+        shutil.rmtree(folder, ignore_errors=True)
+    for pod in [one for one in network.pods.values() if one.node == node.name]:
+        network.plug(pod)
+        moment.lab.cluster.pod(pod, nodeName=name)
+    network.route_between_nodes()
+    daemon.ahead = ("env", f"NODE_NAME={name}")
+    try:
+        moment.restart(node.name)
+    finally:
+        daemon.ahead = ()
 
 
 def announcement_deleted(moment: Moment) -> None:
@@ -116,6 +158,14 @@ ROWS = (
         "n1 reboots, and its Node object has the boot id that it had",
         rebooted(False),
         DOWN,
+    ),
+    Row(
+        "address-taken-over",
+        4,
+        f"n2's machine is gone for good, its Node too; a new one, {HEIR}, gets its addresses and pods, n2's KmeshNodeInfo stays behind",
+        taken_over,
+        Excuse(DOWN.why, ("n2",)),
+        seconds=300,
     ),
     Row(
         "announcement-deleted",

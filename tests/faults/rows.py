@@ -103,7 +103,8 @@ class Outcome:
 
     ``cause``: when the last thing was done, ``restored``: when what was waited for was there, seconds of the span's
     clock; None: nothing was waited for. ``errors``: counters of XFRM, by node and name, before and after, ``drops`` those
-    of our programs. ``said``: what nodes, logs and `kmeshctl status` said meanwhile. ``failed``: why the row did not come to its end.
+    of our programs, ``stack`` those of the kernel's network stack; None: they were not read yet when this was measured.
+    ``said``: what nodes, logs and `kmeshctl status` said meanwhile. ``failed``: why the row did not come to its end.
     """
 
     row: str
@@ -116,6 +117,7 @@ class Outcome:
     said: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     failed: str = ""
+    stack: Mapping[str, tuple[int, int]] | None = None
 
     @property
     def series(self) -> str:
@@ -144,7 +146,11 @@ class Outcome:
 
 def outcome(plain: Mapping[str, Any]) -> Outcome:
     """Give what :meth:`Outcome.plain` was made of."""
-    pairs = {name: {key: tuple(value) for key, value in plain[name].items()} for name in ("errors", "drops")}
+    pairs = {
+        name: {key: tuple(value) for key, value in plain[name].items()}
+        for name in ("errors", "drops", "stack")
+        if plain.get(name) is not None
+    }
     lists = {name: tuple(plain[name]) for name in ("said", "notes")}
     return Outcome(**{**plain, **pairs, **lists, "machine": Machine(**plain["machine"]), "span": span(plain["span"])})
 

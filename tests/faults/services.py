@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from tests.faults.flows import Numbered
 from tests.faults.moment import Moment
 from tests.faults.packages import IPTABLES, others
 from tests.faults.rows import ALL, Row
@@ -106,7 +107,14 @@ def kube_proxy(moment: Moment) -> None:
         (p1a, "n3", "10.10.0.3", HOST_PORT),
     ):
         time.sleep(LASTS)
-    moment.note(f"asked meanwhile: {'; '.join(f'{one.name}: {len(one.sent)}' for one in moment.flows)}")
+    moment.note(f"asked meanwhile: {'; '.join(map(answered, moment.flows))}")
+
+
+def answered(flow: Numbered) -> str:
+    """Tell how often was asked, and when what was not answered."""
+    lost = [number for number in range(len(flow.sent)) if number not in flow.arrived]
+    when = ", ".join(f"{flow.sent[number] - flow.sent[0]:.1f}" for number in lost)
+    return f"{flow.name}: {len(flow.sent)}" + (f", no answer to those {when} s after the first" if lost else "")
 
 
 def masqueraded(node: str) -> Callable[[Moment], None]:

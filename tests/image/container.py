@@ -30,7 +30,7 @@ APPLIED = {
 }
 ELSEWHERE = {
     # tests/deploy: the account's rights, and what a scheduler and a kubelet make of the rest. Nobody: dnsPolicy.
-    "pod": {"dnsPolicy", "nodeSelector", "priorityClassName", "serviceAccountName", "tolerations"},
+    "pod": {"affinity", "dnsPolicy", "nodeSelector", "priorityClassName", "serviceAccountName", "tolerations"},
     # tests/deploy. Nobody: the names of image and container.
     "container": {"image", "livenessProbe", "name", "ports", "readinessProbe", "resources", "startupProbe"},
     # Nobody: it takes an engine, and a kernel with these modules.

@@ -155,10 +155,10 @@ def test_each_kind_of_change_is_told_once(netns: str, change: str) -> None:
 
 
 @pytest.mark.parametrize("gone", ["tc filter del dev d0 ingress", "tc qdisc del dev d0 clsact"])
-def test_a_filter_or_qdisc_that_goes_is_told_and_one_that_comes_is_not(netns: str, gone: str) -> None:
+def test_a_filter_or_qdisc_that_goes_is_told_and_a_program_that_comes_is_not(netns: str, gone: str) -> None:
     run("ip link add d0 type veth peer name d1")
     with LinkWatcher() as watcher:
-        run("tc qdisc add dev d0 clsact; tc filter add dev d0 ingress prio 7 protocol all u32 match u32 0 0")
+        run("tc qdisc add dev d0 clsact; tc filter add dev d0 ingress prio 7 bpf bytecode '1,6 0 0 4294967295,' da")
         assert not watcher.drain()
         run(gone)
         assert select.select([watcher], [], [], 5)[0]

@@ -14,9 +14,10 @@ PROG_LOAD, OBJ_PIN, OBJ_GET, PROG_QUERY, LINK_CREATE = 5, 6, 7, 16, 28
 MAP_LOOKUP, PSEUDO_MAP_FD = 1, 1
 TCX_INGRESS, TCX_EGRESS = 46, 47
 F_BEFORE = 1 << 3
-SCHED_CLS = 3
+SCHED_CLS, XDP = 3, 6
 MARK_OFFSET = 8  # __sk_buff.mark
 TC_ACT_UNSPEC, TC_ACT_OK = -1, 0
+XDP_PASS = 2
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
@@ -64,9 +65,14 @@ def load_lookups(map_fd: int, keys: Iterable[bytes]) -> int:
     return _load(code + instruction(0xB7, dst=0, immediate=TC_ACT_UNSPEC) + instruction(0x95))
 
 
-def _load(code: bytes) -> int:
+def load_passing_xdp() -> int:
+    """Load an XDP program that lets everything pass; give its descriptor."""
+    return _load(instruction(0xB7, dst=0, immediate=XDP_PASS) + instruction(0x95), XDP)
+
+
+def _load(code: bytes, kind: int = SCHED_CLS) -> int:
     text, license_ = ctypes.create_string_buffer(code, len(code)), ctypes.create_string_buffer(b"GPL")
-    attr = struct.pack("<IIQQ", SCHED_CLS, len(code) // 8, ctypes.addressof(text), ctypes.addressof(license_))
+    attr = struct.pack("<IIQQ", kind, len(code) // 8, ctypes.addressof(text), ctypes.addressof(license_))
     fd, _ = bpf(PROG_LOAD, attr.ljust(120, b"\0"))
     return fd
 

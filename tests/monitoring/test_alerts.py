@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import pytest
 import yaml
 
-from tests.monitoring.promtool import ALERTS, promtool
+from tests.monitoring.promtool import promtool, rules
 
-RULES = {rule["alert"]: rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]}
+RULES = {rule["alert"]: rule for group in rules()["groups"] for rule in group["rules"]}
 WELL = "n2"
 """An instance for which the alert may not fire; it is in the series beside those that make it fire."""
 
@@ -198,7 +198,7 @@ def shown(sentence: str, case: Case) -> str:
     return re.sub(r"\{\{ \$value( \| \w+)? \}\}", case.value, sentence)
 
 
-def document(case: Case) -> dict:
+def document(case: Case, rule_file: str) -> dict:
     """Give what promtool shall find, in the form of its test files."""
     rule = RULES[f"KmeshIpsec{case.alert}"]
     fired = {
@@ -211,7 +211,7 @@ def document(case: Case) -> dict:
         for minute, alerts in ((case.quiet, []), (case.fires, [fired]))
     ]
     return {
-        "rule_files": [str(ALERTS)],
+        "rule_files": [rule_file],
         "evaluation_interval": "1m",
         "tests": [{"interval": "1m", "input_series": series, "alert_rule_test": asked}],
     }
@@ -219,7 +219,8 @@ def document(case: Case) -> dict:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.alert)
 def test_an_alert_fires_when_it_should_for_whom_it_should_and_fills_in_its_sentences(case, tmp_path):
-    (tmp_path / "case.yaml").write_text(yaml.safe_dump(document(case)))
+    (tmp_path / "rules.yaml").write_text(yaml.safe_dump(rules()))
+    (tmp_path / "case.yaml").write_text(yaml.safe_dump(document(case, "rules.yaml")))
     done = promtool("test", "rules", str(tmp_path / "case.yaml"))
     assert done.returncode == 0, done.stdout + done.stderr
 

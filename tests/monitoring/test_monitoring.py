@@ -2,12 +2,14 @@
 
 import json
 import re
+import subprocess
 
 import yaml
+from kmesh.telling import process
 from kmesh.telling.metrics import FAMILIES, render
 from kmesh.telling.readiness import judged
 
-from tests.monitoring.promtool import ALERTS, DASHBOARD, promtool
+from tests.monitoring.promtool import ALERTS, DASHBOARD, ROOT, promtool, rules
 from tests.unit.core import mesh
 from tests.unit.launcher.standin import Passes
 
@@ -35,9 +37,56 @@ def test_promtool_does_find_what_is_wrong_with_a_metric():
     assert promtool("check", "metrics", stdin="# TYPE bad_total gauge\nbad_total 1\n").returncode != 0
 
 
-def test_promtool_takes_the_alert_rules():
-    done = promtool("check", "rules", str(ALERTS))
+def test_promtool_takes_the_alert_rules_as_the_command_in_their_file_gives_them(tmp_path):
+    (command,) = re.findall(r"^#     (sed .*)$", ALERTS.read_text().partition("apiVersion")[0], re.MULTILINE)
+    given = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=True).stdout  # noqa: S602 # our own words
+    assert yaml.safe_load(given) == rules()
+    (tmp_path / "rules.yaml").write_text(given)
+    done = promtool("check", "rules", str(tmp_path / "rules.yaml"))
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_each_alert_has_a_runbook_of_its_own_that_is_there():
+    page = (ROOT / "docs/troubleshooting.md").read_text().partition("\n## Alerts\n")[2]
+    headings = re.findall(r"^### (\w+)$", page, re.MULTILINE)
+    alerts = [rule for group in rules()["groups"] for rule in group["rules"]]
+    assert headings == [rule["alert"] for rule in alerts]
+    for rule in alerts:
+        anchor = rule["alert"].lower()  # as the forges make them of headings
+        assert rule["annotations"]["runbook_url"] == f"docs/troubleshooting.md#{anchor}"
+
+
+def test_promtool_finds_nothing_to_say_about_the_process_s_metrics():
+    done = promtool("check", "metrics", stdin=process.text(process.PROC))
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_the_dashboard_begins_with_a_row_of_numbers_that_turn_red_or_tell_that_they_do():
+    first = [panel for panel in PANELS if panel["gridPos"]["y"] == 0]
+    assert first == PANELS[: len(first)]
+    assert [panel["title"] for panel in first] == [
+        "Nodes",
+        "Packets in clear, last hour",
+        "Drops, last hour",
+        "Age of the key",
+    ]
+    for panel in first:
+        assert panel["type"] == "stat"
+        assert panel["options"]["colorMode"] == "background"
+        assert "red" in json.dumps(panel["fieldConfig"])
+        assert panel["description"]
+
+
+def test_no_two_panels_of_the_dashboard_lie_on_each_other_and_each_fits():
+    taken = [
+        (x, y)
+        for where in (panel["gridPos"] for panel in PANELS)
+        for x in range(where["x"], where["x"] + where["w"])
+        for y in range(where["y"], where["y"] + where["h"])
+    ]
+    assert len(taken) == len(set(taken))
+    assert max(x for x, _ in taken) == 23
+    assert len({panel["id"] for panel in PANELS}) == len(PANELS)
 
 
 def test_every_metric_that_alerts_and_dashboard_name_is_there():

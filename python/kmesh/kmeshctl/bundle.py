@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +18,7 @@ from kmesh.errors import ClusterError
 from kmesh.kmeshctl import opening
 from kmesh.kmeshctl.scrubbing import Scrubber
 from kmesh.text import one_line
-from kmesh_bpf import DEFAULT_PIN_ROOT, ConfigError, __version__
+from kmesh_bpf import ConfigError, __version__
 
 NOT_THERE = "what-is-missing.txt"
 TELL_SECONDS = 2.0
@@ -71,7 +72,7 @@ def run(
     environment: Mapping[str, str],
     stdout: TextIO,
     stderr: TextIO,
-    pin_root: Path = DEFAULT_PIN_ROOT,
+    pin_root: Path | None = None,
 ) -> int:
     """Collect and write; give the exit status.
 
@@ -90,7 +91,10 @@ def run(
             cluster_facts.collect(archive, source, now)
     except (ConfigError, ClusterError) as error:
         archive.missing["cluster/"] = one_line(str(error))
-    if flags.node or _exists(pin_root):
+    pin_root = pin_root or _pin_root()
+    if pin_root is None:
+        archive.missing["node/"] = "this is no Linux, and so no node"
+    elif flags.node or _exists(pin_root):
         from kmesh.kmeshctl import node_facts  # noqa: PLC0415 # a laptop needs none of it
 
         archive.materials += node_facts.keys_here()
@@ -105,6 +109,15 @@ def run(
     for name, why in sorted(archive.missing.items()):
         print(f"not had: {name}: {why}", file=stdout)
     return 0
+
+
+def _pin_root() -> Path | None:
+    """Give where the daemon pins its maps, on a system that has such."""
+    if sys.platform != "linux":
+        return None
+    from kmesh_bpf import DEFAULT_PIN_ROOT  # noqa: PLC0415 # speaks to the kernel
+
+    return DEFAULT_PIN_ROOT
 
 
 def _exists(pin_root: Path) -> bool:

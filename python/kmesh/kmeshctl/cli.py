@@ -87,6 +87,10 @@ def _command(
             from kmesh.kmeshctl import bundle  # noqa: PLC0415 # likewise
 
             return bundle.run(flags, environment, stdout, stderr)
+        case "monitor":
+            from kmesh.kmeshctl import monitor  # noqa: PLC0415 # likewise
+
+            return monitor.run(flags, lambda: opening.cluster(flags, environment), stdout, stderr)
     with closing(opening.cluster(flags, environment)) as source, _telling_whom(flags, source, stderr, program):
         return _run(flags, source, stdin, stdout, stderr, to)
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from kmesh.kmeshctl.output import add_form
+from kmesh.kmeshctl.output import add_form, duration
 from kmesh.text import path
 
 if TYPE_CHECKING:
     from kmesh_bpf import Network
 
+FATES = ("encrypted", "clear", "dropped", "unreadable")
+"""Of packets, as monitor shows them: the values of PacketFate, whose module brings the contract with the programs."""
+MOST_SAMPLED = 1_000_000
 SHELLS = ("bash", "zsh", "fish")
 ENDS = "POD, NAMESPACE/POD, svc/NAME, node/NAME or an address"
 """What explain takes for an end."""
@@ -80,10 +83,24 @@ examples:
   kmeshctl man | man -l -
 """
 
+MONITOR_EPILOG = """\
+examples:
+  kmeshctl monitor                         # on a node, as root: every packet
+  kmeshctl monitor --only dropped          # what is dropped, and why
+  kmeshctl monitor --sample 1000           # one packet of 1000, where there are many
+  kmeshctl monitor --for 10s -o json       # ten seconds, a line of JSON for each row
+
+Shows what the programs of this node decide on packets of managed pods: encrypted, in clear, or dropped, and why. A
+packet that is encrypted is seen where it leaves its pod and, on the other node, where it arrives. Pods have their names
+where the cluster can be asked. Nothing is watched while this does not run; docs/benchmarks.md has its cost.
+
+exit status: 0 ended, 1 failed, 2 refused
+"""
+
 
 def register(commands: Any, shared: argparse.ArgumentParser) -> None:
     """Add all commands but ``secret``, ``version`` and ``help`` to kmeshctl's."""
-    for add in (_status, _explain, _bundle, _dashboard, _completion, _man):
+    for add in (_status, _explain, _monitor, _bundle, _dashboard, _completion, _man):
         add(commands, shared)
 
 
@@ -202,3 +219,37 @@ def _man(commands: Any, shared: argparse.ArgumentParser) -> None:
         epilog=MAN_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def _monitor(commands: Any, shared: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "monitor",
+        help="show what this node's programs decide on packets, as it happens",
+        parents=[shared],
+        description="Shows what this node's programs decide on packets, as it happens, by pair of pods.",
+        epilog=MONITOR_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--pin-root", type=path, metavar="DIR", help="default: the daemon's own default")
+    parser.add_argument("--only", choices=FATES, help="only packets of this fate")
+    parser.add_argument(
+        "--sample", type=_one_of, default=1, metavar="N", help="one packet of N, counted N times (default: every one)"
+    )
+    parser.add_argument(
+        "--interval", type=_length, default=1.0, metavar="TIME", help="how often to show what has come (default: 1s)"
+    )
+    parser.add_argument("--for", dest="limit", type=_length, metavar="TIME", help="end after this time (30s, 5m)")
+    add_form(parser)
+
+
+def _one_of(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= MOST_SAMPLED:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to {MOST_SAMPLED}")
+    return int(text)
+
+
+def _length(text: str) -> float:
+    try:
+        return duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no length of time; write 10s or 5m") from error

@@ -22,7 +22,7 @@ PREFIXES = {
 """What may stand before a name, as with kubectl."""
 NEAR = 3
 """Names offered in the place of one that there is not."""
-NOT_KNOWN = "no pod, node or Service CIDR with it is known"
+NOT_KNOWN = "no pod, node or Service CIDR with it is known; what a node has beside its InternalIP is spoken to in clear"
 
 
 @dataclass(frozen=True, slots=True)

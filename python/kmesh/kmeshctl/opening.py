@@ -11,6 +11,7 @@ from kmesh.cluster.source import ClusterSource
 from kmesh_bpf import ConfigError
 
 STATUS_KINDS = frozenset({"KmeshNodeInfo", "Namespace", "Node", "Pod", "Secret"})
+MONITOR_KINDS = frozenset({"Node", "Pod"})
 OF_SERVERS = ("kubeconfig", "context", "as_user", "as_groups")
 """What is said of an API server, and means nothing for a folder."""
 WATCH_ANSWER_SECONDS = 5.0
@@ -50,7 +51,8 @@ def _server(flags: argparse.Namespace, environment: Mapping[str, str], namespace
     timeout = given.get("request_timeout", usual)
     asking = Asking(given.get("as_user", ""), tuple(given.get("as_groups", ())), timeout)
     connection = connect(given.get("kubeconfig"), given.get("context"), environment, OF_OPERATORS, asking)
-    kinds = {"secret": _of_secret(given), "status": STATUS_KINDS}.get(flags.command, EVERYTHING)
+    needed = {"secret": _of_secret(given), "status": STATUS_KINDS, "monitor": MONITOR_KINDS}
+    kinds = needed.get(flags.command, EVERYTHING)
     pods = {"status": Pods.UNANNOUNCED, "secret": Pods.ENROLLED}.get(flags.command, Pods.EVERY)
     again = flags.command == "dashboard" or any(given.get(one) is not None for one in ("watch", "wait"))
     return KubernetesCluster(

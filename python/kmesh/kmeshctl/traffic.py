@@ -39,7 +39,7 @@ STAND_IN = Key(bytes(secret.KEY_DIGITS // 2))
 """Stands for every version's key: which versions there are decides, what they are does not."""
 ANSWERED = "what answers is the pod that DNAT has chosen: it is encrypted if what goes to that pod's own address is"
 STRANGE = "nobody here has that address: what it sends comes as it was sent"
-HINDERING = (ProblemKind.UPLINK, ProblemKind.XFRM_DISABLED, ProblemKind.INTERFERENCE)
+HINDERING = (ProblemKind.UPLINK, ProblemKind.XFRM_DISABLED, ProblemKind.INTERFERENCE, ProblemKind.ADDRESS)
 """Where a node reports one of these, its kernel may do otherwise than its plan says, with packets of either way."""
 
 

@@ -23,6 +23,7 @@ from kmesh.launcher.announcer import Announcer, AnnouncerThread
 from kmesh.launcher.boot import BootGuard
 from kmesh.launcher.config import MOUNTED_KEY, Config, parse
 from kmesh.launcher.daemon import PERIOD, Daemon, uninstall
+from kmesh.telling import process
 from kmesh.telling.health import HealthServer
 from kmesh.telling.outbox import Outbox
 from kmesh.telling.record import Bounds
@@ -129,7 +130,7 @@ def _run(config: Config, environment: Mapping[str, str]) -> int:
         recorder = Recorder(config.node, source.age, outbox, bounds, strict=config.settings.strict)
         if config.dry_run:
             return _dry_run(config, source, recorder)
-        health = HealthServer(config.health, recorder.answer) if config.health else nullcontext()
+        health = HealthServer(config.health, process.beside(recorder.answer)) if config.health else nullcontext()
         with health, claim(config.pin_root):
             return _encrypt(config, source, recorder)
 
@@ -176,6 +177,8 @@ def _encrypt(config: Config, source: ClusterSource, recorder: Recorder) -> int:
     kernel = kmesh_bpf.LinuxKernel(config.pin_root, config.settings, attach_mode=config.attach_mode)
     how = "compiled" if kernel.compiled else "found pinned, nothing compiled"
     log.info("programs %s (%.1f s)", how, time.monotonic() - started)
+    for root in sorted(kernel.former_roots):
+        log.info("took over the programs that a daemon with --pin-root=%s had on devices; remove that folder", root)
     boot = BootGuard(config.state_dir, strict=config.settings.strict, clock=time.monotonic)
     announcer = AnnouncerThread(source)
     daemon = Daemon(config, source, kernel, recorder, announcer, boot)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmesh_bpf.core.devices import LOOPBACK, attach_order, decide, without_device
+from kmesh_bpf.core.devices import LOOPBACK, attach_order, decide, with_pods_addresses, without_device
 from kmesh_bpf.core.problems import Problem, ProblemKind
 from kmesh_bpf.core.state import Attachment, Link, Program
 from kmesh_bpf.core.view import Pod
@@ -306,3 +306,14 @@ def test_devices_that_lead_out_come_first_and_lo_last(links, addresses, uplinks)
 def test_a_guard_comes_before_what_decrypts_on_the_same_device():
     found = [one.program for one in attach_order(Attachment(2, "eth0", program) for program in UPLINK)]
     assert found == [Program.LEAK_GUARD, Program.MARK_DECRYPT]
+
+
+def test_a_device_of_the_node_that_carries_a_managed_pod_s_address_is_named():
+    remote, own = ip_address("10.244.2.10"), ip_address("10.10.0.1")
+    links = (Link(LOOPBACK, "lo", "", False, (remote,)), Link(2, "eth0", "", False, (own,)))
+    (problem,) = with_pods_addresses(links, {remote: "n2"}.get)
+    assert problem == Problem(
+        ProblemKind.ADDRESS,
+        "device lo: it carries 10.244.2.10, which is a managed pod's on n2; what this node sends or "
+        "forwards to that pod ends here: ip addr del 10.244.2.10 dev lo",
+    )

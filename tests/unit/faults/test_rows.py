@@ -106,6 +106,7 @@ FULL = replace(
     drops={"n2 dropped_by_guard": (1, 4)},
     said=("n1 /readyz: something | else",),
     notes=("a note",),
+    stack={"p1a Udp6 RcvbufErrors": (0, 5)},
 )
 
 
@@ -113,6 +114,9 @@ def test_an_outcome_and_the_json_are_read_as_they_were_written():
     assert outcome(json.loads(json.dumps(FULL.plain()))) == FULL
     assert page.read(page.write([FULL, GOOD])) == (FULL, GOOD)
     assert page.read("") == ()
+    older = FULL.plain()
+    del older["stack"]
+    assert outcome(older) == replace(FULL, stack=None)
 
 
 def test_a_row_that_is_run_again_takes_the_place_of_what_it_was_on_the_same_kernel():
@@ -130,6 +134,7 @@ def test_the_page_tells_each_figure_and_what_was_said():
         "n1 XfrmInNoStates 0 → 2",
         "n2 dropped_by_guard 1 → 4",
         "a note",
+        "p1a Udp6 RcvbufErrors 0 → 5",
         "abc",
     ):
         assert part in text

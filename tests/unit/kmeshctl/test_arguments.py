@@ -7,10 +7,11 @@ import pytest
 import yaml
 from kmesh.cluster.kubernetes.asking import Asking
 from kmesh.cluster.kubernetes.kubeconfig import Target
+from kmesh.kmeshctl import commands, completion
 from kmesh.kmeshctl.arguments import parser
 from kmesh.kmeshctl.cli import main
 
-from kmesh_bpf import ConfigError, __version__
+from kmesh_bpf import ConfigError, PacketFate, __version__
 from tests.unit.kmeshctl.keys import HEX
 
 
@@ -105,6 +106,11 @@ def test_a_name_that_no_request_can_carry_is_refused(asking):
 
 def test_a_bound_shortens_what_takes_longer_and_nothing_else():
     assert [Asking(timeout=one).at_most(30.0) for one in (0.0, 5.0, 60.0)] == [30.0, 5.0, 30.0]
+
+
+def test_what_is_known_without_what_brings_it_is_the_same():
+    assert tuple(fate.value for fate in PacketFate) == commands.FATES
+    assert tuple(completion.SHELLS) == commands.SHELLS
 
 
 def test_a_folder_has_nobody_to_be_asked_in_another_s_name(kmeshctl):

@@ -16,6 +16,7 @@ def test_the_tree_holds_every_command_with_the_words_that_lead_to_it():
         "kmeshctl version",
         "kmeshctl status",
         "kmeshctl explain",
+        "kmeshctl monitor",
         "kmeshctl completion",
         "kmeshctl bundle",
         "kmeshctl dashboard",

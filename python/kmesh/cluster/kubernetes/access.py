@@ -264,9 +264,14 @@ def _as_files(material: Mapping[str, str]) -> tuple[str, str]:
     names = [name for name in material if name.startswith((CERTIFICATE, KEY))]
     if not any(name.endswith("-data") for name in names):
         return material[CERTIFICATE], material[KEY]
-    from kubernetes.client import Configuration  # noqa: PLC0415 # large, and most need none of it: a token will do
-    from kubernetes.config import load_kube_config_from_dict  # noqa: PLC0415 # likewise
-
+    try:
+        from kubernetes.client import Configuration  # noqa: PLC0415 # large, and most need none of it: a token will do
+        from kubernetes.config import load_kube_config_from_dict  # noqa: PLC0415 # likewise
+    except ModuleNotFoundError:
+        raise ConfigError(
+            f"{CERTIFICATE} and {KEY} stand in the kubeconfig itself, which takes the Python package kubernetes: "
+            "pip install 'kmesh-ipsec[kubeconfig]', or name files in their place"
+        ) from None
     configuration, name = Configuration(), "x"
     one = {
         "current-context": name,
