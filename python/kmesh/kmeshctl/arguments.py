@@ -180,7 +180,7 @@ SHARED: dict[tuple[str, ...], dict[str, Any]] = {
     ("--request-timeout",): {
         "type": _timeout,
         "metavar": "TIME",
-        "help": "give up what the server has not answered after this time: 5s, 1m (default, or 0: after 30s)",
+        "help": "give up a request that is not answered after this time: 5s, 1m (default: 10s to look, 30s to write)",
     },
     ("--color", "--colour"): {
         "choices": ("auto", "always", "never"),

@@ -14,6 +14,8 @@ STATUS_KINDS = frozenset({"KmeshNodeInfo", "Namespace", "Node", "Pod", "Secret"}
 MONITOR_KINDS = frozenset({"Node", "Pod"})
 OF_SERVERS = ("kubeconfig", "context", "as_user", "as_groups")
 """What is said of an API server, and means nothing for a folder."""
+ANSWER_SECONDS = 10.0
+"""Who looks once waits so long for each answer."""
 WATCH_ANSWER_SECONDS = 5.0
 """Who looks again and again is told of a server that is silent after so long."""
 
@@ -47,14 +49,13 @@ def _server(flags: argparse.Namespace, environment: Mapping[str, str], namespace
     from kmesh.cluster.kubernetes.source import EVERYTHING, KubernetesCluster, Pods  # noqa: PLC0415 # likewise
 
     given = vars(flags)
-    usual = WATCH_ANSWER_SECONDS if given.get("watch") is not None or flags.command == "dashboard" else 0.0
-    timeout = given.get("request_timeout", usual)
+    again = flags.command == "dashboard" or any(given.get(one) is not None for one in ("watch", "wait"))
+    timeout = given.get("request_timeout", _usual(flags.command, given, again=again))
     asking = Asking(given.get("as_user", ""), tuple(given.get("as_groups", ())), timeout)
     connection = connect(given.get("kubeconfig"), given.get("context"), environment, OF_OPERATORS, asking)
     needed = {"secret": _of_secret(given), "status": STATUS_KINDS, "monitor": MONITOR_KINDS}
     kinds = needed.get(flags.command, EVERYTHING)
     pods = {"status": Pods.UNANNOUNCED, "secret": Pods.ENROLLED}.get(flags.command, Pods.EVERY)
-    again = flags.command == "dashboard" or any(given.get(one) is not None for one in ("watch", "wait"))
     return KubernetesCluster(
         connection,
         namespace=namespace,
@@ -64,6 +65,13 @@ def _server(flags: argparse.Namespace, environment: Mapping[str, str], namespace
         hasty=True,
         once=not again,
     )
+
+
+def _usual(command: str, given: Mapping[str, Any], *, again: bool) -> float:
+    """Give how many seconds a request may take where nothing is said of it; 0: as long as any."""
+    if command == "bundle" or (command == "secret" and given.get("action") != "get"):
+        return 0.0  # logs are long; and what is written should not be given up early
+    return WATCH_ANSWER_SECONDS if again else ANSWER_SECONDS
 
 
 def _of_secret(given: Mapping[str, Any]) -> frozenset[str]:
