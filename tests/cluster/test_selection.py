@@ -74,8 +74,8 @@ def test_every_node_is_watched_and_its_heartbeats_change_nothing(server, opening
 
 @pytest.fixture
 def of_status(server):
-    """The cluster as ``kmeshctl status`` has it."""
-    flags = parser().parse_args(["status", f"--kubeconfig={server.kubeconfig('admin', server.token)}"])
+    """The cluster as ``kmeshctl status --watch`` has it; without it the same is read, once."""
+    flags = parser().parse_args(["status", "--watch", f"--kubeconfig={server.kubeconfig('admin', server.token)}"])
     with closing(cluster(flags, {})) as source:
         yield source
 
