@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packages, the C sources among them, and the cffi extension; everything else is in pyproject.toml.
 
 With KMESH_PURE=1 in the environment: kmeshctl alone, without the extension, for whatever system (scripts/wheels). Of

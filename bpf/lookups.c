@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
  * Look-ups that the programs share. A .c file, first of the one text that BCC compiles: BCC turns `map.lookup()` into
  * a helper call only in its main text, not in included headers.

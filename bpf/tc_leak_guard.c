@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
  * Egress of every device that is no pod's, the last look at a packet: what should have been encrypted and is not does
  * not leave, and what was decrypted does not leave again, whatever devices and routes have become meanwhile, but for

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
  * Ingress of every device that is no pod's. A packet comes by twice: as ESP, which gets its sender's node mark so that
  * the SAD can tell peers apart; and, decrypted, on the same device again with the mark that our SA laid on it. What was

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
  * Ingress of pod devices: what a managed pod sends to an address that is, or that DNAT may turn into, a managed pod's of
  * another node gets the encrypt mark, whether that node is ready or not: the mark is a candidate, the policies decide on

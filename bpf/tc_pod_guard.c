@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause
 /*
  * Egress of pod devices, the last look at what a pod of this node is about to get, after DNAT: in clear nothing comes to
  * a managed one from one that is managed elsewhere, whatever address it was sent to and whatever device it came by.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kmesh IPsec: node-to-node encryption of managed pods' traffic, by eBPF on TC and the kernel's XFRM.
 
 Describe what is known as a :class:`View`; :func:`reconcile` brings a kernel to what that calls for. The library
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from kmesh_bpf.contract import VERSION as CONTRACT_VERSION
     from kmesh_bpf.core.addresses import impossible
     from kmesh_bpf.core.claims import Evidence, evidence
+    from kmesh_bpf.core.doctor import Finding, Severity
     from kmesh_bpf.core.explain import Fate, Stop, Trace, trace
     from kmesh_bpf.core.incarnation import Announcement, Cause, Decision, Memory
     from kmesh_bpf.core.marks import check_mark_mask
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from kmesh_bpf.core.options import Options
     from kmesh_bpf.core.planner import Plan, make_plan
     from kmesh_bpf.core.problems import Problem, ProblemKind
+    from kmesh_bpf.core.shared import SharedMap
     from kmesh_bpf.core.state import (
         Direction,
         KernelState,
@@ -31,7 +34,7 @@ if TYPE_CHECKING:
         own_addresses,
         remote_pods,
     )
-    from kmesh_bpf.core.view import Address, Key, Network, Node, Peer, Pod, Pods, View
+    from kmesh_bpf.core.view import Address, Key, Network, Node, Peer, Peers, Pod, Pods, View
     from kmesh_bpf.core.watched import EventTotals, PacketFate, PacketPair, PacketSum
     from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError
     from kmesh_bpf.kernel import boot_guard, privileges
@@ -41,6 +44,7 @@ if TYPE_CHECKING:
     from kmesh_bpf.kernel.links import LinkWatcher
     from kmesh_bpf.kernel.linux import LinuxKernel
     from kmesh_bpf.kernel.maps import Maps, open_maps
+    from kmesh_bpf.kernel.node_facts import diagnose, look_around
     from kmesh_bpf.kernel.pin_root import DEFAULT_PIN_ROOT, claim
     from kmesh_bpf.kernel.programs import Settings
     from kmesh_bpf.reconcile import Reconciler, Report, preview, reconcile
@@ -55,6 +59,10 @@ _NAMES = {
     "kmesh_bpf.core.claims": (
         "Evidence",
         "evidence",
+    ),
+    "kmesh_bpf.core.doctor": (
+        "Finding",
+        "Severity",
     ),
     "kmesh_bpf.core.explain": (
         "Fate",
@@ -89,6 +97,7 @@ _NAMES = {
         "Problem",
         "ProblemKind",
     ),
+    "kmesh_bpf.core.shared": ("SharedMap",),
     "kmesh_bpf.core.state": (
         "Direction",
         "KernelState",
@@ -105,6 +114,7 @@ _NAMES = {
         "Network",
         "Node",
         "Peer",
+        "Peers",
         "Pod",
         "Pods",
         "View",
@@ -133,6 +143,10 @@ _NAMES = {
     "kmesh_bpf.kernel.maps": (
         "Maps",
         "open_maps",
+    ),
+    "kmesh_bpf.kernel.node_facts": (
+        "diagnose",
+        "look_around",
     ),
     "kmesh_bpf.kernel.pin_root": (
         "DEFAULT_PIN_ROOT",
@@ -169,6 +183,7 @@ __all__ = [
     "Evidence",
     "FakeKernel",
     "Fate",
+    "Finding",
     "Kernel",
     "KernelError",
     "KernelState",
@@ -187,6 +202,7 @@ __all__ = [
     "PacketPair",
     "PacketSum",
     "Peer",
+    "Peers",
     "Plan",
     "Pod",
     "Pods",
@@ -198,6 +214,8 @@ __all__ = [
     "SaUsage",
     "SetPod",
     "Settings",
+    "Severity",
+    "SharedMap",
     "Stop",
     "Trace",
     "View",
@@ -205,8 +223,10 @@ __all__ = [
     "check_mark_mask",
     "check_node_mark_mask",
     "claim",
+    "diagnose",
     "evidence",
     "impossible",
+    "look_around",
     "make_plan",
     "managed_pods",
     "open_maps",

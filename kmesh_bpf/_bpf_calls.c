@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: Apache-2.0
 /*
  * bpf(2), one function a command: each answers what the system call answers, or -errno.
  * Compiled into kmesh_bpf._abi (see _build.py), so that union bpf_attr is the system header's own.

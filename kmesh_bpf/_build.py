@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Builds ``kmesh_bpf._abi``: the C structs and constants of the kernel and of our contract header, for Python.
 
 cffi's API mode compiles a small extension against the *system's* headers, so sizes and offsets are the compiler's,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes ``kmesh_bpf/_abi.pyi``: what the compiled extension has, by name, for mypy. Run by scripts/setup.
 
 A struct becomes a class with its members, and what ``ffi`` makes of the struct's name is of that class. So a constant,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The contract header's constants (``bpf/include/ipsec_contract.h``), read from the compiled extension.
 
 One fact, one place: no number here, only names. In the wheel without the extension (setup.py) its place is taken by a

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Observe, plan, diff, apply, read back: one level-triggered pass that knows both sides and decides nothing.
 
 Who makes one pass after the other keeps a :class:`Reconciler`: what it remembers of the pass before, of the plan and of
@@ -10,10 +11,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from kmesh_bpf.core.audits import Audit, order
+from kmesh_bpf.core.claims import Evidence, evidence
 from kmesh_bpf.core.diff import diff
 from kmesh_bpf.core.incarnation import Announcement, Decision, Memory, Needs, decide, remember
 from kmesh_bpf.core.mirror import Held, Keys, Mirror, restricted
@@ -42,8 +44,8 @@ class Report:
     of that what there is for a peer's address; ``touched``: the addresses for which it gives something else than after
     the pass before, or SAs of which their use was asked since, None: maybe all. ``reachable``:
     names of the peers, of those that we should be able to send to, that we can send to by what was observed. ``memory``
-    is for the next pass. ``spent``: seconds by phase, since the report before. ``sends``: the lowest key version that
-    is sent with to any peer; 0: nothing is sent.
+    is for the next pass. ``evidence``: what the kernel shows of who has which address. ``spent``: seconds by phase,
+    since the report before. ``sends``: the lowest key version that is sent with to any peer; 0: nothing is sent.
     """
 
     plan: Plan
@@ -57,6 +59,7 @@ class Report:
     held: Callable[[Address], Held]
     touched: frozenset[Address] | None
     spent: Mapping[Phase, float]
+    evidence: Evidence = field(default_factory=Evidence)
     sends: int = 0
 
     @property
@@ -118,8 +121,10 @@ class Reconciler:
 
     def doubt(self, keys: Keys) -> bool:
         """Have the next pass read some objects anew, for somebody else may have changed them; give whether any."""
+        if not keys:
+            return False
         self._doubtful.add(keys)
-        return bool(keys)
+        return True
 
     def doubt_rest(self) -> None:
         """Have the next pass read anew what is little, and partly not told of: devices, rules of others, settings."""
@@ -201,6 +206,16 @@ class Reconciler:
         """
         return self._observed().observation
 
+    def evidence(self) -> Evidence:
+        """Give what the kernel shows of who has which address, as the next pass will go by.
+
+        Raises:
+            DecodeError, KernelError: the kernel could not be observed.
+
+        """
+        mirror = self._observed()
+        return evidence(mirror.observation, mirror.tunnel_ends())
+
     def preview(self, view: View, *, shown: Announcement | None = None) -> tuple[Operation, ...]:
         """Give the operations that a pass would apply first, without applying any (``--dry-run``): :meth:`run`."""
         mirror = self._observed()
@@ -264,6 +279,7 @@ class Reconciler:
             mirror.held,
             mirror.take_touched(),
             spent,
+            evidence(mirror.observation, mirror.tunnel_ends()),
             min((version for version in mirror.sent if version), default=0),
         )
 

@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
 # Starts the Kmesh daemon: ./start_kmesh.sh --mode=dual-engine --enable-bypass=false --enable-ipsec=true [FLAG...]
 # Mounts bpffs where it is missing, then becomes the daemon: signals reach it and its exit status is this script's.
 # Works from any folder, as scripts/start_kmesh.sh of a checkout and as ./start_kmesh.sh of the container.

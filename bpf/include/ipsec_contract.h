@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * THE contract between the programs on TC and Python: every struct, constant and map that both sides use.
  *

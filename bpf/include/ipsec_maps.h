@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * The contract header as clang reads it under BCC, and the maps: pinned by BCC, reused if already there.
  *

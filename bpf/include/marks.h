@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* Our marks under this build's mask, and the proof of decryption that is none of them. */
 #ifndef KMESH_MARKS_H
 #define KMESH_MARKS_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* What the programs want to know of a packet: its family, its two addresses, and where what it carries begins. */
 #ifndef KMESH_PACKET_H
 #define KMESH_PACKET_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /* What an IP packet carries: ESP, an ICMP error and the packet that it quotes, or another packet as it is. */
 #ifndef KMESH_PAYLOAD_H
 #define KMESH_PAYLOAD_H

@@ -1,3 +1,4 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR BSD-2-Clause */
 /*
  * What may stand in a frame between its type and the IP header: VLAN tags, MPLS labels, a PPPoE session's header.
  * The kernel puts a frame's outermost VLAN tag aside on ingress, and those behind it stay.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which addresses can be a pod's or a node's, whatever anybody writes. Pure.
 
 Private, shared, documentation and reserved ranges (240.0.0.0/4 among them, which clouds give to pods) are: people use

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is known of the kernel against the kernel, a piece at a time, while both go on changing. Pure.
 
 A difference that an audit finds is a reason to ask for that object, no more: what was read in pieces is not of one

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What keeps a node that was managed from sending in clear between its boot and its daemon's first pass, as nft's text.
 
 Neither programs nor policies outlive a boot, and pods may start before the daemon. What does is a file: the addresses

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which peers' pods may be selected by pod CIDR, because that selects the same pods as their addresses do."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which peers' claims hold, where several nodes claim an address, or a node that of a pod. Pure.
 
 Who loses is quarantined: nothing is sent to it, and its pods are no ready ones, so that a wrong claim ends in a counted
@@ -30,15 +31,13 @@ class Evidence:
     tunnel_ends: frozenset[Address] = frozenset()
 
 
-def evidence(observed: Observation) -> Evidence:
-    """Give what an observation says of who has which address."""
+def evidence(observed: Observation, tunnel_ends: frozenset[Address] | None = None) -> Evidence:
+    """Give what an observation says of who has which address. ``tunnel_ends``: if that is known (:class:`Mirror`)."""
     pods = {one.ifindex for one in observed.state.attachments if one.program is Program.MARK_ENCRYPT}
     far = (link.far_addresses or () for link in observed.links if link.ifindex in pods)
-    ends = {end for sa in observed.state.sas.values() for end in (sa.src, sa.dst)}
-    return Evidence(
-        frozenset(address for addresses in far for address in addresses),
-        frozenset(address for address in observed.state.peers if address in ends),
-    )
+    if tunnel_ends is None:
+        tunnel_ends = Mirror(observed).tunnel_ends()
+    return Evidence(frozenset(address for addresses in far for address in addresses), tunnel_ends)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,18 +109,23 @@ def _ranks(
     pair of incarnations (ours may be changing right now), or by these very addresses (it has rebooted); then the name.
     """
     of_pair = mirror.fingerprints
-    of_peers = {frozenset(addresses) for addresses in of_pair.values()}
     before = replace(view.node, boot_id=mirror.observation.incarnation or view.node.boot_id)
     return {
         peer.node.name: (
             not peer.vouched,
             not peer.alive,
             of_pair.keys().isdisjoint((fingerprints[peer.node.name], marks.incarnations(before, peer.node))),
-            frozenset(peer.node.addresses) not in of_peers,
+            not _is_known(frozenset(peer.node.addresses), mirror),
             peer.node.name,
         )
         for peer in view.peers
     }
+
+
+def _is_known(addresses: frozenset[Address], mirror: Mirror) -> bool:
+    """Tell whether the peer map holds just these as one peer's."""
+    entry = next((mirror.state.peers.get(address) for address in addresses), None)
+    return entry is not None and mirror.fingerprints[entry.incarnations].keys() == addresses
 
 
 def _double_claim(peer: Peer, address: Address, owner: str) -> str:

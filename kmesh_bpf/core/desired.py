@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The objects that a plan calls for: the sum of its parts, kept as they change. Pure."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What others do with packets behind our programs, or past XFRM: on which devices it counts, and what to say. Pure.
 
 What tc redirects, or gives other addresses, has been looked at by then: the guard drops it where it leaves, or the

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which programs belong on which devices of the node's network namespace, and whose packets come from which.
 
 A device is a pod's, or it is guarded: what is not surely the one is the other, for a pod's device that is taken for

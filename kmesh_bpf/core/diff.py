@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The difference between what is and what should be: the fewest operations, in a safe order.
 
 What receives comes before what sends, new before old goes, and a pod is marked for encryption only when everything

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What stands for an object of ours in the pinned maps: map, key and value, laid out as in the contract header. Pure.
 
 Keys that are addresses are addresses in network byte order, everything else is in this machine's.

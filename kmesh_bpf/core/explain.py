@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two nodes' plans -> what becomes of a packet between two addresses, and why (``kmeshctl explain``). Pure.
 
 Who is managed, who is ready and which policies and SAs there are is read from the plans, and decided nowhere else.

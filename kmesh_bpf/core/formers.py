@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Peers that went, and may come back: how long their SAs stay, and what is remembered of them afterwards. Pure.
 
 A sequence must never start anew under a key that was in use, and a key is made of the two nodes' addresses and
@@ -92,13 +93,21 @@ def used_versions(local: Node, mirror: Mirror, otherwise: Iterable[Address]) -> 
     return highest
 
 
+def pairs(local: Node, peer: Node) -> set[int]:
+    """Give what formers of the tunnels between two nodes go by, but for :data:`marks.UNKNOWN_PAIR`."""
+    ends = set(tunnels(local, peer).values())
+    return {marks.second_pair(local, peer), *(keys.pair(*one, local.boot_id, peer.boot_id) for one in ends)}
+
+
 def used_with(local: Node, peer: Node, versions: Mapping[int, int]) -> dict[Ends, int]:
     """Give the highest key version that may have been in use before, 0: none, for each tunnel between two nodes.
 
     ``versions``: as :func:`used_versions` gives them.
     """
-    of_all = max(versions.get(marks.second_pair(local, peer), 0), versions.get(marks.UNKNOWN_PAIR, 0))
     ends = set(tunnels(local, peer).values())
+    if not versions:
+        return dict.fromkeys(ends, 0)
+    of_all = max(versions.get(marks.second_pair(local, peer), 0), versions.get(marks.UNKNOWN_PAIR, 0))
     return {one: max(versions.get(keys.pair(*one, local.boot_id, peer.boot_id), 0), of_all) for one in ends}
 
 

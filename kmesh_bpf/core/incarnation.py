@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who this node is to its peers: the one place that decides it. Pure.
 
 Every key is made of the incarnations of the two nodes that share it. A node therefore may count on with its SAs under

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rules of others, ahead of XFRM, that make encrypted traffic vanish: in nft's JSON and in iptables-save's text.
 
 Two kinds: a reverse path filter that takes the device into account (what was decrypted came by the uplink, and its

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Keys of one direction, and which key versions are in use towards and from a peer.
 
 Both as docs/design.md, "Keys", and docs/design.md, "Replacing the key", have them.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """All rules of our marks: those of a setting, those that SAs and policies carry, node ids and how they lie in the mark.
 
 What is *ours* among SAs and policies goes by the form of their marks and not by the setting at hand: what another
@@ -7,7 +8,7 @@ setting has made must be found to be removed.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from functools import lru_cache
 
 from kmesh_bpf import contract
@@ -164,7 +165,7 @@ def node_mark(node_id: int, mask: int) -> int:
 def node_id(mark: int, mask: int) -> int:
     """Read a node id back from a mark: the inverse of :func:`node_mark`.
 
-    Kept, as it is asked of all inbound SAs whenever a peer gets an id.
+    Kept, as it is asked of all inbound SAs when a plan begins.
     """
     found, at = 0, 0
     for low, width in _runs(mask):
@@ -191,26 +192,3 @@ def second_pair(local: Node, peer: Node) -> int:
 
 def _fingerprint(*words: str) -> int:
     return int.from_bytes(hashlib.sha256("\0".join(words).encode()).digest()[:8], "big")
-
-
-def allocate(wanted: Iterable[int], held: Mapping[int, int], taken: Collection[int], mask: int) -> dict[int, int]:
-    """Give each fingerprint a node id: the one it holds, else the lowest that is neither held nor taken.
-
-    ``taken`` are ids that live in SAs of former incarnations: reusing one at once would mix two keys. Where the mask
-    has no room for all, the last ones wanted get none.
-    """
-    ids: dict[int, int] = {}
-    room = capacity(mask)
-    used = set(taken) | set(held.values())
-    candidate = 1
-    for fingerprint in wanted:
-        if held.get(fingerprint, room + 1) <= room:  # beyond: of a wider mask
-            ids[fingerprint] = held[fingerprint]
-            continue
-        while candidate in used:
-            candidate += 1
-        if candidate > room:
-            continue
-        ids[fingerprint] = candidate
-        used.add(candidate)
-    return ids

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What address masquerading has to do with encryption: two tables of nft keep it away from packets on their way there.
 
 A masquerade rule gives a marked packet the node's address; then no policy selects it any more. An identity source NAT

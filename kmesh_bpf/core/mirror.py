@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the kernel holds: as last observed, and as it has acknowledged since. Sorted as plans look it up. Pure.
 
 A pass asks the kernel for what it has written, and for nothing else. So that a plan can be as small, the mirror keeps
@@ -44,7 +45,8 @@ class Keys:
     whole: frozenset[str] = frozenset()
 
     def __bool__(self) -> bool:
-        return self.rest or bool(self.whole) or any(getattr(self, name) for name in MAPPINGS)
+        some = self.sas or self.policies or self.pods or self.peers or self.sources or self.formers
+        return self.rest or bool(self.whole or some)
 
     def __len__(self) -> int:
         return sum(len(getattr(self, name)) for name in MAPPINGS)
@@ -122,10 +124,15 @@ def restricted(state: KernelState, keys: Keys) -> KernelState:
 
 @dataclass(slots=True)
 class Changes:
-    """What has changed since a plan last asked: keys, and of SAs and peer entries the peers' addresses."""
+    """What has changed since a plan last asked: keys, and of SAs and peer entries the peers' addresses.
+
+    ``node_ids``, ``node_marks``: those that have come to the mirror's, or gone from there.
+    """
 
     keys: Keys = field(default_factory=Keys)
     remotes: set[Address] = field(default_factory=set)
+    node_ids: set[int] = field(default_factory=set)
+    node_marks: set[int] = field(default_factory=set)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +152,8 @@ class Mirror:
         """The keys of all SAs."""
         self.node_marks: Counter[int] = Counter()
         """The marks of all inbound SAs."""
+        self.node_ids: Counter[int] = Counter()
+        """The node ids of all entries of the peer map."""
         self.with_window = 0
         """How many SAs have a replay window."""
         self.wide: set[PolicyId] = set()
@@ -157,6 +166,9 @@ class Mirror:
         """The key versions that entries of the peer map tell of; 0 where nothing is sent."""
         self.fingerprints: dict[int, dict[Address, int]] = {}
         """Node ids in the peer map by address, by fingerprint of incarnations."""
+        self._ends: frozenset[Address] = frozenset()
+        self._ends_touched: set[Address] = set()
+        """Addresses of peers that may have become tunnel ends, or ceased to be."""
         self._led: dict[Address, set[Address]] = {}
         """The addresses of ours that outbound policies lead from, by the peer's address that they lead to."""
         self._touched: set[Address] | None = None
@@ -184,6 +196,19 @@ class Mirror:
     def held(self, address: Address) -> Held:
         """Give what there is for a peer's address."""
         return Held(self.by_remote.get(address, {}), self._led.get(address, ()))
+
+    def tunnel_ends(self) -> frozenset[Address]:
+        """Give the addresses of the peer map that SAs lead to or come from; the very same where nothing has changed."""
+        come: list[Address] = []
+        gone: list[Address] = []
+        for address in self._ends_touched:
+            there = address in self.by_remote and address in self._peers
+            if there != (address in self._ends):
+                (come if there else gone).append(address)
+        self._ends_touched = set()
+        if come or gone:
+            self._ends = self._ends.difference(gone).union(come)
+        return self._ends
 
     def take_touched(self) -> frozenset[Address] | None:
         """Give the addresses of which :meth:`held`, or the use of its SAs, changed since last asked; None: all."""
@@ -261,7 +286,7 @@ class Mirror:
     def _sort_sa(self, identity: SaId, before: Sa | None, now: Sa | None) -> None:
         if before is not None:
             remote = _remote(before)
-            self._changes.remotes.add(remote)
+            self._move(remote)
             self._touch(remote)
             held = self.by_remote[remote]
             held.pop(before.id, None)
@@ -271,15 +296,21 @@ class Mirror:
             self.with_window -= before.replay_window > 0
             if before.mark is not None:
                 _less(self.node_marks, before.mark.value)
+                self._changes.node_marks.add(before.mark.value)
         if now is not None:
             remote = _remote(now)
-            self._changes.remotes.add(remote)
+            self._move(remote)
             self._touch(remote)
             self.by_remote.setdefault(remote, {})[identity] = now
             self.in_use[now.key] += 1
             self.with_window += now.replay_window > 0
             if now.mark is not None:
                 self.node_marks[now.mark.value] += 1
+                self._changes.node_marks.add(now.mark.value)
+
+    def _move(self, remote: Address) -> None:
+        self._changes.remotes.add(remote)
+        self._ends_touched.add(remote)
 
     def _touch(self, address: Address) -> None:
         if self._touched is not None:
@@ -314,15 +345,19 @@ class Mirror:
             self.pinned[identity] = SaId(now.tunnel_src, now.tunnel_dst, now.spi, None)
 
     def _sort_peer(self, address: Address, before: PeerEntry | None, now: PeerEntry | None) -> None:
-        self._changes.remotes.add(address)
+        self._move(address)
         if before is not None:
             _less(self.sent, before.spi)
+            _less(self.node_ids, before.node_id)
+            self._changes.node_ids.add(before.node_id)
             ids = self.fingerprints[before.incarnations]
             del ids[address]
             if not ids:
                 del self.fingerprints[before.incarnations]
         if now is not None:
             self.sent[now.spi] += 1
+            self.node_ids[now.node_id] += 1
+            self._changes.node_ids.add(now.node_id)
             self.fingerprints.setdefault(now.incarnations, {})[address] = now.node_id
 
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Changes to the kernel, as values. A difference between two states is a tuple of these, in a safe order."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the operator chose, as one record."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What one other node takes of kernel objects: the part of a plan that depends on that node alone. Pure.
 
 A part is made anew only when something that it depends on has changed, or the time that it names has come. Parts have
@@ -48,7 +49,8 @@ class Part:
     ``sends``: we can send to it, it is ready. ``by_cidr``: its pods are selected by pod CIDR. ``lost``: SAs that were
     there and are gone. ``returned``: nothing can be planned, for its keys were in use. ``unmade``: some of its SAs are
     not in the kernel yet. ``due``: when to look again though nothing has happened, in the planner's clock; None: never.
-    ``asks``: SAs that may go, or not, by how they were used up to now, which is not known.
+    ``asks``: SAs that may go, or not, by how they were used up to now, which is not known. ``tunnels``: what all of
+    this comes from but for pods; None: no peer is dealt with, or nothing can be planned.
     """
 
     state: KernelState = NO_STATE
@@ -59,6 +61,7 @@ class Part:
     unmade: bool = False
     due: float | None = None
     asks: tuple[SaId, ...] = ()
+    tunnels: _Tunnels | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +84,16 @@ def plan_part(
     node_id: int,
     wide: bool,
     ground: Ground,
+    before: Part | None = None,
 ) -> Part:
     """Plan for another node. ``pods``: addresses of its managed pods; ``peer``: None where none is dealt with.
 
-    ``fingerprint``, ``node_id``: of the peer. ``wide``: its pods may be selected by pod CIDR.
+    ``fingerprint``, ``node_id``: of the peer. ``wide``: its pods may be selected by pod CIDR. ``before``: its part as
+    it is, where nothing but its pods may have changed.
     """
-    found = _tunnels(view, peer, fingerprint, node_id, ground) if peer is not None else None
+    found = before.tunnels if before is not None else None
+    if peer is not None and found is None:
+        found = _tunnels(view, peer, fingerprint, node_id, ground)
     if peer is not None and found is None:
         return Part(_reached(view, pods, None, False, ground.options), returned=True)
     way = found.way if found else None
@@ -96,8 +103,8 @@ def plan_part(
         return Part(rest)
     sends = way is not None and way.sends
     flags = {**_own(peer, sends), **rest.pods}
-    state = replace(found.state, policies=rest.policies, pods=flags)
-    return Part(state, sends, by_cidr, found.lost, unmade=found.unmade, due=found.due, asks=found.asks)
+    state = KernelState(found.state.sas, rest.policies, flags, found.state.peers)
+    return Part(state, sends, by_cidr, found.lost, False, found.unmade, found.due, found.asks, found)
 
 
 def _tunnels(view: View, peer: Peer, fingerprint: int, node_id: int, ground: Ground) -> _Tunnels | None:

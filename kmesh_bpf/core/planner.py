@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """view + what the kernel holds -> the kernel objects that should be. Decides; does nothing.
 
 Which these are: docs/design.md, "Kernel objects".
@@ -9,7 +10,7 @@ planner remembers them, and what they were made from; an event costs the parts t
 from __future__ import annotations
 
 import heapq
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -95,7 +96,7 @@ class Planner:
     def __init__(self, options: Options) -> None:
         self.options = options
         self._desired = Desired()
-        self._register = Register()
+        self._register = Register(options.node_mark_mask)
         self._owners = Owners()
         self._ranges: cidrs.Ranges | None = None
         self._parts: dict[str, Part] = {}
@@ -138,17 +139,13 @@ class Planner:
         changes = mirror.take_changes()
         self._desired.changed.add(changes.keys)
         moves = self._owners.update(view.node, Pods.of(view.pods))
-        mask = self.options.node_mark_mask
-        names = self._register.update(view, mirror, self._owners, moves, changes.remotes, mask)
-        names.update(name for pair in moves.values() for name in pair if name is not None)
+        names = self._register.update(view, mirror, self._owners, moves, changes)
         concerned, of_all = self._concerned(view, mirror, moves, changes, now)
-        names = (names | concerned) - {view.node.name}
-        replaced = [
-            *self._replan(
-                names, view, Ground(mirror, self.options, now, self._used, self._pinned, of_all.windows_begin, fresh)
-            ),
-            self._plan_here(view, mirror, changes),
-        ]
+        whole = (names | concerned) - {view.node.name}
+        moved = {name for pair in moves.values() for name in pair if name is not None} - {view.node.name}
+        names = whole | moved
+        ground = Ground(mirror, self.options, now, self._used, self._pinned, of_all.windows_begin, fresh)
+        replaced = [*self._replan(names, moved - whole, view, ground), self._plan_here(view, mirror, changes)]
         rest, leaving = self._plan_rest(view, mirror, departed, now)
         self._desired.put((*replaced, rest))
         return self._summed_up(view, mirror, names, leaving)
@@ -172,23 +169,20 @@ class Planner:
         otherwise = [address for address in register.astray if register.name_at(address) is not None]
         used = formers.used_versions(view.node, mirror, otherwise)
         begin = sas.windows_begin(register.without_window, mirror.with_window, self.options)
-        names |= self._with_other_used(view, used)
+        names |= self._with_other_used(used)
         of_all = _OfAll(view.node, dict(view.keys), view.announced, view.announced_at, many, begin)
         if of_all != self._of_all:
             names |= self._parts.keys() | register.accepted.keys() | self._owners.numbers.keys()
         self._of_all, self._pinned = of_all, pinned
         return names - {""}, of_all
 
-    def _with_other_used(self, view: View, used: dict[int, int]) -> set[str]:
+    def _with_other_used(self, used: dict[int, int]) -> set[str]:
         """Take in which key versions have been used by tunnels that are gone; give the peers that this concerns."""
         before, self._used = self._used, used
         if used == before:
             return set()
-        return {
-            name
-            for name, peer in self._register.accepted.items()
-            if formers.used_with(view.node, peer.node, used) != formers.used_with(view.node, peer.node, before)
-        }
+        pairs = [pair for pair, version in used.items() if before.get(pair) != version]
+        return self._register.with_pairs([*pairs, *(pair for pair in before if pair not in used)])
 
     def _ranged(self, view: View, moves: Moves, *, many: bool) -> set[str]:
         """Keep account of pod CIDRs, where they are asked; give the nodes of which the answer may be another."""
@@ -198,15 +192,14 @@ class Planner:
             return set()
         if not self._is_known("shape", shape) or self._ranges is None:
             self._ranges = cidrs.Ranges()
-            nodes = (view.node, *(peer.node for peer in self._register.peers.values()))
+            nodes = (view.node, *(peer.node for peer in self._register.peers))
             self._ranges.begin(nodes, self._owners.all())
             return set(self._parts)
         return self._ranges.move({address: owner for address, (_, owner) in moves.items()})
 
-    def _replan(self, names: Iterable[str], view: View, ground: Ground) -> list[_Replaced]:
-        """Make parts anew; give what they were and are."""
+    def _replan(self, names: Collection[str], only_pods: Container[str], view: View, ground: Ground) -> list[_Replaced]:
+        """Make parts anew, of some of which nothing but the pods may have changed; give what they were and are."""
         replaced = []
-        ready, by_cidr = set(self._ready), set(self._by_cidr)
         for name in sorted(names):
             pods, peer = self._owners.on(name), self._register.accepted.get(name)
             if peer is None and not pods:
@@ -214,15 +207,12 @@ class Planner:
             else:
                 wide = self._ranges is not None and bool(pods) and self._ranges.fit(name)
                 fingerprint, number = self._register.fingerprints.get(name, 0), self._register.ids.get(name, 0)
-                part = plan_part(view, pods, peer, fingerprint, number, wide, ground)
+                before = self._parts.get(name) if name in only_pods else None
+                part = plan_part(view, pods, peer, fingerprint, number, wide, ground, before)
             replaced.append((self._parts.get(name, NO_PART).state, part.state))
             self._keep(name, part)
-            (ready.add if part.sends else ready.discard)(name)
-            (by_cidr.add if part.by_cidr else by_cidr.discard)(name)
-        if ready != self._ready:
-            self._ready = frozenset(ready)
-        if by_cidr != self._by_cidr:
-            self._by_cidr = frozenset(by_cidr)
+        self._ready = _with(self._ready, names, {name for name in names if self._parts.get(name, NO_PART).sends})
+        self._by_cidr = _with(self._by_cidr, names, {name for name in names if self._parts.get(name, NO_PART).by_cidr})
         return replaced
 
     def _keep(self, name: str, part: Part) -> None:
@@ -275,11 +265,7 @@ class Planner:
         """Plan for nodes not dealt with, and for what is left of those that went; give what that was and is."""
         register = self._register
         returned = {name for name, part in self._special.items() if part.returned}
-        others = (
-            [one for name, one in register.peers.items() if name not in register.accepted or name in returned]
-            if (returned or len(register.accepted) < len(register.peers))
-            else []
-        )
+        others = [one for name in sorted(register.left_out | returned) if (one := register.peers.get(name))]
         astray = {*register.astray, *(a for one in others for a in one.node.addresses if a in mirror.state.peers)}
         planned = {address: entry for address in astray if (entry := self._entry(address)) is not None}
         kept, kept_sas = claims.keep_quarantined((one.node for one in others), mirror, planned)
@@ -291,11 +277,13 @@ class Planner:
             policies=self._blocks(view),
             pods=self._of_nobody(view),
         )
-        before, self._rest = self._rest, state
+        before = self._rest
+        if state != before:  # of those that went there may be many
+            self._rest = state
         below = (view.candidates, tuple(address for one in others for address in one.node.addresses))
         if not self._is_known("below", below):
             self._desired.lay(dict.fromkeys((*below[0], *below[1]), PodFlags.CANDIDATE))
-        return (before, state), leaving
+        return (before, self._rest), leaving
 
     def _blocks(self, view: View) -> dict[PolicyId, Policy]:
         """Give the policies that drop what would go to a contested address in clear: no part encrypts it."""
@@ -334,7 +322,7 @@ class Planner:
             policy_hash=mirror.observation.can_hash,
             pod_devices=found.pod_devices,
         )
-        others = (view.node.name, self._register.peers, Pods.of(view.pods).nodes)
+        others = (view.node.name, self._register.peers.names, Pods.of(view.pods).nodes)
         if not self._is_known("others", others):
             self._expected = frozenset({*others[1], *others[2]} - {others[0]})
         special = sorted(self._special.items())
@@ -367,3 +355,9 @@ class Planner:
             # A daemon that started with a broken Secret: no key can be derived to make them anew.
             yield Problem(ProblemKind.KEY, "no key is known; the SAs stay as they are until there is one")
         yield from self._owners.problems()
+
+
+def _with(names: frozenset[str], asked: Collection[str], found: Set[str]) -> frozenset[str]:
+    """Give names, of those asked only the ones found; where nothing is another, the very same."""
+    gone = {name for name in asked if name in names and name not in found}
+    return names.difference(gone).union(found) if gone or not found <= names else names

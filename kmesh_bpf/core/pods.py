@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which node has the managed pod of an address. Pure.
 
 What runs here is known better than what others say: neither this node's addresses nor its pods' can be a pod's
@@ -36,10 +37,7 @@ class Owners:
         own = frozenset(here.addresses)
         if pods is self._pods and (self._here, self._own) == (here.name, own):
             return {}
-        before, now = self._pods.by_node, pods.by_node
-        names = [name for name, found in now.items() if before.get(name) is not found]
-        names += [name for name in before if name not in now]
-        claims = {name: (_addresses(self._pods.on(name)), _addresses(pods.on(name))) for name in names}
+        claims = {name: (_addresses(was), _addresses(is_)) for name, was, is_ in pods.changes(self._pods)}
         concerned = {address for was, now in claims.values() for address in was ^ now}
         if (self._here, self._own) != (here.name, own):
             concerned.update(self._claims)  # who has what may change with who we are

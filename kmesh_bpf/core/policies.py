@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which policies there should be: what is encrypted towards a peer, and what is taken from it.
 
 Selectors are exact addresses of managed pods and of nodes; a peer's pod CIDRs only where there are too many addresses.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is wrong, for the operator to mend, as values: they name the thing and the way out."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which peers this node can send to, by what the kernel really holds, and which it should be able to send to."""
 
 from __future__ import annotations

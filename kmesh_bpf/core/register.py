@@ -1,26 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
 """The peers that are dealt with, their fingerprints and node ids; remembered from one view to the next. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from dataclasses import replace
 
-from kmesh_bpf.core import claims, marks
-from kmesh_bpf.core.mirror import Mirror
+from kmesh_bpf.core import claims, formers, marks
+from kmesh_bpf.core.mirror import Changes, Mirror
+from kmesh_bpf.core.node_ids import NodeIds
 from kmesh_bpf.core.pods import Owners
-from kmesh_bpf.core.view import Address, Node, Peer, View
+from kmesh_bpf.core.view import Address, Node, Peer, Peers, View
 
 
 class Register:
     """The peers of a view by name.
 
-    ``accepted``: those that are dealt with; ``ids``: their node ids, by name. ``quarantined``, ``crowded``: sentences
-    on the others. ``astray``: addresses that the kernel's peer map holds otherwise than for an accepted peer as it is
-    now. ``without_window``: how many peers announce no replay window. ``nodes`` is another number whenever a node came
-    or went, or its addresses or pod CIDRs changed.
+    ``accepted``: those that are dealt with; ``ids``: their node ids, by name. ``left_out``: the names of the others,
+    ``quarantined``, ``crowded``: sentences on them. ``astray``: addresses that the kernel's peer map holds otherwise
+    than for an accepted peer as it is now. ``without_window``: how many peers announce no replay window. ``nodes`` is
+    another number whenever a node came or went, or its addresses or pod CIDRs changed.
     """
 
-    def __init__(self) -> None:
-        self.peers: dict[str, Peer] = {}
+    def __init__(self, node_mark_mask: int) -> None:
+        self.peers = Peers()
         self.accepted: dict[str, Peer] = {}
         self.fingerprints: dict[str, int] = {}
         self.ids: dict[str, int] = {}
@@ -29,8 +32,16 @@ class Register:
         self.astray: set[Address] = set()
         self.without_window = 0
         self.nodes = 0
+        self._mask = node_mark_mask
+        self._numbers = NodeIds(node_mark_mask)
         self._node: Node | None = None
-        self._seen: tuple[Peer, ...] = ()
+        self._seen: Collection[Peer] = ()
+        self._losers: frozenset[str] = frozenset()
+        """Peers whose claims do not hold."""
+        self._rest: tuple[str, ...] = ()
+        """Peers that there is no node id for."""
+        self._pairs: dict[int, set[str]] = {}
+        """Peers by what tells of the keys of their tunnels (:func:`formers.pairs`)."""
         self._claimants: dict[Address, set[str]] = {}
         self._doubted: set[Address] = set()
         """Addresses that two peers claim, or a peer and a pod or this node."""
@@ -38,23 +49,37 @@ class Register:
         """Accepted peers whose node id does not stand in the peer map yet."""
 
     def update(
-        self, view: View, mirror: Mirror, owners: Owners, moved: Iterable[Address], touched: set[Address], mask: int
+        self, view: View, mirror: Mirror, owners: Owners, moved: Iterable[Address], changes: Changes
     ) -> set[str]:
         """Take in a view; give the names of the peers for which anything is another now.
 
-        ``moved``: addresses of managed pods that may have another owner; ``touched``: of peers, where the kernel's
-        entries or SAs have changed; ``mask``: the node mark mask.
+        ``moved``: addresses of managed pods that may have another owner; ``changes``: of the mirror.
         """
+        touched = changes.remotes
+        self._numbers.update(mirror, changes.node_ids, changes.node_marks)
         before = {name for address in touched for name in self._claimants.get(address, ())}
         changed, addresses = self._take(view)
         self._doubt((*addresses, *moved), view.node, owners)
         if changed or touched or self._doubted or self.quarantined:
             changed |= self._accept(view, mirror, owners, changed)
-            changed |= self._number(mirror, changed | before, mask)
+            changed |= self._number(mirror, changed | before)
             concerned = {*touched, *addresses}
-            concerned.update(one for name in changed if name in self.peers for one in self.peers[name].node.addresses)
+            for peer in map(self.peers.get, changed):
+                concerned.update(peer.node.addresses if peer else ())
             self._stray(concerned, mirror)
         return changed | before
+
+    @property
+    def left_out(self) -> frozenset[str]:
+        """The names of the peers that are not dealt with."""
+        return self._losers.union(self._rest)
+
+    def with_pairs(self, pairs: Iterable[int]) -> set[str]:
+        """Give the accepted peers that formers of these pairs may stand for (:func:`formers.used_with`)."""
+        named = set(pairs)
+        if marks.UNKNOWN_PAIR in named:
+            return set(self.accepted)
+        return {name for pair in named for name in self._pairs.get(pair, ()) if name in self.accepted}
 
     def name_at(self, address: Address) -> str | None:
         """Give the accepted peer that has an address."""
@@ -65,21 +90,29 @@ class Register:
         node, same = view.node, view.node == self._node
         if same and view.peers is self._seen:
             return set(), set()
-        now = {peer.node.name: peer for peer in view.peers}
-        names = {name for name, peer in now.items() if not same or self.peers.get(name) is not peer}
-        names.update(self.peers.keys() - now.keys())
+        before, now, former = self.peers, Peers.of(view.peers), self._node
+        names = {name for name, _, _ in now.changes(before)} if same else {*before.names, *now.names}
         addresses: set[Address] = set() if same else set(self._claimants) | set(node.addresses)
         for name in names:
-            old, new = self.peers.get(name), now.get(name)
+            old, new = before.get(name), now.get(name)
             for peer in (old, new):
                 addresses.update(peer.node.addresses if peer else ())
             self._replace(name, old, new)
+            self._pair(name, formers.pairs(former, old.node) if former and old else (), add=False)
+            self._pair(name, formers.pairs(node, new.node) if new else (), add=True)
             if new is not None:
                 self.fingerprints[name] = marks.incarnations(node, new.node)
             else:
                 del self.fingerprints[name]
         self._node, self._seen, self.peers = node, view.peers, now
         return names, addresses
+
+    def _pair(self, name: str, pairs: Iterable[int], *, add: bool) -> None:
+        for pair in pairs:
+            names = self._pairs.setdefault(pair, set())
+            (names.add if add else names.discard)(name)
+            if not names:
+                del self._pairs[pair]
 
     def _replace(self, name: str, old: Peer | None, new: Peer | None) -> None:
         for address in old.node.addresses if old else ():
@@ -101,52 +134,54 @@ class Register:
                 self._doubted.discard(address)
 
     def _accept(self, view: View, mirror: Mirror, owners: Owners, changed: set[str]) -> set[str]:
-        """Decide who is dealt with; give the names of those for whom that is another answer."""
-        if self._doubted:
-            settled = claims.settle(view, self.fingerprints, mirror, owners.pod)
-            accepted, self.quarantined = settled.accepted, settled.quarantined
-        elif self.quarantined or self.crowded:
-            accepted, self.quarantined = frozenset(self.peers), ()
-        else:
-            for name in changed:  # all are accepted, as those before were
-                if name in self.peers:
-                    self.accepted[name] = self.peers[name]
-                else:
-                    self.accepted.pop(name, None)
-            return set()
-        names = accepted ^ self.accepted.keys()
-        self.accepted = {name: self.peers[name] for name in accepted}
-        return set(names)
+        """Decide who is dealt with; give the names of those for whom that is another answer.
 
-    def _number(self, mirror: Mirror, names: set[str], mask: int) -> set[str]:
+        Asked are those that claim what somebody else claims, too: what the others claim is theirs alone.
+        """
+        claiming = {name for address in self._doubted for name in self._claimants[address]}
+        losers: frozenset[str] = frozenset()
+        self.quarantined = ()
+        if claiming:
+            several = replace(view, peers=Peers(peer for name in claiming if (peer := self.peers.get(name))))
+            settled = claims.settle(several, self.fingerprints, mirror, owners.pod)
+            losers, self.quarantined = frozenset(claiming) - settled.accepted, settled.quarantined
+        others = {*(losers ^ self._losers), *self._rest}  # those without an id may get one now
+        self._losers, self._rest, self.crowded = losers, (), ()
+        for name in changed | others:
+            peer = self.peers.get(name)
+            if peer is None or name in losers:
+                self.accepted.pop(name, None)
+            else:
+                self.accepted[name] = peer
+        return others
+
+    def _number(self, mirror: Mirror, names: set[str]) -> set[str]:
         """Give each accepted peer a node id; give the names of those that have another one now, or none any more."""
-        room = marks.capacity(mask)
         for name in names:
             held = mirror.fingerprints.get(self.fingerprints[name]) if name in self.accepted else None
             number = next(iter(held.values())) if held else None
             if name not in self.accepted:
                 self._unnumbered.discard(name)
                 self.ids.pop(name, None)
-            elif number is not None and number <= room:
+            elif number is not None and number <= self._numbers.room:  # beyond: of a wider mask
                 self._unnumbered.discard(name)
                 self.ids[name] = number
             else:
                 self._unnumbered.add(name)
         if not self._unnumbered:
-            self.crowded = ()
             return set()
-        taken = {marks.node_id(mark, mask) for mark in mirror.node_marks}
-        held_ids = {one: next(iter(ids.values())) for one, ids in mirror.fingerprints.items()}
-        wanted = sorted(self.accepted)
-        ids = marks.allocate((self.fingerprints[name] for name in wanted), held_ids, taken, mask)
-        numbers = {name: ids[self.fingerprints[name]] for name in wanted if self.fingerprints[name] in ids}
-        rest = [name for name in wanted if name not in numbers]
-        changed = {name for name in self._unnumbered if self.ids.get(name) != numbers.get(name)} | set(rest)
-        self.ids, self.crowded = numbers, (claims.crowd(rest, mask),) if rest else ()
-        for name in rest:
-            del self.accepted[name]
-        self._unnumbered.difference_update(rest)
-        return changed
+        wanted = sorted(self._unnumbered)
+        numbers = dict(zip(wanted, self._numbers.free(len(wanted)), strict=False))
+        changed = {name for name in wanted if self.ids.get(name) != numbers.get(name)}
+        self.ids.update(numbers)
+        rest = wanted[len(numbers) :]
+        if rest:
+            self._rest, self.crowded = tuple(rest), (claims.crowd(rest, self._mask),)
+            self._unnumbered.difference_update(rest)
+            for name in rest:
+                del self.accepted[name]
+                self.ids.pop(name, None)
+        return changed.union(rest)
 
     def _stray(self, addresses: Iterable[Address], mirror: Mirror) -> None:
         for address in addresses:

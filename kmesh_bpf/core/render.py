@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Operations as the command lines a person could run: the log, ``--dry-run`` and errors speak them."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """XFRM policies of others that are asked before ours, and defaults that drop what no policy selects. Pure.
 
 The kernel takes the first policy that selects a packet, whoever wrote it: what should be encrypted is not, and the

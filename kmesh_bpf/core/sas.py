@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which SAs from and towards a peer there should be, by tunnel (docs/design.md, "Replacing the key").
 
 The kernel sends with the newest outbound SA between two tunnel ends, newest by whole seconds. What is in the kernel for

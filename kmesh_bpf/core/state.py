@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kernel objects of ours, as values: what a plan calls for and what an observation found are the same types."""
 
 from __future__ import annotations
@@ -33,6 +34,14 @@ class SaId:
     dst: Address
     spi: int
     mark: Mark | None
+    hash: int = field(init=False, repr=False, compare=False)
+    """Kept: identities are looked up all the time, and addresses are hashed by way of a text (:mod:`ipaddress`)."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hash", hash((self.dst, self.spi, self.mark)))
+
+    def __hash__(self) -> int:
+        return self.hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +61,11 @@ class Sa:
     output_mark: Mark | None = None
     replay_window: int = 0
     any_family: bool = False
+    id: SaId = field(init=False, repr=False, compare=False)
+    """Identity in the SAD."""
 
-    @property
-    def id(self) -> SaId:
-        """Identity in the SAD."""
-        return SaId(self.src, self.dst, self.spi, self.mark)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", SaId(self.src, self.dst, self.spi, self.mark))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +97,14 @@ class PolicyId:
     src: Network
     dst: Network
     mark: Mark
+    hash: int = field(init=False, repr=False, compare=False)
+    """Kept, as :attr:`SaId.hash` is."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hash", hash((self.direction, self.src, self.dst, self.mark)))
+
+    def __hash__(self) -> int:
+        return self.hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +124,11 @@ class Policy:
     spi: int = 0
     priority: int = contract.POLICY_PRIORITY
     block: bool = False
+    id: PolicyId = field(init=False, repr=False, compare=False)
+    """Identity in the SPD."""
 
-    @property
-    def id(self) -> PolicyId:
-        """Identity in the SPD."""
-        return PolicyId(self.direction, self.src, self.dst, self.mark)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "id", PolicyId(self.direction, self.src, self.dst, self.mark))
 
 
 class PodFlags(IntFlag):

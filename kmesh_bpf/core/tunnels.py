@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Between which addresses of two nodes their tunnels lead."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The input of a decision: an immutable snapshot of everything known (docs/design.md, "Words")."""
 
 from __future__ import annotations
@@ -7,8 +8,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from itertools import chain
+from operator import itemgetter
 from types import MappingProxyType
 
+from kmesh_bpf.core.shared import SharedMap
 from kmesh_bpf.errors import ConfigError
 
 Address = IPv4Address | IPv6Address
@@ -93,10 +96,70 @@ class Pod:
     settled: bool = False
 
 
+class Peers(Collection[Peer]):
+    """Peers by name, immutable, in parts that one view shares with the next; as a collection in the order of names.
+
+    What two views differ in is found without going through all peers.
+    """
+
+    __slots__ = ("_by_name", "_names")
+
+    def __init__(self, peers: Iterable[Peer] = ()) -> None:
+        self._by_name = SharedMap[Peer]().changed({peer.node.name: peer for peer in peers})
+        self._names = frozenset(name for name, _ in self._by_name.items())
+
+    @classmethod
+    def of(cls, peers: Collection[Peer]) -> Peers:
+        """Give peers by name: what is given, if it is that already; of several of one name, the last."""
+        return peers if isinstance(peers, Peers) else cls(peers)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names; the very same as before where none has come or gone."""
+        return self._names
+
+    def get(self, name: str) -> Peer | None:
+        """Give the peer of a name, if there is one."""
+        return self._by_name.get(name)
+
+    def changed(self, edits: Mapping[str, Peer | None]) -> Peers:
+        """Give these, with some put in place or, where None, taken out; if none is another, these themselves."""
+        by_name = self._by_name.changed(edits)
+        if by_name is self._by_name:
+            return self
+        made = Peers()
+        made._by_name = by_name
+        made._names = _renamed(self._names, edits)
+        return made
+
+    def changes(self, before: Peers) -> Iterator[tuple[str, Peer | None, Peer | None]]:
+        """Give the names of which the peer is another object than before, what it was, what it is; None: not there."""
+        return self._by_name.changes(before._by_name)
+
+    def __iter__(self) -> Iterator[Peer]:
+        return (peer for _, peer in sorted(self._by_name.items(), key=itemgetter(0)))
+
+    def __len__(self) -> int:
+        return len(self._by_name)
+
+    def __contains__(self, peer: object) -> bool:
+        return isinstance(peer, Peer) and self.get(peer.node.name) == peer
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Peers) and (self is other or list(self) == list(other))
+
+    def __hash__(self) -> int:
+        return hash(tuple(self))
+
+    def __repr__(self) -> str:
+        return f"Peers({list(self)})"
+
+
 class Pods(Collection[Pod]):
     """Managed pods by node, immutable and shared: where a node's pods stay as they are, its tuple is the very same.
 
-    Whoever has planned for a node goes by that: equal is not asked, the same is enough.
+    Whoever has planned for a node goes by that: equal is not asked, the same is enough. As a collection in the order of
+    nodes' names.
     """
 
     __slots__ = ("_by_node", "_nodes", "_size")
@@ -105,7 +168,7 @@ class Pods(Collection[Pod]):
         by_node: dict[str, list[Pod]] = {}
         for pod in pods:
             by_node.setdefault(pod.node, []).append(pod)
-        self._by_node: Mapping[str, tuple[Pod, ...]] = {node: tuple(found) for node, found in by_node.items()}
+        self._by_node = SharedMap[tuple[Pod, ...]]().changed({node: tuple(found) for node, found in by_node.items()})
         self._nodes = frozenset(by_node)
         self._size = sum(map(len, by_node.values()))
 
@@ -115,18 +178,13 @@ class Pods(Collection[Pod]):
         return pods if isinstance(pods, Pods) else cls(pods)
 
     @property
-    def by_node(self) -> Mapping[str, tuple[Pod, ...]]:
-        """The pods of each node that has any."""
-        return self._by_node
-
-    @property
     def nodes(self) -> frozenset[str]:
         """The names of nodes that have any; the very same as before where that has not changed."""
         return self._nodes
 
     def on(self, node: str) -> tuple[Pod, ...]:
         """Give the pods of a node."""
-        return self._by_node.get(node, ())
+        return self._by_node.get(node) or ()
 
     def changed(self, nodes: Mapping[str, tuple[Pod, ...]]) -> Pods:
         """Give these pods, with those of some nodes replaced; nodes whose pods are equal keep their tuple."""
@@ -135,19 +193,18 @@ class Pods(Collection[Pod]):
             return self
         made = Pods()
         made._size = self._size + sum(len(pods) - len(self.on(name)) for name, pods in new.items())
-        by_node = dict(self._by_node)  # of thousands of nodes, in some microseconds: no loop over them
-        for name, pods in new.items():
-            if pods:
-                by_node[name] = pods
-            else:
-                del by_node[name]
-        made._by_node = by_node
-        same = all(bool(pods) == (name in self._nodes) for name, pods in new.items())
-        made._nodes = self._nodes if same else frozenset(by_node)
+        edits = {name: pods or None for name, pods in new.items()}
+        made._by_node = self._by_node.changed(edits)
+        made._nodes = _renamed(self._nodes, edits)
         return made
 
+    def changes(self, before: Pods) -> Iterator[tuple[str, tuple[Pod, ...], tuple[Pod, ...]]]:
+        """Give the nodes whose pods are another tuple than before, what they were, what they are."""
+        for node, old, new in self._by_node.changes(before._by_node):
+            yield node, old or (), new or ()
+
     def __iter__(self) -> Iterator[Pod]:
-        return chain.from_iterable(self._by_node.values())
+        return chain.from_iterable(pods for _, pods in sorted(self._by_node.items(), key=itemgetter(0)))
 
     def __len__(self) -> int:
         return self._size
@@ -156,7 +213,9 @@ class Pods(Collection[Pod]):
         return isinstance(pod, Pod) and pod in self.on(pod.node)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Pods) and self._by_node == other._by_node
+        return isinstance(other, Pods) and (
+            self is other or dict(self._by_node.items()) == dict(other._by_node.items())
+        )
 
     def __hash__(self) -> int:
         return hash(frozenset(self._by_node.items()))
@@ -165,13 +224,21 @@ class Pods(Collection[Pod]):
         return f"Pods({list(self)})"
 
 
+def _renamed(names: frozenset[str], edits: Mapping[str, object]) -> frozenset[str]:
+    """Give the names that there are after some were put in place, or, where None, taken out."""
+    come = {name for name, one in edits.items() if one is not None and name not in names}
+    gone = {name for name, one in edits.items() if one is None and name in names}
+    return names.union(come).difference(gone) if come or gone else names
+
+
 @dataclass(frozen=True, slots=True)
 class View:
     """Everything a plan depends on, but for what the kernel already holds.
 
-    ``pods``: best as :class:`Pods`, so that a plan can tell which nodes' have changed. ``keys`` maps key version (SPI)
-    to the cluster's pre-shared key, the previous ones included. ``announced`` is the version in our own KmeshNodeInfo,
-    0 before the first; ``announced_at`` when it was written, in the same seconds as the ``now`` given to the planner.
+    ``peers``, ``pods``: best as :class:`Peers` and :class:`Pods`, so that a plan can tell what has changed. ``keys``
+    maps key version (SPI) to the cluster's pre-shared key, the previous ones included. ``announced`` is the version in
+    our own KmeshNodeInfo, 0 before the first; ``announced_at`` when it was written, in the same seconds as the ``now``
+    given to the planner.
     ``services`` are the cluster's Service CIDRs; ``candidates`` other addresses that DNAT may turn into a pod's: of
     Services outside these CIDRs, and of all nodes. ``contested``: addresses that a pod claims and a node has got: what
     cannot be sent there encrypted is not sent. ``problems`` are sentences on claims that do not hold (of pods, nodes,
@@ -179,7 +246,7 @@ class View:
     """
 
     node: Node
-    peers: tuple[Peer, ...] = ()
+    peers: Collection[Peer] = ()
     pods: Collection[Pod] = ()
     keys: Mapping[int, Key] = field(default_factory=lambda: MappingProxyType({}))
     services: tuple[Network, ...] = ()

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the programs tell of packets, for whoever asks (``kmeshctl monitor``): events, and their sum by pair. Pure.
 
 A packet may pass several programs, and each tells what it has decided: a packet that is encrypted is ``marked`` where

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The child process that compiles, loads and pins: run by its path, a job as JSON on stdin, an answer on stdout.
 
 The only module that imports bcc. BCC brings LLVM, over 100 MB, so it never enters the daemon: this process does its

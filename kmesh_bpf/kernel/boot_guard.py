@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The guard of kmesh_bpf.core.boot_guard: kept in a file that outlives a boot, loaded, removed."""
 
 from __future__ import annotations

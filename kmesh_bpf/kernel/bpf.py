@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """bpf(2) in Python: thin, typed, errors as ours. The C side is kmesh_bpf/_bpf_calls.c."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What new maps take over from those that were in use: of another capacity, or of a version before.
 
 Of version 2 all is taken over as it is: it made the pairs of peers and formers otherwise, of the incarnations alone,

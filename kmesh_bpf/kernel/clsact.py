@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Programs on devices by a clsact qdisc and its filters: for kernels without TCX (before 6.6).
 
 On our own netlink transport, because pyroute2 does not decode which program a filter runs (TCA_BPF_ID).

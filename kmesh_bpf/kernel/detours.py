@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads, rarely, what others do with packets: TC filters that redirect or change them, routing by their marks."""
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Detours:
         self._found: tuple[Detour, ...] = ()
 
     def tell(self) -> None:
-        """Say that filters have changed: they are read again as soon as that may cost something."""
+        """Say that filters or rules have changed: they are read again as soon as that may cost something."""
         self._due = min(self._due, self._soonest)
 
     def found(self, links: tuple[Link, ...]) -> tuple[Detour, ...]:

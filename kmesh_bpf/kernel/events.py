@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The ring that the programs tell of packets in, and who is told: a build's own two maps, pinned beside it."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A kernel in memory, with the real one's contract: for tests of whoever makes passes, or of a daemon."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Links that a daemon with another pin root has left behind: pinned there they run on, by maps that nobody keeps.
 
 They are ours to take over: behind our programs theirs would wipe marks off, and drop what their maps do not know.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The seam between deciding and doing: what a reconciler may ask of a kernel."""
 
 from __future__ import annotations

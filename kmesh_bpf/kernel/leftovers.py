@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads what Go Kmesh's IPsec has made on this node, rarely: its SAs and policies come before ours, or keep ours out.
 
 By the form in which it makes them (its pkg/controller/encryption/ipsec and pkg/utils/tc.go), which differs from ours.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The network devices of the namespace and what lies behind them, and a socket that tells when something changes.
 
 Lists of devices and of their addresses come from pyroute2. What lies behind them, routes and notifications are read on
@@ -27,7 +28,8 @@ from kmesh_bpf.kernel import routes
 from kmesh_bpf.kernel.netlink import DUMP_TRIES, NetlinkSocket, attribute, attributes, message, messages
 
 ROUTES: int = lib.RTMGRP_IPV4_ROUTE | lib.RTMGRP_IPV6_ROUTE | 1 << (lib.RTNLGRP_NEXTHOP - 1)
-GROUPS: int = lib.RTMGRP_LINK | lib.RTMGRP_IPV4_IFADDR | lib.RTMGRP_IPV6_IFADDR | lib.RTMGRP_TC | ROUTES
+RULES: int = lib.RTMGRP_IPV4_RULE | 1 << (lib.RTNLGRP_IPV6_RULE - 1)
+GROUPS: int = lib.RTMGRP_LINK | lib.RTMGRP_IPV4_IFADDR | lib.RTMGRP_IPV6_IFADDR | lib.RTMGRP_TC | ROUTES | RULES
 MADE: tuple[int, ...] = (lib.RTM_NEWQDISC, lib.RTM_NEWCHAIN, lib.RTM_NEWTFILTER)
 """Nothing of ours is missing when these come, and we make them ourselves."""
 LONGEST_LISTED = 25.0
@@ -195,13 +197,15 @@ def _is_set(sysctl: str, name: str) -> bool:
 class LinkWatcher:
     """Tells that a device or address has come, gone or changed in the caller's namespace, or a qdisc or filter gone.
 
-    Of routes only what may change which devices they lead out by: ``leading`` says by which they do.
+    Of routes only what may change which devices they lead out by: ``leading`` says by which they do. ``wrapping``: one
+    wraps packets, and any that comes or goes may be that one.
     """
 
     def __init__(self) -> None:
         self._socket = NetlinkSocket(lib.NETLINK_ROUTE, GROUPS)
         self.leading: frozenset[int] = frozenset()
-        self.devices_changed = self.routes_changed = self.routes_gone = self._filters = False
+        self.wrapping = False
+        self.devices_changed = self.routes_changed = self.routes_gone = self._others = False
 
     def __enter__(self) -> LinkWatcher:
         return self
@@ -217,9 +221,9 @@ class LinkWatcher:
         """Give the descriptor, for ``selectors``."""
         return self._socket.fileno()
 
-    def take_filters(self) -> bool:
-        """Tell whether filters of TC, BPF programs aside, have come or gone since last asked."""
-        found, self._filters = self._filters, False
+    def take_others(self) -> bool:
+        """Tell whether filters of TC, BPF programs aside, or rules of routing have come or gone since last asked."""
+        found, self._others = self._others, False
         return found
 
     def drain(self) -> bool:
@@ -230,7 +234,7 @@ class LinkWatcher:
         changed = False
         for data in self._socket.waiting():
             if data is None:
-                self.devices_changed = self.routes_changed = self._filters = changed = True
+                self.devices_changed = self.routes_changed = self._others = changed = True
                 continue
             for header, body in messages(data):
                 changed = self._take(int(header.nlmsg_type), body) or changed
@@ -238,17 +242,22 @@ class LinkWatcher:
 
     def _take(self, number: int, body: bytes) -> bool:
         if number == lib.RTM_NEWROUTE:
-            new = not self.leading.issuperset(routes.devices_out(body)) or routes.wrapping(body) is not None
+            wraps = self.wrapping or routes.wrapping(body) is not None
+            new = wraps or not self.leading.issuperset(routes.devices_out(body))
             self.routes_changed = self.routes_changed or new
             return new
+        if number == lib.RTM_DELROUTE and self.wrapping:
+            self.routes_changed = True
+            return True
         if number == lib.RTM_DELROUTE or number in (lib.RTM_NEWNEXTHOP, lib.RTM_DELNEXTHOP):
             self.routes_gone = self.routes_gone or number != lib.RTM_DELROUTE or bool(routes.devices_out(body))
             return False
         if number in (lib.RTM_NEWLINK, lib.RTM_DELLINK, lib.RTM_NEWADDR, lib.RTM_DELADDR):
             self.devices_changed = True
             return True
-        if number in (lib.RTM_NEWTFILTER, lib.RTM_DELTFILTER) and BPF not in body:
-            self._filters = True
+        filters = number in (lib.RTM_NEWTFILTER, lib.RTM_DELTFILTER) and BPF not in body
+        if filters or number in (lib.RTM_NEWRULE, lib.RTM_DELRULE):
+            self._others = True
             return True
         return number not in MADE
 
@@ -302,6 +311,7 @@ class Links:
         if watcher.routes_changed or (watcher.routes_gone and waited > ROUTES_LISTED) or waited > LONGEST_LISTED:
             found = routes.read(self._socket)
             leading, self.detours = found.leading, tuple(sorted(found.detours, key=lambda one: one.where))
+            watcher.wrapping = bool(self.detours)
             self._routes_at, watcher.routes_changed, watcher.routes_gone = now, False, False
             if leading != watcher.leading:
                 watcher.leading, watcher.devices_changed = leading, True

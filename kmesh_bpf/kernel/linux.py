@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The real kernel behind the seam: composes XFRM, the pinned maps, TC and nft; decides nothing."""
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from kmesh_bpf.core.view import Address, Network
 from kmesh_bpf.errors import ConfigError, KernelError, KmeshBpfError, UnsupportedError
 from kmesh_bpf.kernel import nat, pieces, privileges, programs, xfrm, xfrm_defaults, xfrm_events, xfrm_stat
 from kmesh_bpf.kernel.detours import Detours
+from kmesh_bpf.kernel.fib_rules import RoutingRules
 from kmesh_bpf.kernel.interface import AttachMode, Failure
 from kmesh_bpf.kernel.leftovers import GoKmesh
 from kmesh_bpf.kernel.links import Links
@@ -91,7 +93,7 @@ class LinuxKernel:
         self._links = Links()
         self._tc = TcAttacher(pin_root, attach_mode)
         self._nat = nat.Tables(settings.mark_mask)
-        self._rules, self._go, self._detours = Rules(), GoKmesh(self._socket), Detours()
+        self._rules, self._routing, self._go, self._detours = Rules(), RoutingRules(), GoKmesh(self._socket), Detours()
         self._pins = Pins(pin_root, self._loaded, self._maps, self._tc) if self._loaded and self._maps else None
         self._seen: _Seen | None = None
         allow_descriptors()
@@ -199,7 +201,7 @@ class LinuxKernel:
     def _rest(self) -> Observation:
         """Observe all but the mappings of a KernelState, and the usage of SAs."""
         devices, thresholds = self._links.list(), self._thresholds.found()
-        if self._links.watcher.take_filters():
+        if self._links.watcher.take_others():
             self._detours.tell()
         state = KernelState(
             services=self._maps.services() if self._maps else frozenset(),
@@ -212,7 +214,7 @@ class LinuxKernel:
             state,
             links=devices,
             incarnation=self.incarnation(),
-            suspects=(*self._rules.suspects(), *self._go.suspects(devices)),
+            suspects=(*self._rules.suspects(), *self._routing.suspects(), *self._go.suspects(devices)),
             can_hash=thresholds is not None,
             rivals=self._xfrm.rivals,
             refusing=xfrm_defaults.refusing(self._socket),

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which maps there are, and the folders below a pin root that they are pinned in: one for each layout and capacity."""
 
 from __future__ import annotations

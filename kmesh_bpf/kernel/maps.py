@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pinned maps, typed: without BCC, without the daemon. Layouts come from the contract header."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The nft tables of kmesh_bpf.core.masquerade: installed, compared with what nft lists, removed."""
 
 from __future__ import annotations

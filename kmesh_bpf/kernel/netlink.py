@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Netlink transport: many messages in one send, one acknowledgement each; dumps whole or not at all.
 
 On the standard library's socket rather than pyroute2's: that one drops what it cannot decode and encodes 60 to 100

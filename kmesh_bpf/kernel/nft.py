@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The program nft, and others that read rules: runs that end, and their complaints as errors of ours."""
 
 from __future__ import annotations

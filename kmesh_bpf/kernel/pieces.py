@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the kernel gives in portions as the pieces of an audit: with the first of a mapping marked, and the last."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pin root: a folder in bpffs that is ours alone, made, checked and claimed.
 
 What stands in it: :mod:`kmesh_bpf.kernel.programs`.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One pinned map as keys and values of bytes and C structs; what they mean is kmesh_bpf.kernel.maps' business."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What keeps our objects alive while a daemon runs: a descriptor of each, from which pins are made again."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the kernel permits this process, asked before anything is touched: its own refusals come late, and half way."""
 
 from __future__ import annotations

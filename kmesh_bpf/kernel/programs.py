@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The programs: compiled by a child process, pinned, and reused as long as sources and settings are the same.
 
 Below the pin root (a folder in bpffs)::

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which devices routes lead out by, and which routes wrap packets: read cheaply, for an overlay has thousands."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reads rules of others that may be in our way, rarely and few: chains of prerouting and of devices.
 
 A proxy's thousands aside.

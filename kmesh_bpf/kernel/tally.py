@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the entries of a map add up to: told anew by each reading, kept up to date by what we write ourselves.
 
 A reading in pieces is not of one moment. What we write meanwhile may have come into it or not, for nobody tells in

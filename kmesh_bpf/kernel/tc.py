@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Programs on devices: TCX links where the kernel has them (6.6), else filters of a clsact qdisc.
 
 TCX links go to the head of the chain. A program of another CNI that ends the chain (TC_ACT_OK, a redirect) must not get

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The policy hash thresholds: which policies the kernel finds by hash, and which by walking a list (XFRM_MSG_*SPDINFO).
 
 A policy is hashed if its prefixes, the node's own side's and the other side's, are at least so long. They hold for the

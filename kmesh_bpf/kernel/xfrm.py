@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kernel's SAs and policies: dumps, and operations in batches."""
 
 from __future__ import annotations

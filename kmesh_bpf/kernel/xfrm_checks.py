@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an SA or policy must be like before it is encoded: what would be misread, or not found again, is refused."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What XFRM does with packets that no policy selects: lets them pass or, where somebody asked for that, drops them."""
 
 from __future__ import annotations

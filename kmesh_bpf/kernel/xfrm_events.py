@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which SAs and policies somebody else has touched, by the notifications of linux/xfrm.h; no I/O.
 
 They say what an object was at some moment, in an order; nothing is taken from them but which one it is. It is asked for

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SAs and policies as netlink messages of linux/xfrm.h, both ways; no I/O.
 
 Encoding is strict: what cannot be encoded raises. Decoding is strict for what is ours and lenient for what is not.

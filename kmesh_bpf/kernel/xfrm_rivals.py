@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which XFRM policies of others come before ours."""
 
 from __future__ import annotations

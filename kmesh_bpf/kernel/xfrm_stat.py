@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """XFRM's own error counters, by the kernel's names: why IPsec dropped packets, ours and everybody else's."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The structs of linux/xfrm.h that several messages have in common, both ways; no I/O."""
 
 from __future__ import annotations

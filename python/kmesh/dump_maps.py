@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The debug script: pods, sources, peers, services and counters from the pinned maps; no BCC, no daemon needed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Errors of the programs, on top of the library's: ``except KmeshBpfError`` catches these too.
 
 ::

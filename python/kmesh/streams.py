@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The standard streams of a command line: missing, full, or with nobody at the other end; and memory kept private."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Text that others chose, as it may stand in a sentence or be taken for a path. Pure but for the type of a path."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is said of an error that is none of our own: one line, and for who debugs where it came from."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What one event may have to wait for because the daemon looks whether all is as it was: the longest step of each kind.
 
 On the real kernel; where it has no ESP, its SAs are a dictionary's. Beside it what is done in steps, done at once. All of

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an event, a start, a packet and standing still cost, each beside a baseline measured in the same run.
 
 Absolute times are the machine's, ratios are ours. No result is a test: the exit status does not depend on it.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One event, all the way: from the source's shelf to the operation that the kernel is handed, and to the end of its pass.
 
 Processor time, the kernel's on behalf of this process included: whatever else runs on the machine would be all of a p99.

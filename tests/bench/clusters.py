@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Clusters of any size: as the source of one node holds them, without a server, and as views."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kernels to measure with: one in memory that costs next to nothing, and the real one, with or without ESP."""
 
 from __future__ import annotations

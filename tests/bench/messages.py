@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a netlink message and a map entry cost."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a packet costs in each program, beside bare look-ups in the same maps."""
 
 from __future__ import annotations

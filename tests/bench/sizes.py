@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How large the clusters are that are measured."""
 
 from __future__ import annotations

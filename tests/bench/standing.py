@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a daemon costs that has nothing to do: an idle hour, its memory, and a scrape of its metrics."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A daemon that starts: from an empty kernel, and from one that holds all already; and the key's replacement."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Programs loaded once for all tests of this folder, pinned below a folder of their own."""
 
 import os

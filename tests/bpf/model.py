@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the programs should make of a packet, in Python: written from the design's words, not from the C."""
 
 from dataclasses import dataclass

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A node's programs and maps under test, filled with one address of each kind, and the devices that packets come by."""
 
 import socket

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packets as bytes, built by hand: just what the programs on TC look at, checksums left out."""
 
 import struct

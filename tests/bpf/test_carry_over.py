@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """New maps take over from those in use: of another capacity, or of the version before, as its programs left them."""
 
 import struct

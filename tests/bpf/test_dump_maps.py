@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """scripts/dump_maps, run as a person does, over pinned maps that no daemon stands behind."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What stands in front of a packet, between its headers and in place of them: each program finds its way, or says that it cannot."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Compiling in a child, pinning, reuse, replacement: what is found after success, failure and a crash half way."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pinned maps as Python reads and writes them, and their layout as both compilers see it."""
 
 import ctypes

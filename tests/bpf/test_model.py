@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The programs against the model, over packets, marks, tags, devices and map contents at random."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packet in, verdict, mark and counter out: each program on this machine's own kernel, case by case."""
 
 from ipaddress import ip_address

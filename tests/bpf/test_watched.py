@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the programs tell of packets, read out of the ring as kmeshctl monitor does."""
 
 import time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What BPF_PROG_TEST_RUN cannot make: cut packets, tags, data that is not linear, devices without a link header.
 
 Packets sent through devices, as the kernel hands them on: it puts a VLAN tag aside, and moves the network header.

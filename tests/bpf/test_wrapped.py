@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Packets that quote or carry packets, and packets behind tags: ICMP errors, tunnels, VLANs, MPLS labels, sessions."""
 
 import struct

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Clusters for the page to show: three nodes during a replacement, and five hundred with a few that are not well."""
 
 from dataclasses import replace

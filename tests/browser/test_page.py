@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The dashboard's page in a Chromium without a screen: what it shows of 3 and of 500 nodes, light and dark, and explain."""
 
 import html

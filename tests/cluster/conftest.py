@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One API server for all tests; each finds it without objects of another."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who we are to a real API server, and by which way we come: as its kubeconfig says, or not at all."""
 
 import json

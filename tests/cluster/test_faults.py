@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The API server and the way to it as they are on a bad day: the view never holds less than the server has."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What kubectl prints of a cluster is that cluster, in a folder too."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An API server that does not know our kind, or knows it in a version that is not ours."""
 
 import pytest

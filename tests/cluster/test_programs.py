@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """kmeshctl and the daemon's command line against a real API server."""
 
 import io

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which objects are watched: no more than somebody needs, and what is needed is never missing."""
 
 from contextlib import closing

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is written, as the server has it afterwards, and who wins when two write at once."""
 
 import pytest

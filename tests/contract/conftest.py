@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The folder cluster, for the promises of every cluster source."""
 
 from collections.abc import Callable

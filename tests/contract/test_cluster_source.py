@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every ClusterSource promises; a folder with a fixture ``opened`` of its own takes these tests over."""
 
 import select

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An API server that deploy/base was applied to, by kubectl as an operator does it."""
 
 from collections.abc import Iterator

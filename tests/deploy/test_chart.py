@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """deploy/chart with Helm itself: what it renders is deploy/base, and an API server takes it, twice, and lets it go."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the DaemonSet asks of a kubelet, against what the daemon does; the file is read, so no API server is needed."""
 
 from dataclasses import replace

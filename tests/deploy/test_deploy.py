@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """deploy/base on a real API server: it is taken as it stands, and the daemon's account may do what it must, no more."""
 
 import time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """docs/migrating.md on a real API server: its own commands, over what Go Kmesh's installation makes, and back."""
 
 import io

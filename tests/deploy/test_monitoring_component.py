@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """deploy/monitoring beside deploy/base: what it scrapes is there, and its rules and dashboard are the files' own."""
 
 import json

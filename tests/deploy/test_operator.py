@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The role of those who use kmeshctl: bound as its file says, it lets them do all of it, and each of its verbs is needed."""
 
 import base64

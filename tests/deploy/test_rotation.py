@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """deploy/rotation beside deploy/base: its command replaces an old key and no young one, and needs each of its verbs."""
 
 import io

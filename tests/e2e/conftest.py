@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One lab for the whole session: starting three daemons takes a minute under emulation."""
 
 import tempfile

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Node n3 as a layer 2 CNI builds it: a device that leads out is a port of the bridge that its pods are on."""
 
 from contextlib import contextmanager

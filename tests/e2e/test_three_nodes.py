@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Real ESP between three nodes. Tests run in order and share one lab; each leaves the namespace labelled."""
 
 import signal

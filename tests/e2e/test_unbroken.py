@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ours stays in place: what somebody removes or alters is back within a second, and forged sources lead nowhere."""
 
 import shutil

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Pods and nodes that come and go while others talk. Counts are printed; what must not happen is asserted."""
 
 import time

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """No key is used twice from the start, and nothing that was recorded is accepted again."""
 
 import shutil

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What comes in clear, or forged, for a managed pod of this node as one of another node: by whatever address and way."""
 
 import itertools

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where packets leave and come: every device of a node is guarded, and nothing that was decrypted leaves in clear."""
 
 import shutil
@@ -129,6 +130,40 @@ def test_what_an_ifb_shapes_on_a_pod_s_device_or_an_uplink_is_encrypted_and_decr
         print(f"ifb on {devices} of {node}: {counts}, in clear {seen.pods_in_clear()}")
         assert [count.lost for count in counts] == [0] * 4
         assert seen.pods_in_clear() == 0
+
+
+WRAPPING = "ip -n n1 route replace 10.244.2.0/24 encap seg6 mode encap segs fd00:10::99 dev eth0"
+REDIRECTING = (
+    "tc -n n1 qdisc add dev vp1a clsact 2>/dev/null || true;"
+    "tc -n n1 filter add dev vp1a ingress pref 40 protocol ip u32 match u32 0 0 action mirred egress redirect dev eth0"
+)
+
+
+@pytest.mark.parametrize(
+    ("detour", "undo", "words"),
+    [
+        (WRAPPING, "ip -n n1 route replace 10.244.2.0/24 via 10.10.0.2", ("10.244.2.0/24", "encap seg6")),
+        (REDIRECTING, "tc -n n1 filter del dev vp1a ingress pref 40", ("vp1a", "redirects packets to eth0")),
+    ],
+    ids=["a route that wraps", "a filter that redirects"],
+)
+def test_what_others_lead_past_xfrm_is_dropped_counted_and_named(enrolled, detour, undo, words):
+    lab = enrolled
+    pair = lab.pod("p1a"), lab.pod("p2a").address(4)
+    run("ip -n n1 -6 neigh replace fd00:10::99 lladdr 02:00:00:00:00:02 dev eth0")
+    run(detour)
+    try:
+        wait_reason(lab, "n1", *words)
+        before = lab.counters("n1")["dropped_by_guard"]
+        with Capture(lab.network) as seen:
+            count = exchange(*pair, SENT)
+        wrapped = sum(n for frame, n in seen.frames.items() if frame.dst == "fd00:10::99")
+        assert (count.received, clear_udp(seen), wrapped) == (0, 0, 0)
+        assert lab.counters("n1")["dropped_by_guard"] - before >= SENT
+    finally:
+        run(undo)
+    wait_ready(lab, "n1")
+    assert exchange(*pair, SENT).lost == 0
 
 
 def test_what_was_decrypted_for_a_pod_whose_device_is_gone_does_not_leave_in_clear(enrolled):

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which packets are meant: the managed pod's own address, decided after DNAT; nothing half encrypted."""
 
 from contextlib import contextmanager

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whose claim holds: nobody's word about somebody else makes a pod's traffic clear, or leads it elsewhere."""
 
 import time

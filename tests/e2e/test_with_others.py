@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our nodes beside what others bring: a peer of another make, other people's programs, packets that hurt."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The quick rows of the fault matrix (scripts/faults runs all): what is lost and what is in clear, counted.
 
 By its name the last file here: keys are replaced in it, and others count SPIs from the first one on.

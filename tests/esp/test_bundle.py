@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The bundle of a node that has SAs: what ip prints of them is in it, and no key, not even of SAs that are not ours."""
 
 import base64

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """SAs by the command lines that ``--dry-run`` and the log print: iproute2 makes of them what the product makes itself."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Masquerading nodes: two nodes on a wire, one pod each, hand-made XFRM objects; only our nft tables are the product's.
 
 Node 1 masquerades whatever leaves its uplink, and sends ESP from another address than masquerading would choose.

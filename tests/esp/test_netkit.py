@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A pod behind a netkit device: found, bound, and its packets marked, as of a veth. Here because many kernels lack it."""
 
 import shutil

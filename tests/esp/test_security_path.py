@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an SA has decrypted, as the programs see it: by its security path, which BPF_PROG_TEST_RUN cannot give.
 
 A node between a peer and a gateway, hand-made XFRM objects; only programs and maps are the product's. The peer sends as

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The simulator's kernel against the real one: see :mod:`tests.simulator.differential`."""
 
 from collections.abc import Iterator

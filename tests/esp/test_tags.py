@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A VLAN on a VLAN, whose inner tag the kernel writes in band where it leaves: this needs the module 8021q."""
 
 import contextlib

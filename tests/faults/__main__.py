@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What scripts/faults is: chooses rows, has them run where the kernel has ESP, keeps and publishes what they cost."""
 
 from __future__ import annotations

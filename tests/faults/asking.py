@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A flow of a row's own beside the constant traffic: a pod asks an address, an echo answers (:mod:`tests.lab.traffic`)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Group 5: objects that are not as anybody would write them."""
 
 from __future__ import annotations

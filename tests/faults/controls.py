@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Group 0: what nothing costs, and rows that show that what is counted would be noticed."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Group 2: the daemon comes and goes, and so does what it knows the cluster from."""
 
 from __future__ import annotations

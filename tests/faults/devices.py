@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Group 3: a node's devices and addresses come, go and change."""
 
 from __future__ import annotations

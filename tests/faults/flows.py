@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What was sent and what arrived -> how much of a span of time was lost, and for how long. Pure."""
 
 from __future__ import annotations

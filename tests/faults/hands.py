@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Group 3: somebody removes or alters what is in the kernel."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Group 1: the key is replaced."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs rows one after another on three nodes under constant traffic, where the kernel has ESP; an outcome a row.
 
 ``python -m tests.faults.matrix COMMIT HOST_LOOP SEED ROW…`` is what scripts/faults starts, in scripts/vm where it has to: it

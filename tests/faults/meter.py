@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is read beside the packets: counters of the kernel and of our programs, and what nodes say of themselves."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a row has at hand while it is acted: the lab, and a clock that notes when the last thing was done."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Group 6: other software on the same nodes."""
 
 from __future__ import annotations

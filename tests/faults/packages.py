@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Other people's programs that rows need: Debian's packages, unpacked into a folder of their own and installed nowhere.
 
 They see themselves in /usr by an overlay in a mount namespace of their own, so nothing else on the machine changes.

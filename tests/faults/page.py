@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Outcomes -> docs/faults.md, and the JSON beside it. Pure."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Group 4: peers reboot, lose their objects, or say what is not so."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """All rows of the matrix, in the order of their groups."""
 
 from __future__ import annotations

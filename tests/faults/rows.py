@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a row of the matrix is, what it may cost, and whether what was measured is that. Pure."""
 
 from __future__ import annotations

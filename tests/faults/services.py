@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Group 6: kube-proxy's rules, as iptables-restore gets them from it, and portmap's for hostPort; asked by pods meanwhile."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the kernel's network stack says that it dropped, beside XFRM and our programs: a packet that was lost is in one of these.
 
 Each counter is one of a packet's end. What is refused with an error to who sends it, and what a device does not count, is in none.

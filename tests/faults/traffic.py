@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Constant traffic in all directions, and what crosses the wire, in a process of its own: what a row does must not disturb it.
 
 Runs as ``python -m tests.faults.traffic`` with the pods as JSON on its first line of input; answers each further line,

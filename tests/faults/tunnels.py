@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Group 6: other people's IPsec: a strongSwan tunnel on the nodes' own addresses, an SA with our SPI, a Go-like peer."""
 
 from __future__ import annotations

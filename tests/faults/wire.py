@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Group 7: what the network does to packets, and what somebody sends who is on it."""
 
 from __future__ import annotations

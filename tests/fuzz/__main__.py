@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The command behind scripts/fuzz."""
 
 from __future__ import annotations

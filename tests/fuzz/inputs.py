@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Inputs for a target: its seeds with a few things changed, as bytes; and the corpus of those that once were finds."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The search for an input that a target neither reads nor refuses: by Hypothesis, which makes a find as small as it can.
 
 Hypothesis and not atheris: it is here already, knows documents and not only bytes, and a find is a file of the corpus

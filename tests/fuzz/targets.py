@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The parsers of what others write: each takes bytes, and gives a value or raises an error of our tree, in bounded time.
 
 A target's ``seeds`` are what it reads in good times, to be changed by :mod:`tests.fuzz.inputs`. What comes out is

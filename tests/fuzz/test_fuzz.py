@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What was found once is read or refused; a short search in every target; and that a search finds."""
 
 import io

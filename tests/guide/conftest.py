@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One cluster for the whole session: a real API server, three nodes, a daemon on each, all under emulation."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The README's five steps, word for word, against a real API server. Tests run in order and share one cluster."""
 
 import http.client

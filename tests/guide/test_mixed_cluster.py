@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Bad days of the API server, on each of which one of three daemons is killed and starts anew. After test_five_steps."""
 
 import signal

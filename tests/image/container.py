@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The daemon's container as the DaemonSet describes it, without a container engine: namespaces, mounts, capabilities.
 
 Everything is read from ``deploy/base/kmesh.yaml``. What is neither applied here nor named in ``ELSEWHERE`` is an error,

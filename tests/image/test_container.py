@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The stand-in for a container engine refuses a DaemonSet with anything that it would not apply."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Network namespaces, a folder in bpffs and a device, made for one test and removed after it."""
 
 import os

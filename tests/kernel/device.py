@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A device to attach tiny programs to, and packets through it whose marks tell which of them ran.
 
 Each program appends a digit to the packet's mark, so a mark of 0x123 says: programs 1, 2 and 3, in this order.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """scripts/bench stays alive: each part gives its rows, at sizes that tell nothing. No time is asserted."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The guard of a node's boot: nft takes what is kept, packets are dropped and counted, and it goes without a trace."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Attaching by clsact, among other people's filters and qdiscs."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A whole daemon on one node without peers (no ESP is needed for that): what it keeps in place, and how soon."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What others have TC, nftables, routes and XDP do with packets is found where it is, and no more once it has gone."""
 
 import os
@@ -55,10 +56,10 @@ def test_a_filter_that_comes_or_goes_is_told_unless_it_is_a_bpf_program(netns):
     run(f"{PAIR}; tc qdisc add dev pod0 clsact")
     with LinkWatcher() as watcher:
         run("tc filter add dev pod0 ingress pref 6 bpf bytecode '1,6 0 0 4294967295,' da")
-        assert (watcher.drain(), watcher.take_filters()) == (False, False)
+        assert (watcher.drain(), watcher.take_others()) == (False, False)
         for command in (f"add dev pod0 ingress pref 7 protocol ip {TO_OTHER}", "del dev pod0 ingress pref 7"):
             run(f"tc filter {command}")
-            assert (watcher.drain(), watcher.take_filters(), watcher.take_filters()) == (True, True, False)
+            assert (watcher.drain(), watcher.take_others(), watcher.take_others()) == (True, True, False)
 
 
 def options(**parts):
@@ -104,6 +105,14 @@ def test_what_an_action_does(kind, given, what):
     assert detours._what(kind, given) == what
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_rule_of_routing_that_comes_or_goes_is_told(netns, version):
+    with LinkWatcher() as watcher:
+        for verb in ("add", "del"):
+            run(f"ip -{version} rule {verb} pref 100 fwmark 0x80/0x80 lookup 100")
+            assert (watcher.drain(), watcher.take_others()) == (True, True)
+
+
 def test_rules_in_chains_of_devices_are_found(netns):
     run(PAIR)
     run(
@@ -146,7 +155,18 @@ def test_a_route_that_wraps_packets_is_found_as_soon_as_it_comes(netns):
         cached.list()
         (found,) = cached.detours
         assert (found.where, found.words) == ("route to fd00:244:3::/64", "it wraps packets (encap seg6)")
-        run(found.undo)
+        for change in (
+            found.undo,
+            "ip -6 route replace fd00:244:3::/64 encap seg6 mode encap segs fd00:55::2 dev pod0",
+        ):
+            run(change)
+            assert cached.watcher.drain()
+            cached.list()
+            assert bool(cached.detours) is (change != found.undo)
+        run("ip -6 route replace fd00:244:3::/64 dev pod0")
+        assert cached.watcher.drain()
+        cached.list()
+        assert cached.detours == ()
     finally:
         cached.close()
 

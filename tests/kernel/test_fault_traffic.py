@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the fault matrix counts with, on a network without any daemon: everything is in clear, and a drop is a loss."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Another --pin-root: what the daemon before has left on devices is taken over, and runs beside ours no more."""
 
 import shutil

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is ours stays in place while a daemon runs, whoever removes what nobody notifies of; and what that costs."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What Go Kmesh's IPsec leaves on a node, made by `ip` and `tc` as it makes it, is named once, with the way out."""
 
 import socket

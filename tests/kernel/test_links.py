@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Devices, addresses and their changes, in namespaces of the test's own."""
 
 import select

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which devices lead out of the node, by their routes, and which of these XFRM does not see."""
 
 import time

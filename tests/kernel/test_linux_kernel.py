@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The real kernel in a network namespace of its own, all but SAs (this may be a kernel without ESP)."""
 
 import ctypes

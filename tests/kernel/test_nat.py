@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our nft tables among other people's; what they do to packets is shown in tests/esp/test_nat_exemption.py."""
 
 import errno

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an overlay's device sends around packets that our programs have marked."""
 
 import re

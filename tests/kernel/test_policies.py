@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Policies and thresholds as the kernel really takes and gives them. No ESP is needed: these are never put to use."""
 
 import socket

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Policies of others that come before ours, and defaults, as the kernel tells of them."""
 
 from ipaddress import ip_network

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rules of others are found where they are, and their number costs nothing."""
 
 import time

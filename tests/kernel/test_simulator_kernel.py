@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The simulator's kernel against this one, which may have no ESP: see :mod:`tests.simulator.differential`."""
 
 import subprocess

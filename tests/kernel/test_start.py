@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """scripts/start_kmesh.sh on a node without bpffs, in a mount namespace that is thrown away."""
 
 import subprocess

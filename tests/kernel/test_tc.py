@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Attaching programs to devices: what holds by TCX and by clsact, under traffic, and the change from one to the other."""
 
 import errno

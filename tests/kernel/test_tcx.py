@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Attaching by TCX, among other people's programs."""
 
 import errno

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What others do to policies and maps is known by the real kernel's notifications, looks and audits: that, and no more."""
 
 import socket

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the product has no use for: programs of a few instructions, and asking a device what runs on it.
 
 bpf(2) through libc, layouts of linux/bpf.h: union bpf_attr for BPF_PROG_LOAD, BPF_OBJ_PIN and BPF_PROG_QUERY.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A Kubernetes API server with its etcd, as real as they come, without kubelets or controllers: objects stay as written.
 
 ``ApiServer.available()`` builds them where they are not in the cache (``scripts/apiserver``, minutes). RBAC is on;

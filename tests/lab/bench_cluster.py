@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What watching a large cluster costs: memory and CPU of the source, with objects of a real server and fed ones."""
 
 from __future__ import annotations

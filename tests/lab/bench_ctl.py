@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What it costs to start kmeshctl, beside kubectl doing the like: alternating, in one run, against one API server."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A node of another make: SAs and policies as Go Kmesh makes them, with ip alone. Nothing of kmesh is imported for it."""
 
 from __future__ import annotations

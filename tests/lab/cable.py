@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A cable between clients and a server on loopback, which can be pulled, cut for a moment, or made to swallow all."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What crosses the wire: every frame that a node's uplink emits, classified."""
 
 from __future__ import annotations

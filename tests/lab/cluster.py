@@ -1,7 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cluster as a folder of manifests, as ``kubectl get -o yaml`` prints them, and the daemons that live on it."""
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -138,8 +140,13 @@ class Cluster:
         return info["spec"]["spi"] if info else 0
 
     def kmeshctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [str(ROOT / ".venv/bin/kmeshctl"), "--manifests", str(self.folder), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        """Run kmeshctl, within this process: under emulation its start takes seconds, of which this is no test."""
+        from kmesh.kmeshctl import cli  # noqa: PLC0415 # in the VM, each import at the head costs seconds
+
+        out, errors = io.StringIO(), io.StringIO()
+        command = ["--manifests", str(self.folder), *arguments]
+        status = cli.main(command, io.StringIO(), out, errors)
+        return subprocess.CompletedProcess(command, status, out.getvalue(), errors.getvalue())
 
 
 class Daemon:

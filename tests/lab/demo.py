@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The user guide's five steps on three nodes; scripts/demo runs this where the kernel has ESP."""
 
 from __future__ import annotations

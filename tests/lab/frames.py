@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Frames built by hand, and sent into a node from the wire: what an attacker there could do."""
 
 from __future__ import annotations

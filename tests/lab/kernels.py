@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which kernel this is: some of what others bring, and rows and tests with it, is not on all that the product runs on."""
 
 import platform

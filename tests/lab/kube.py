@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The lab's nodes as a Kubernetes cluster: a real API server on the wire, daemons in it as pods of our DaemonSet would be."""
 
 from __future__ import annotations

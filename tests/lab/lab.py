@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Three nodes with their pods, their cluster and their daemons: what e2e and the fault matrix stand on."""
 
 from __future__ import annotations

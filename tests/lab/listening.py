@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A thread that takes what arrives on sockets, and costs nothing while nothing does: emulated processors are slow."""
 
 from __future__ import annotations

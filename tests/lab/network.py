@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Nodes and pods as network namespaces: each node has an uplink on one bridge, each pod a veth into its node."""
 
 from __future__ import annotations

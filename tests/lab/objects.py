@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Objects in an API server, put there and taken away as kubelets, controllers and people would."""
 
 from __future__ import annotations

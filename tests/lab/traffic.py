@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Traffic between pods, counted: UDP echo with sequence numbers, and TCP transfers with a digest."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Prometheus' own tool, and what we give to Prometheus."""
 
 import subprocess

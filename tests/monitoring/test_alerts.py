@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Each alert rule, evaluated by promtool over series made up: when it fires, what it says then, and when it does not."""
 
 import re

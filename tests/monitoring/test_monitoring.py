@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The metrics as Prometheus takes them, and what stands on them: alerts, dashboard, the page for operators."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Runs mutmut over groups of modules, one after the other, and writes down who survived.
 
 mutmut mutates what stands in functions, imports the tests once, and forks a process for each mutant that runs the tests

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which modules are mutated, and by which tests each is judged."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Both wheels: what they are called, hold and need; and kmeshctl of the one that is for every system."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What others do to a node's kernel objects, and what breaks."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which branches of the pure code histories reach, and which they never do; by :mod:`coverage`.
 
 Measuring makes a history several times as slow, so only the first of a run are measured.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The simulated kernel against the real one: the same random operations and packets, and what both make of them.
 
 Three nodes, each with a managed pod and another one, and a wire that is cut: packet for packet, and node for node, is

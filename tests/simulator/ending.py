@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Check 5, the end: faults stop, time passes, and then all is as it should be and nothing is done any more."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What may happen to nodes, daemons, pods and labels. Each event draws what it needs, and tells what it did.
 
 An event that cannot happen now gives None. What a node's daemon must bear without a packet lost (keys, restarts, kills,

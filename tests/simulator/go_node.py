@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A node of another make, as Go Kmesh looks to the others: what it announces, and what it cannot do.
 
 It announces the kernel's boot id as its incarnation, SPI 0 before it has a key, no replay window and no traffic of

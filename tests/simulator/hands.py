@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What may happen to kernel objects, in others' hands."""
 
 from __future__ import annotations

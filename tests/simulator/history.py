@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A history: what a seed decides, as a value that can be shrunk; and living it."""
 
 from __future__ import annotations

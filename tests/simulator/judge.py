@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What must hold at every step, whatever happens. Numbers are those of the issue that asked for it.
 
 1. *No packet between two managed pods of different nodes on any wire in clear, from the moment that the sender's daemon

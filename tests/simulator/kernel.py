@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One node's kernel: a FakeKernel through which packets go, by the rules of the real one.
 
 A packet's way is that of docs/design.md, "A packet's way"; each step asks what is in the kernel at that moment, and

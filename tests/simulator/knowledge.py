@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What anybody can read from a cluster's objects, by rules of this file alone: the judge must not ask the judged."""
 
 from __future__ import annotations

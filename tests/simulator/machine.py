@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One node of the simulated cluster: a machine with its kernel, its pods, and the real daemon, or none at the moment."""
 
 from __future__ import annotations

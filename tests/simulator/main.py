@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """scripts/simulate: lives histories of a simulated cluster by the real code, and says what became of them."""
 
 from __future__ import annotations

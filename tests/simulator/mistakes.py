@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Known mistakes, put into the code one at a time: a simulator that does not find them finds nothing.
 
 They are those that this project, or others of its kind, made once or nearly did; each changes one decision and nothing
@@ -20,7 +21,7 @@ from kmesh.cluster.kubernetes.source import KubernetesCluster
 from kmesh.cluster.snapshot import kmesh_node_info, local_node
 from kmesh.launcher import daemon
 
-from kmesh_bpf.core import diff, formers, incarnation, keys, marks, parts, sas
+from kmesh_bpf.core import diff, formers, incarnation, keys, node_ids, parts, sas
 from kmesh_bpf.core import operations as ops
 from kmesh_bpf.core.state import PeerEntry, PodFlags, Program
 from kmesh_bpf.core.tunnels import tunnels
@@ -215,11 +216,6 @@ class _Nothing:
     """Nothing is one of these."""
 
 
-def _no_taken() -> Callable[..., Any]:
-    allocate = marks.allocate
-    return lambda wanted, held, taken, mask: allocate(wanted, {}, (), mask)
-
-
 def _unused(local: Any, peer: Any, _versions: Any) -> dict[Any, int]:
     return dict.fromkeys(tunnels(local, peer).values(), 0)
 
@@ -276,7 +272,7 @@ _MADE = (
     ),
     Mistake("the SPI of a former incarnation remembered", ((parts, "_entry", _entry_of_anybody),)),
     Mistake("an SA of other content counted as made", ((sas._Tunnel, "is_made", lambda self, sa: True),)),
-    Mistake("ids that live in old SAs given again", ((marks, "allocate", _no_taken()),)),
+    Mistake("ids that live in old SAs given again", ((node_ids.NodeIds, "is_taken", lambda self, number: False),)),
     Mistake("a restart forgets what it had announced", ((daemon.Daemon, "view", _forgetful()),)),
     Mistake("what was decrypted is not asked for its mark", ((model.PROGRAMS, Program.MARK_DECRYPT, _decrypts),)),
     Mistake(

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Dicts and sets that note when they change: whether anything has is asked thousands of times as often as it does.
 
 A stamp is never given twice, so two that are equal are those of the same content of the same collection.

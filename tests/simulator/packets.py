@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What travels in the simulated cluster, and what becomes of it, as values."""
 
 from __future__ import annotations

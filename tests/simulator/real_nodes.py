@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Three real nodes, to be held against the simulated ones: namespaces, the product's own hand on the kernel, no daemon.
 
 The wire between them is cut: what a node's uplink emits is kept, and goes to a node only when the test says so, so that

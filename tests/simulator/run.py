@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Many histories, on several processors, and what they come to."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The API server: objects, versions, and all that ever happened to them, so that watches may hear of it late.
 
 It is one etcd: writes are in one order, each with a revision. What may go wrong is here too: it is away, it has

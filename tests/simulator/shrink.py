@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A history that fails -> one with as few events as do it, for people to read. Delta debugging (Zeller, TSE 2002)."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What one daemon sees of the API server: the real cluster source, over watches whose lines come when a seed lets them.
 
 :class:`kmesh.cluster.kubernetes.source.KubernetesCluster` is the product's: which collections are watched, what shelves

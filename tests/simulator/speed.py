@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Makes pure functions that a history calls a million times cheaper, and nothing else: the values stay the same.
 
 Addresses are hashed by way of a text in :mod:`ipaddress`, and written anew each time; a key of two nodes is derived in
@@ -13,7 +14,7 @@ from typing import Any
 
 from kmesh.cluster.kubernetes import store
 
-from kmesh_bpf.core import keys, marks, state
+from kmesh_bpf.core import keys, marks
 
 SIZE = 1 << 16
 
@@ -24,7 +25,6 @@ def hasten() -> None:
         _address(kind)
     for kind in (IPv4Network, IPv6Network):
         _network(kind)
-    state.SaId.__hash__, state.PolicyId.__hash__ = _sa_hash, _policy_hash  # type: ignore[method-assign]
     if store._read.__name__ != "once":
         store._read = _read_once(store._read)
     for module, name in (
@@ -52,16 +52,6 @@ def _read_once(read: Callable[..., Any]) -> Callable[..., Any]:
         return kept[1]
 
     return once
-
-
-def _sa_hash(self: state.SaId) -> int:
-    mark = self.mark
-    return hash((self.dst._ip, self.spi, mark and mark.value))  # type: ignore[union-attr]
-
-
-def _policy_hash(self: state.PolicyId) -> int:
-    src, dst = self.src.network_address._ip, self.dst.network_address._ip  # type: ignore[union-attr]
-    return hash((self.direction._value_, src, dst, self.mark.value))
 
 
 def _address(kind: Any) -> None:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What happened, in sentences, with the time of each since the beginning."""
 
 from __future__ import annotations

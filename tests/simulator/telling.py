@@ -1,8 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
 """Check 5, before the end: where packets between two pods do not arrive, `status` or `explain` names a reason.
 
 Not in the same instant: a daemon tells after its pass, and reports are at least two seconds apart. A reason must be
 named from when each of the two nodes has either reported since the first packet was lost, or has not reported for so
-long that its report does not count any more. Nor of what only the API server's delay hides (a known limit): a daemon
+long that its report does not count any more; or the other one became another one since, and has told so a while ago. Nor of what only the API server's delay hides (a known limit): a daemon
 that is told late of the other one's new incarnation cannot say so, and the objects that `explain` reads are newer.
 """
 
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from kmesh.cluster.objects import ClusterObjects
 from kmesh.cluster.status import LEASE_SECONDS
 from kmesh.kmeshctl import health, traffic
+from kmesh.kmeshctl.agreement import PATIENCE as AGREEMENT_PATIENCE
 
 from tests.simulator.judge import ViolationError
 from tests.simulator.machine import LivePod, Machine
@@ -56,9 +58,22 @@ class Telling:
         judge = self.world.judge
         excuse = judge.excuses.get(frozenset((source.machine, target.machine)))
         since = max(judge.losing[source, target], excuse.since if excuse else 0.0, source.since, target.since)
+        ways = ((source.machine, target.machine), (target.machine, source.machine))
+        if any(self._was_left_behind(here, there) for here, there in ways):
+            return True
         told = all(self._could_tell(pod.machine, since) for pod in (source, target))
-        current = self._sees(source.machine, target.machine) and self._sees(target.machine, source.machine)
+        current = all(self._sees(here, there) for here, there in ways)
         return self.world.now - since >= PATIENCE and told and current
+
+    def _was_left_behind(self, here: Machine, there: Machine) -> bool:
+        """Tell whether a daemon was gone when another node became another one, long enough ago for that to be told."""
+        reports, now = self.cluster().reports, self.world.now
+        mine, other = reports.get(here.name), reports.get(there.name)
+        if here.running or here.is_go or mine is None or other is None or mine.holds is None:
+            return False
+        shown = self.world.knowledge().infos.get(there.name)
+        settled = shown is not None and shown[0] == other.incarnation and there.running
+        return settled and mine.reported_at < other.incarnation_since <= now - AGREEMENT_PATIENCE - PATIENCE
 
     def _sees(self, here: Machine, there: Machine) -> bool:
         """Tell whether a daemon goes by what another node announces now."""

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What may happen to keys, to the API server and what is on it; and nodes that lie."""
 
 from __future__ import annotations

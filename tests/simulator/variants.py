@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The nodes of the differential test, and operations on them that no plan calls for."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How a packet goes from one end to the other: straight, by a Service's address, by a node's; and who may send it."""
 
 from __future__ import annotations

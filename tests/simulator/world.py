@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cluster, whole: machines, the API server, the wire between them, the clock that all go by, and the judge."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """XFRM by the kernel's rules: which policy, which SA, which number, and what a replay window says of one.
 
 Sources are those of Linux 6.12, named where a rule is taken from them.

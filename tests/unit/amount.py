@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How many examples of a property are tried: all, or few where another run of the same tests tries them all."""
 
 import os

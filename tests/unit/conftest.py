@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Properties are not timed: a busy machine must not fail them. No test sees the log that another has set up."""
 
 import logging

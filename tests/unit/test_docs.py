@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The pages for operators tell of everything that is there, and of nothing else."""
 
 import re

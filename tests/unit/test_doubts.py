@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a reconciler takes for what is in the kernel is what is there, whatever others do between its steps.
 
 Notifications, steps of looks and of audits, passes and others' changes come in any order.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """No sequence starts anew under a key that was in use, and no recorded packet is accepted later, whatever happens."""
 
 import pytest

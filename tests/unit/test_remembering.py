@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who remembers comes to what one comes to who begins anew: passes of one reconciler, through random histories.
 
 Beside the kernel that one reconciler brings forward lives a second one, for which each pass is the first.
@@ -6,11 +7,27 @@ Beside the kernel that one reconciler brings forward lives a second one, for whi
 from copy import deepcopy
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
+from unittest.mock import patch
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmesh_bpf import FakeKernel, KernelError, Key, Node, Options, Peer, Pod, Pods, Reconciler, Report, View, reconcile
+from kmesh_bpf import (
+    FakeKernel,
+    KernelError,
+    Key,
+    Node,
+    Options,
+    Peer,
+    Peers,
+    Pod,
+    Pods,
+    Reconciler,
+    Report,
+    View,
+    reconcile,
+)
+from kmesh_bpf.core import marks
 from kmesh_bpf.core.diff import diff
 from kmesh_bpf.core.mirror import MAPPINGS, Keys, Mirror, restricted
 from kmesh_bpf.core.planner import Planner, make_plan
@@ -44,6 +61,7 @@ class History:
         )
         peers = tuple(Peer(Node(f"n{n}", NODES[n], f"boot-{n}"), 1, 4096, node_traffic=n > 2) for n in NUMBERS[1:])
         self.view = View(Node("n1", NODES[1], ""), peers, Pods(), {1: key(1)}, announced=1, announced_at=self.now)
+        self.peers = Peers(peers)
         self.kernel = FakeKernel(LINKS, self.clock)
         self.touched = False
 
@@ -53,6 +71,9 @@ class History:
     def happen(self):
         """Let one thing happen to the cluster, to time, or to the kernel."""
         getattr(self, self.draw(st.sampled_from(EVENTS)))()
+        peers = {peer.node.name: peer for peer in self.view.peers}
+        self.peers = self.peers.changed({**dict.fromkeys(self.peers.names), **peers})
+        self.view = replace(self.view, peers=self.draw(st.sampled_from((self.peers, tuple(self.peers)))))
 
     def pods_change(self):
         name = self.draw(st.sampled_from((*NAMES, "n9")))
@@ -190,6 +211,12 @@ def refusing(every: int | None):
 def test_a_planner_that_remembers_plans_as_one_does_that_begins_anew_and_knows_what_to_look_at(data):
     history = History(data.draw)
     kernel, departed = history.kernel, {}
+    few = data.draw(st.sampled_from((2, 100)))  # node ids
+    with patch.object(marks, "capacity", lambda _: few):
+        _plan_on_and_on(data, history, kernel, departed)
+
+
+def _plan_on_and_on(data, history, kernel, departed):
     planner, mirror = Planner(history.options), Mirror(kernel.observe())
     keys = Keys()
     for _ in range(data.draw(st.integers(1, 12))):

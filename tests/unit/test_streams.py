@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Standard streams that are closed, full, or have nobody at the other end: one sentence, status 1, and what was done."""
 
 import errno

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An SA that is used from the moment it is there is told of before: whenever the daemon is killed, and whatever goes then."""
 
 import errno

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An upgrade from contract version 1, whose maps and SAs are taken over: nothing is made again, nothing accepted twice.
 
 What version 1 has left is written down here as its planner made it, not by today's.

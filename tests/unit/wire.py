@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Two daemons and a node of another make over the simulator's kernels, and every SA that they hold in use.
 
 A recorder on the wire keeps every packet and sends it again, later, to whoever has its destination.

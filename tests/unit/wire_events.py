@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What may happen to the world of :mod:`tests.unit.wire`, by name: to its nodes, its cluster and its key."""
 
 from dataclasses import replace

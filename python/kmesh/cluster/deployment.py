@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where daemons of ours should run, and why one does not: DaemonSets and their pods, as the server has them. Pure."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The text of a file -> the manifests in it: YAML or JSON, several documents, Lists taken apart. Pure.
 
 What a text may do to its reader is bounded before anything is built of it: how deep it is nested, how much its aliases

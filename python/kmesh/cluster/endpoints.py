@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which addresses a Service gives its traffic to: EndpointSlices, as somebody asks for them. Pure."""
 
 from __future__ import annotations

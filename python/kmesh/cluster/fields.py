@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Typed access to the fields of a manifest: whatever is of the wrong shape becomes an error that names the field.
 
 What comes out can be written again, wherever it goes: into a log, a Lease, a page, a file name. Half a character (a

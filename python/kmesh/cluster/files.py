@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Reading a file that somebody else wrote, or put there: what waits, never ends or is too large is refused."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The key from a mounted file instead of the Secret: a source around another one.
 
 The file holds what the Secret's data key ``ipSec`` does; ``ipSecPrevious`` and ``ipSecUsed`` beside it, which a mounted

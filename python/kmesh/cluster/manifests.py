@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The folder cluster: Kubernetes manifests, YAML or JSON, several a file, ``List`` too, watched by polling.
 
 Polling (name, size, time, inode) rather than inotify: it also works on file systems that tell nothing (9p, NFS).

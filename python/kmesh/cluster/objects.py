@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Kubernetes objects, only the fields used: from plain dicts, as ``kubectl get -o yaml`` prints them. Pure."""
 
 from __future__ import annotations

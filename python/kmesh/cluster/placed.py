@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who has which address, kept from event to event: judged again is only what an event concerns. Pure.
 
 What comes out is what :func:`kmesh.cluster.placement.place` gives for all pods at once; tests hold one against the

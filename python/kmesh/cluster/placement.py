@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which pod has an address, where several claim it, or a node does. Pure.
 
 A node that loses an address gets nothing from anybody, a pod that loses one is not managed there. So whatever a node

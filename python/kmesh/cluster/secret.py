@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Secret that holds the keys: its format, shared with Go nodes, and the rules of its replacement. Pure.
 
 ``data.ipSec`` is ``{"spi":1,"aeadKeyName":"rfc4106(gcm(aes))","aeadKey":"<base64 of 36 bytes>","length":128}``; we add

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cluster objects -> view: who is enrolled, who is a peer. Pure."""
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from kmesh.cluster.objects import (
 from kmesh.cluster.placement import Dispute, Ground, place
 from kmesh.cluster.shared import find
 from kmesh.text import shown
-from kmesh_bpf import Address, ConfigError, Key, Network, Node, Peer, Pod, Pods, View
+from kmesh_bpf import Address, ConfigError, Key, Network, Node, Peer, Peers, Pod, Pods, View
 
 MODE_LABEL, KMESH, NONE = "istio.io/dataplane-mode", "kmesh", "none"
 """The label that enrols, its value, in any case, and the value by which a pod stays out, in this case only."""
@@ -126,7 +127,7 @@ def build_view(
     those: tuple[NodeObject | NodeInfo | Service, ...] = (*objects.nodes, *objects.node_infos, *objects.service_objects)
     return View(
         node=Node(node.name, node.addresses, boot_id, node.pod_cidrs),
-        peers=tuple(sorted((one for one in others if not former_self(one, node)), key=lambda one: one.node.name)),
+        peers=Peers(one for one in others if not former_self(one, node)),
         pods=Pods(placed),
         keys=dict(keys),
         services=services,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a cluster is to the programs: a Kubernetes API server, or a folder of manifests, behind the same verbs."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a daemon tells of itself, and its form in the cluster: a Lease with an annotation. Pure.
 
 A Lease (``kmesh-system/kmesh-ipsec-<node>``) is small, made for being renewed, and watched by nobody else. Its times
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from kmesh.cluster import holdings
 from kmesh.cluster.fields import LONGEST_WORD, Fields, nameable
 from kmesh.cluster.objects import LARGEST_SPI, NAMESPACE
 from kmesh.text import shown
@@ -73,6 +75,9 @@ class NodeStatus:
     ``by_cidr``: names of peers whose pods are selected by pod CIDR, the first of ``by_cidr_count``.
     ``problems``: names of the kinds (ProblemKind) of the plan's problems, whose sentences are among ``reasons``; those
     of a later version are kept as they are.
+    ``incarnation``: what this node's kernel objects were made for; ``incarnation_since``: since when, at the latest;
+    empty and 0 where they are not known. ``holds``: the digest (:mod:`kmesh.cluster.holdings`) of the peers whose
+    present incarnations the kernel can send to and decrypt from, with the key version announced; None: not told.
     """
 
     node: str
@@ -98,6 +103,9 @@ class NodeStatus:
     by_cidr: tuple[str, ...] = ()
     by_cidr_count: int = 0
     problems: tuple[str, ...] = ()
+    incarnation: str = ""
+    incarnation_since: float = 0.0
+    holds: int | None = None
 
     @property
     def dropped(self) -> int:
@@ -144,6 +152,9 @@ def describe(status: NodeStatus) -> dict[str, Any]:
         report["byCidr"] = {"count": status.by_cidr_count, "peers": list(status.by_cidr)}
     if status.replacing_since is not None:
         report["replacingSince"] = status.replacing_since
+    if status.holds is not None:
+        report |= {"incarnation": status.incarnation, "incarnationSince": status.incarnation_since}
+        report["holds"] = holdings.encode(status.holds)
     if status.last_drop is not None:
         report["lastDrop"] = {"counter": status.last_drop.counter, "at": status.last_drop.at}
     return report
@@ -245,7 +256,21 @@ def _status(node: str, reported_at: float, report: Fields) -> NodeStatus:
         by_cidr=selected.texts("peers") if report.has("byCidr") else (),
         by_cidr_count=selected.number("count", 0, LARGEST_COUNT) if report.has("byCidr") else 0,
         problems=report.texts("problems"),
+        **_held(report),
     )
+
+
+def _held(report: Fields) -> dict[str, Any]:
+    """Read what a node holds, which versions before this one did not tell."""
+    if not report.has("holds"):
+        return {}
+    text = report.text("holds")
+    try:
+        holds = holdings.decode(text)
+    except ConfigError as error:
+        raise ConfigError(f"annotation {STATUS_ANNOTATION}.holds: {error}") from error
+    since = report.real("incarnationSince", 0, LARGEST_TIME)
+    return {"incarnation": report.text("incarnation", ""), "incarnation_since": since, "holds": holds}
 
 
 def _time(text: str) -> float:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The view of a node, kept from one state of the cluster to the next: what an event does not concern is the very same.
 
 What comes out is what :func:`kmesh.cluster.snapshot.build_view` makes of the same objects from scratch; tests hold one
@@ -11,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from operator import itemgetter
 
 from kmesh.cluster.objects import (
     NAMESPACE,
@@ -35,7 +35,7 @@ from kmesh.cluster.snapshot import (
     local_node,
     peer_of,
 )
-from kmesh_bpf import Address, Key, Network, Node, Peer, Pods, View
+from kmesh_bpf import Address, Key, Network, Node, Peer, Peers, Pods, View
 
 
 class Views:
@@ -142,7 +142,7 @@ class _Known:
 
     def __init__(self) -> None:
         self.placed = Placed()
-        self.peers: tuple[Peer, ...] = ()
+        self.peers = Peers()
         self.candidates: frozenset[Address] = frozenset()
         self.here = NodeObject("", (), (), "")
         self._state = _State(self.here)
@@ -151,7 +151,6 @@ class _Known:
         self._node_claims: Claims[str] = Claims()
         self._ends: Counter[Address] = Counter()
         self._mentions: Counter[Address] = Counter()
-        self._peers: dict[str, Peer] = {}  # by name, and in the order of names
 
     def take(self, now: _State) -> None:
         """Go over to another state."""
@@ -242,20 +241,15 @@ class _Known:
             self.candidates = self.candidates.difference(gone).union(come)
 
     def _take_peers(self, now: _State, names: Iterable[str]) -> None:
-        changed = grown = False
+        edits: dict[str, Peer | None] = {}
         for name in names:
             info = now.infos.get(NAMESPACE, name) if name != now.here.name else None
             peer = peer_of(info, now.nodes.get("", name)) if info is not None else None
-            before = self._peers.get(name)
             if peer is None or former_self(peer, now.here):
-                changed |= self._peers.pop(name, None) is not None
-            elif peer != before:
-                self._peers[name] = peer
-                changed, grown = True, grown or before is None
-        if grown:
-            self._peers = dict(sorted(self._peers.items(), key=itemgetter(0)))
-        if changed:
-            self.peers = tuple(self._peers.values())
+                edits[name] = None
+            elif peer != self.peers.get(name):
+                edits[name] = peer
+        self.peers = self.peers.changed(edits)
 
 
 def _enrolled(before: _State, now: _State) -> Iterator[tuple[PodObject | None, PodObject | None]]:

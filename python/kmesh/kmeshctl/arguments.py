@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """kmeshctl's command line: what may be said, and its help. Errors are raised, never printed, and show no key."""
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ examples:
   kmeshctl explain shop/web backend/api    # is the traffic between these two encrypted?
   kmeshctl dashboard                       # the same in a browser
   kmeshctl bundle                          # all that a bug report needs, and no key
+  kmeshctl doctor                          # on a node: does anything stand in the way there?
   kmeshctl monitor --only dropped          # on a node: what is dropped, as it happens, and why
   kmeshctl completion bash
   kmeshctl version -o json
@@ -193,9 +195,9 @@ SHARED: dict[tuple[str, ...], dict[str, Any]] = {
 def parser(program: str = PROGRAM) -> Parser:
     """Make the parser.
 
-    ``command`` is None, ``help``, ``version``, ``completion``, ``man``, ``status``, ``explain``, ``monitor``,
-    ``bundle``, ``dashboard`` or ``secret``; ``action`` of the latter None, ``create``, ``get`` or ``delete``;
-    ``direct_key`` the key of the guide's form, ``secret --key=HEX``. What SHARED has is there only if given.
+    ``command`` is None, ``help``, ``version``, ``completion``, ``man``, ``status``, ``explain``, ``doctor``,
+    ``monitor``, ``bundle``, ``dashboard`` or ``secret``; ``action`` of the latter None, ``create``, ``get`` or
+    ``delete``; ``direct_key`` the key of the guide's form, ``secret --key=HEX``. What SHARED has is there if given.
     """
     shared = cluster_flags(program)
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``kmeshctl bundle``: one archive for a bug report, with all that may matter and no key."""
 
 from __future__ import annotations

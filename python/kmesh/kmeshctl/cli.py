@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """kmeshctl: the operator's tool, and kubectl-kmesh, the plugin. What a command does is in its own module."""
 
 from __future__ import annotations
@@ -87,6 +88,10 @@ def _command(
             from kmesh.kmeshctl import bundle  # noqa: PLC0415 # likewise
 
             return bundle.run(flags, environment, stdout, stderr)
+        case "doctor":
+            from kmesh.kmeshctl import doctor  # noqa: PLC0415 # likewise
+
+            return doctor.run(flags, stdout)
         case "monitor":
             from kmesh.kmeshctl import monitor  # noqa: PLC0415 # likewise
 

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the API server says, for a bug report; no key is read that is not meant to be looked for and hidden."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What may be said to each command, and its help; what it does is in a module of its own, read when it is needed."""
 
 from __future__ import annotations
@@ -96,11 +97,21 @@ where the cluster can be asked. Nothing is watched while this does not run; docs
 
 exit status: 0 ended, 1 failed, 2 refused
 """
+DOCTOR_EPILOG = """\
+examples:
+  kmeshctl doctor                  # on the node, as root
+  kmeshctl doctor -o json
+
+Works without an API server, and without a daemon: what the kernel can do is tried in a network namespace of its own;
+nothing of the node is changed. A daemon's own findings are in kmeshctl status.
+
+exit status: 0 nothing, or notes only; 1 errors, which cost packets, or it failed; 2 refused; 3 warnings
+"""
 
 
 def register(commands: Any, shared: argparse.ArgumentParser) -> None:
     """Add all commands but ``secret``, ``version`` and ``help`` to kmeshctl's."""
-    for add in (_status, _explain, _monitor, _bundle, _dashboard, _completion, _man):
+    for add in (_status, _explain, _doctor, _monitor, _bundle, _dashboard, _completion, _man):
         add(commands, shared)
 
 
@@ -253,3 +264,25 @@ def _length(text: str) -> float:
         return duration(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is no length of time; write 10s or 5m") from error
+
+
+def _doctor(commands: Any, _: argparse.ArgumentParser) -> None:
+    parser = commands.add_parser(
+        "doctor",
+        help="say what this node lacks for encryption, or has in its way",
+        description="Examines the node that it runs on: what its kernel lacks, and what others have set up in the way.",
+        epilog=DOCTOR_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_form(parser)
+    parser.add_argument("--pin-root", type=path, metavar="DIR", help="as the daemon's (default: as it does)")
+    parser.add_argument("--mark-mask", type=_mask, metavar="MASK", help="as the daemon's (default: 0xff)")
+
+
+def _mask(text: str) -> int:
+    from kmesh_bpf import ConfigError, check_mark_mask  # noqa: PLC0415 # of no other command's use
+
+    try:
+        return check_mark_mask(int(text, 0))
+    except (ValueError, ConfigError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from error

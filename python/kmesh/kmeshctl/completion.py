@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``kmeshctl completion``: a script that completes commands, flags and their values, made from the parser. Pure.
 
 The script is a table of what may follow what. Only for names of the cluster (pods, namespaces, contexts) kmeshctl runs

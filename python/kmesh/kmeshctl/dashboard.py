@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``kmeshctl dashboard``: one page for a browser, served on loopback, from what status and explain know."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What an operator may name as an end of traffic: pods, Services, nodes, addresses. Pure."""
 
 from __future__ import annotations

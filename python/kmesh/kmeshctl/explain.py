@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``kmeshctl explain``: is the traffic between two pods encrypted now, each way, and why or why not."""
 
 from __future__ import annotations

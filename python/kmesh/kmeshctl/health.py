@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Cluster objects and daemons' reports -> one row a node, and what is not as it should be. Pure."""
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from kmesh.cluster.fields import Fields
 from kmesh.cluster.objects import NAMESPACE, SECRET_NAME, ClusterObjects, NodeInfo, NodeObject
 from kmesh.cluster.snapshot import announced_by_us, announces_boot_id, pod_claims
 from kmesh.cluster.status import LEASE_SECONDS, NodeStatus, describe, from_lease, lease_name
-from kmesh.kmeshctl.output import share, span
+from kmesh.kmeshctl.agreement import Agreement
+from kmesh.kmeshctl.output import named, share, span
 from kmesh_bpf import ConfigError
 
 ANNOUNCE_LIMIT = 60.0
@@ -23,8 +25,6 @@ REPLACEMENT_LIMIT = 600.0
 """Seconds after which a replacement should have come to its end on a node."""
 SEQUENCE_LIMIT = 0.5
 """The share of an SA's sequence numbers after which a new key should be made."""
-NAMES = 5
-"""Peers named in one sentence."""
 FOREIGN = (
     "a daemon of another make announces it (Go Kmesh?): whether it is ready, whom it can send to and what it drops "
     "is not known here (docs/migrating.md)"
@@ -121,6 +121,7 @@ def examine(
     settling = since is not None and now - since < ANNOUNCE_LIMIT
     about = (*key_problem, *objects.problems, *conflicts, *unreadable, *_daemons(nodes, deployment))
     findings = [Finding("", sentence) for sentence in about]
+    agreement = Agreement.of(objects, statuses, now)
     daemon_pods = {pod.node: pod for pod in deployment.pods} if deployment is not None else {}
     for node in nodes:
         sentences = (
@@ -129,6 +130,7 @@ def examine(
             *_contradicted(node),
             *_announced(node, 0 if settling else spi),
             *(_reported(node.fresh, now) if node.fresh else ()),
+            *agreement.sentences(node.name),
         )
         findings.extend(Finding(node.name, sentence) for sentence in sentences)
     return Health(spi, nodes, tuple(findings), tuple(Finding(node.name, FOREIGN) for node in nodes if node.foreign))
@@ -202,6 +204,8 @@ def _presence(node: NodeHealth, pods: int) -> Iterator[str]:
         )
     elif node.status is not None and node.fresh is None and (node.info or node.known):
         yield f"its last report is {span(node.age)} old; does its daemon run?"
+    if node.fresh is not None and node.fresh.spi and node.known is not None and node.info is None:
+        yield "it reports, and no KmeshNodeInfo announces it: other nodes drop what they would send there"
     if node.status is None and node.info is not None and not node.foreign:
         yield "it announces itself, and there is no report of it; does its daemon run?"
     if node.status is None and node.info is None and pods:
@@ -291,10 +295,3 @@ def replacement(status: NodeStatus) -> str:
     if status.peers_on_newest < status.peers_expected or status.spi < status.newest_spi:
         return f"{status.peers_on_newest}/{status.peers_expected} peers on SPI {status.newest_spi}"
     return f"{status.old_inbound} old SAs left"
-
-
-def named(names: Iterable[str]) -> str:
-    """Name the first few."""
-    found = list(names)
-    more = f" and {len(found) - NAMES} more" if len(found) > NAMES else ""
-    return f"{', '.join(found[:NAMES])}{more}" if found else "some"

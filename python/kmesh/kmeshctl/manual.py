@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``kmeshctl man``: the manual page, from the same words as ``--help``. Pure."""
 
 from __future__ import annotations

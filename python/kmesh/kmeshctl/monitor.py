@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``kmeshctl monitor``: what this node's programs decide on packets, as it happens, by pair of pods."""
 
 from __future__ import annotations

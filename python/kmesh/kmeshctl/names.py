@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names that a shell completes: pods, namespaces, nodes, Services, contexts; asked for by completion's scripts.
 
 Whoever completes wants an answer at once, or none: nothing is told of what goes wrong.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a node's kernel says of itself, for a bug report: files and the answers of commands. No key is asked for."""
 
 from __future__ import annotations

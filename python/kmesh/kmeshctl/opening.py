@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cluster that a command line, or its surroundings, name."""
 
 from __future__ import annotations

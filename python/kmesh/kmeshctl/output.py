@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How answers look: tables for people, JSON and YAML for programs. Pure."""
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ COLUMNS = 80
 """What a table has at most, unless it was asked for as ``wide``."""
 SHORTEST_NAME = 8
 """To so many characters names are cut before a column is left out."""
+NAMES = 5
+"""Named in one sentence."""
 LONGEST_SPAN = 100_000
 """Of any unit."""
 UNITS = (("d", 86400), ("h", 3600), ("m", 60))
@@ -141,6 +144,13 @@ def span(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{int(seconds // length)}{unit}"
     return f"{max(0, int(seconds))}s"
+
+
+def named(names: Iterable[str]) -> str:
+    """Name the first few."""
+    found = list(names)
+    more = f" and {len(found) - NAMES} more" if len(found) > NAMES else ""
+    return f"{', '.join(found[:NAMES])}{more}" if found else "some"
 
 
 def duration(text: str) -> float:

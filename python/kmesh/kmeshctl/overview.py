@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the dashboard shows, as plain values: nodes, a matrix of them, progress, findings, recent drops. Pure."""
 
 from __future__ import annotations

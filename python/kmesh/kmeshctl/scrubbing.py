@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Keys taken out of whatever is about to be given away, in every form that they are known to take. Pure."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``kmeshctl secret``: keys go in and are never shown, unless --show-key asks for it."""
 
 from __future__ import annotations

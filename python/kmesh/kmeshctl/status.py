@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """``kmeshctl status``: one table for the cluster, and a sentence for each thing that is not as it should be."""
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from typing import TextIO
 
 from kmesh.cluster.source import ClusterSource, read_whole
 from kmesh.errors import ClusterError
-from kmesh.kmeshctl.health import Finding, Health, NodeHealth, examine, named, plain, replacement
+from kmesh.kmeshctl.health import Finding, Health, NodeHealth, examine, plain, replacement
 from kmesh.kmeshctl.output import (
     STRUCTURED,
     Marked,
     coloured,
+    named,
     printable,
     share,
     span,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whom a command answers: a terminal, with its size and colours, or a file."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Is the traffic between two ends encrypted, each way, and why or why not? Pure.
 
 Decides nothing itself: enrolment comes from :mod:`kmesh.cluster.snapshot`, the rest from the plans of both nodes,
@@ -9,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from kmesh.cluster import secret
@@ -17,6 +19,7 @@ from kmesh.cluster.objects import ClusterObjects
 from kmesh.cluster.snapshot import build_view
 from kmesh.cluster.status import LEASE_SECONDS, NodeStatus
 from kmesh.kmeshctl import ends
+from kmesh.kmeshctl.agreement import Agreement
 from kmesh.kmeshctl.ends import End, Named
 from kmesh.kmeshctl.output import span
 from kmesh_bpf import (
@@ -71,7 +74,7 @@ class Explanation:
         return bool(self.ways) and all(way.trace.fate is Fate.ENCRYPTED for way in self.ways)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Cluster:
     """All that is known: objects, reports by node, Service CIDRs, and now (seconds since the epoch).
 
@@ -85,6 +88,11 @@ class Cluster:
     now: float
     endpoints: Mapping[tuple[str, str], tuple[Endpoint, ...]] = field(default_factory=dict)
     stops: dict[str, tuple[Stop | None, tuple[str, ...]]] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def agreement(self) -> Agreement:
+        """What nodes hold of each other."""
+        return Agreement.of(self.objects, self.reports, self.now)
 
     def fresh(self, node: str) -> NodeStatus | None:
         """Give a node's report, if it is recent enough to count."""
@@ -246,6 +254,12 @@ def _as_reported(cluster: Cluster, source: End, sink: End, way: Way) -> Way:
     if report and row and not row.ready:
         why = f"{source.node} reports that it cannot send to {sink.node} yet"
         return _instead(way, Fate.DROPPED if report.strict else Fate.UNKNOWN, why)
+    apart = cluster.agreement.apart(source.node, sink.node)
+    if apart:
+        return _instead(way, Fate.DROPPED, apart)
+    doubt = cluster.agreement.doubt(source.node, sink.node)
+    if doubt:
+        return _instead(way, Fate.UNKNOWN, doubt)
     hindered = _hindered(report) or _hindered(cluster.fresh(sink.node))
     if hindered:
         return _instead(way, Fate.UNKNOWN, hindered)
@@ -296,8 +310,9 @@ def _of_node(cluster: Cluster, name: str) -> Iterator[str]:
     if cluster.fresh(name) is None:
         yield f"{name}: its last report is {span(cluster.now - report.reported_at)} old and does not count"
         return
-    if not report.ready:
-        yield f"{name} is not ready{''.join(f'; {reason}' for reason in report.reasons)}"
+    if report.reasons or not report.ready:
+        state = f"{name} is {'ready' if report.ready else 'not ready'}"
+        yield f"{state}{''.join(f'; {reason}' for reason in report.reasons)}"
     if not report.nat_exemption:
         yield f"{name}: masquerade rules there are not kept from packets to be encrypted; the guard drops those hit"
     if report.last_drop:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Commands of Go Kmesh's kmeshctl that are not provided here: each says so, with a way out, whatever stands behind it.
 
 They are those of its main of August 2026 (ctl/ and docs/ctl), and some that it has had before or is about to get.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How far a cluster is with a key that was just stored, for whoever waits for it. Pure."""
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from dataclasses import dataclass
 from kmesh.cluster.objects import NodeInfo
 from kmesh.cluster.snapshot import announced_by_us
 from kmesh.cluster.status import LEASE_SECONDS, NodeStatus
-from kmesh.kmeshctl.health import named
+from kmesh.kmeshctl.output import named
 
 
 @dataclass(frozen=True, slots=True)

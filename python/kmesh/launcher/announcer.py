@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What this node announces of itself, its KmeshNodeInfo, written by a thread of its own.
 
 A slow API server must not hold up the loop. So the loop says what is to be announced (:meth:`Announcer.put`), and

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the daemon does for its node's next boot, and with what was done for this one."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """kmesh-daemon, the dual-engine launcher: arguments, logging, signals; builds the objects and runs the loop."""
 
 from __future__ import annotations
@@ -179,6 +180,7 @@ def _encrypt(config: Config, source: ClusterSource, recorder: Recorder) -> int:
     log.info("programs %s (%.1f s)", how, time.monotonic() - started)
     for root in sorted(kernel.former_roots):
         log.info("took over the programs that a daemon with --pin-root=%s had on devices; remove that folder", root)
+    _look_around()
     boot = BootGuard(config.state_dir, strict=config.settings.strict, clock=time.monotonic)
     announcer = AnnouncerThread(source)
     daemon = Daemon(config, source, kernel, recorder, announcer, boot)
@@ -196,6 +198,15 @@ def _encrypt(config: Config, source: ClusterSource, recorder: Recorder) -> int:
     kernel.close()
     log.info("stopped; encryption stays in place (remove it with: kmesh-daemon uninstall)")
     return 0
+
+
+def _look_around() -> None:
+    """Tell of what passes do not find out: it is only advice."""
+    try:
+        for one in kmesh_bpf.look_around():
+            log.warning("%s: %s%s", one.what, one.why, f"; {one.mend}" if one.mend else "")
+    except KmeshBpfError as error:
+        log.debug("%s", error)
 
 
 def _dry_run(config: Config, source: ClusterSource, recorder: Recorder) -> int:

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the daemon was asked to do: one frozen record, made from flags and nothing else."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The daemon's loop: newest view, one pass, wait. Level-triggered: what woke it does not matter.
 
 What it announces, and what it tells of itself, is written by threads of their own (``announcer.py``, ``outbox.py``),
@@ -46,7 +47,6 @@ from kmesh_bpf import (
     Reconciler,
     Report,
     View,
-    evidence,
     own_addresses,
 )
 
@@ -269,7 +269,7 @@ class Daemon:
 
     def _look(self, report: Report, view: View, objects: ClusterObjects) -> bool:
         """Take in what the kernel shows now; tell whether another claim holds by that than the pass went by."""
-        seen = evidence(report.observed)
+        seen = report.evidence
         if seen == self.memory.evidence:
             return False
         self.memory.evidence = seen
@@ -307,7 +307,7 @@ class Daemon:
             self.memory.announced = ours.spi
         self.log.problems("cluster", objects.problems)
         # Of now: an address that was given on to another node's pod is not ours any more once its device is gone.
-        self.memory.evidence = evidence(self.passes.observe())
+        self.memory.evidence = self.passes.evidence()
         return self.views.view(
             objects,
             keys=self.keys.known,

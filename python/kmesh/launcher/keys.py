@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The keys that a daemon knows: what the Secret holds, and what an SA still uses."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the daemon does while nothing happens: it looks whether all is as it was, in steps that nothing waits for long.
 
 A look finds, cheaply and twice a second, what no notification tells of. An audit reads everything once more, slowly.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the log says of passes, to whoever looks at one node: kmesh.telling.lines decides on the words."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Command lines of Go Kmesh's kmesh-daemon: what of them is taken here, so that they start this daemon too.
 
 The flags are those of its main of August 2026 (daemon/options) and those that it has dropped since cobra reads them.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From a record to the conditions of the node's KmeshNodeInfo, which ``kubectl wait`` and controllers read. Pure.
 
 Written rarely: every write goes to all nodes' watches, which read it and drop it.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """From two records, one after the other, to Kubernetes Events for what an operator must know. Pure."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The health server: a page a path over HTTP, on threads of its own, in the network namespace it was made in."""
 
 from __future__ import annotations

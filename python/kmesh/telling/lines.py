@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the log says of what a pass carried out and found wrong. Pure."""
 
 from __future__ import annotations

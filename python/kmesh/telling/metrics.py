@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A record as Prometheus text (exposition format 0.0.4). Pure.
 
 By hand and not by prometheus_client: all values come from one frozen record, so its registries, locks and collectors

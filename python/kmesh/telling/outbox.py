@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Writes whose outcome nobody waits for, Events, the node's report and conditions, sent by a thread of their own.
 
 A slow API server must not hold up the loop that puts back what somebody flushes; what it refuses not what it takes.

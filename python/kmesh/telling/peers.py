@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What there is to tell of each peer: its SAs, and whether we can send to it. Pure, and remembered from pass to pass.
 
 Made anew only for peers of which something has changed: a tell costs what has happened, not how many nodes there are.
@@ -7,11 +8,12 @@ Everything that says something of a peer, or sums it up, goes by this.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+from kmesh.cluster import holdings
 from kmesh.telling.totals import NO_TRAFFIC, WAYS, Account, Traffic, Way, way_of
 from kmesh_bpf import Address, Peer, Report, SaId, SaUsage, View
 
@@ -55,11 +57,16 @@ NO_WAYS: Mapping[Way, Direction] = MappingProxyType(dict.fromkeys(WAYS, NO_SA))
 
 @dataclass(frozen=True, slots=True)
 class PeerRecord:
-    """A peer: whether we can send to it, by what is in the kernel; what it announces (0: nothing); its SAs."""
+    """A peer: whether we can send to it, by what is in the kernel; what it announces (0: nothing); its SAs.
+
+    ``holds``: its incarnation, where the kernel can send to that and decrypt from it with the version that this node
+    announces; empty where it cannot, or where the peer is about to go.
+    """
 
     ready: bool = False
     announced: int = 0
     ways: Mapping[Way, Direction] = field(default_factory=lambda: NO_WAYS)
+    holds: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +76,8 @@ class Sums:
     ``ready``: how many we can send to. ``sending``: names of peers by the version that they are sent with, 0: none or
     not all of it; ``receiving``: SAs that receive, by version. ``oldest``, ``newest``: lowest and highest version of
     all SAs, 0: there is none. ``since``: when the first SA of the newest version was made, 0: there is none. ``noted``:
-    names of peers that are not ready, or of which an SA has used up ``NOTED_USE`` of its sequence numbers.
+    names of peers that are not ready, or of which an SA has used up ``NOTED_USE`` of its sequence numbers. ``holds``:
+    the digest of the incarnations held (:mod:`kmesh.cluster.holdings`).
     """
 
     ready: int = 0
@@ -80,6 +88,7 @@ class Sums:
     since: int = 0
     sequence_use: float = 0.0
     noted: frozenset[str] = frozenset()
+    holds: int = 0
 
 
 class Tally:
@@ -94,12 +103,15 @@ class Tally:
         self._newest: Counter[tuple[int, int]] = Counter()
         self._uses: dict[str, float] = {}
         self._noted: set[str] = set()
+        self._holds = 0
 
     def change(self, name: str, before: PeerRecord | None, now: PeerRecord | None) -> None:
         """Take in what a peer was, and is; None: there was or is none."""
         for peer, number in ((before, -1), (now, 1)):
             if peer is not None:
                 self._count(peer, number)
+        if (before.holds if before else "") != (now.holds if now else ""):
+            self._holds ^= holdings.digest((name, peer.holds) for peer in (before, now) if peer and peer.holds)
         if before is not None:
             self._frozen.pop(before.ways["out"].used, None)
             self._sending[before.ways["out"].used].discard(name)
@@ -131,6 +143,7 @@ class Tally:
             min((since for spi, since in self._newest if spi == newest and since), default=0),
             max(self._uses.values(), default=0.0),
             frozenset(self._noted),
+            self._holds,
         )
 
     def _count(self, peer: PeerRecord, number: int) -> None:
@@ -166,9 +179,11 @@ class Peers:
         self._accounts: dict[str, Account] = {}
         self._peers: dict[str, Peer] = {}
         self._names: dict[Address, str] = {}
-        self._listed: tuple[Peer, ...] = ()
+        self._listed: Collection[Peer] = ()
         self._reachable: frozenset[str] = frozenset()
         self._touched: set[Address] | None = set()
+        self._incarnation, self._announced = "", 0
+        """Of this node, by which records were made."""
 
     def note(self, report: Report) -> None:
         """Take in which peers a pass has touched; each pass must be noted, :meth:`take` may be left out."""
@@ -202,13 +217,15 @@ class Peers:
         if report.reachable is not self._reachable:
             names.update(report.reachable ^ self._reachable)
             self._reachable = report.reachable
-        if touched is None:
+        before, now = (self._incarnation, self._announced), (report.incarnation, view.announced)
+        self._incarnation, self._announced = now
+        if touched is None or before != now:
             names.update(report.expected)
         else:
             names.update(self._names[address] for address in touched if address in self._names)
         return names
 
-    def _list(self, peers: tuple[Peer, ...]) -> set[str]:
+    def _list(self, peers: Collection[Peer]) -> set[str]:
         """Take in what nodes announce; give the names of those that announce something else than before.
 
         And of those with an address of which it is now said that it is another one's.
@@ -231,7 +248,8 @@ class Peers:
         found: dict[Way, dict[SaId, SaUsage]] = {way: {} for way in WAYS}
         windows: dict[SaId, int] = {}
         paths: dict[tuple[Address, Address], tuple[int, int]] = {}
-        broken = False
+        taken: dict[tuple[Address, Address], int] = {}
+        broken, as_planned = False, True
         for address in peer.node.addresses:
             if self._names[address] != name:
                 continue  # of two that claim it one is listened to
@@ -240,17 +258,22 @@ class Peers:
                 use = report.observed.usage.get(identity, NOT_USED)
                 found[way_of(identity)][identity] = use
                 windows[identity] = sa.replay_window
+                as_planned = as_planned and report.plan.state.sas.get(identity, sa) == sa
                 if sa.mark is None:
                     # The kernel sends with the newest.
                     path, made = (sa.src, sa.dst), (use.added, sa.spi)
                     paths[path] = max(paths.get(path, made), made)
+                else:
+                    taken[sa.dst, sa.src] = max(taken.get((sa.dst, sa.src), 0), sa.spi)
             broken = broken or any((ours, address) not in paths for ours in held.led_from)
         account = self._accounts.get(name, Account()).after({**found["in"], **found["out"]})
         self._accounts[name] = account
         sent_with = 0 if broken else min((spi for _, spi in paths.values()), default=0)
         used: dict[Way, int] = {"in": max((one.spi for one in found["in"]), default=0), "out": sent_with}
         ways = {way: _direction(found[way], windows, used[way], account.total(way)) for way in WAYS}
-        return PeerRecord(name in report.reachable, peer.spi, ways)
+        ready, takes = name in report.reachable, all(taken.get(path, 0) >= self._announced > 0 for path in paths)
+        holds = peer.node.boot_id if ready and takes and as_planned and peer.alive else ""
+        return PeerRecord(ready, peer.spi, ways, holds)
 
 
 NOT_USED = SaUsage(0, 0, 0, 0)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Is the daemon alive, and is the node ready; what each path of the health server says. Pure."""
 
 from __future__ import annotations

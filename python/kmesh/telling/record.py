@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What there is to tell of the daemon, as one frozen record: all that it says of itself is a view of it. Pure.
 
 The Lease, the metrics, readiness, Events and conditions are made from a record and from nothing else, so that they
@@ -108,10 +109,11 @@ class Record:
     the node was not ready, empty when it was (:mod:`kmesh.telling.readiness`). ``peers`` with their ``sums``,
     ``counters`` and ``xfrm_errors`` are as old as the last telling, a second or so.
 
-    What only a series of records shows: ``unready_since``, ``been_ready``: whether it ever was, up to here;
-    ``key_since``: since when the key is in force here; ``settled``: the newest SPI that everything was on;
-    ``replacing_since``: since when not everything is on the newest key, None: everything is; ``last_drop``: the counter
-    that rose last of those of packets that our programs dropped, and when.
+    What only a series of records shows: ``incarnation_since``: since when it has been this one, here;
+    ``unready_since``, ``been_ready``: whether it ever was, up to here; ``key_since``: since when the key is in force
+    here; ``settled``: the newest SPI that everything was on; ``replacing_since``: since when not everything is on the
+    newest key, None: everything is; ``last_drop``: the counter that rose last of those of packets that our programs
+    dropped, and when.
     """
 
     node: str
@@ -143,6 +145,7 @@ class Record:
     counters: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     xfrm_errors: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
 
+    incarnation_since: float = 0.0
     unready_since: float = 0.0
     been_ready: bool = False
     key_since: float = 0.0
@@ -212,7 +215,13 @@ def surveyed(
 def in_series(before: Record, record: Record) -> Record:
     """Give a record with what it takes the one told ``before`` to know."""
     since = before.unready_since if before.unready else record.attempted
-    record = replace(record, unready_since=since, been_ready=before.been_ready or not record.unready)
+    same = before.incarnation == record.incarnation and before.incarnation_since
+    record = replace(
+        record,
+        incarnation_since=before.incarnation_since if same else record.attempted,
+        unready_since=since,
+        been_ready=before.been_ready or not record.unready,
+    )
     replacing = (before.replacing_since or record.now) if _replacing(record) else None
     return replace(
         record,

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Keeps the newest record, for the health server's threads, and tells the cluster what an operator must know."""
 
 from __future__ import annotations
@@ -46,7 +47,8 @@ class Recorder:
         strict: bool = True,
     ) -> None:
         self.clock = clock
-        self.record = Record(node, attempted=clock(), bounds=bounds, strict=strict)
+        now = clock()
+        self.record = Record(node, attempted=now, bounds=bounds, strict=strict, unready_since=now)
         self._view_age, self._outbox, self._jitter = view_age, outbox, jitter
         self._told = self._judged()
         self._peers = Peers()

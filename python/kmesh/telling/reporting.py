@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A record of the daemon -> its report, and when the report is worth publishing. Pure.
 
 Small on purpose: with thousands of nodes every report is stored, and sent to whoever watches, each minute.
@@ -66,6 +67,9 @@ def make_status(record: Record) -> NodeStatus:
         by_cidr=tuple(sorted(record.by_cidr)[:PEER_ROWS]),
         by_cidr_count=len(record.by_cidr),
         problems=tuple(sorted({problem.kind.name for problem in record.plan_problems})),
+        incarnation=record.incarnation,
+        incarnation_since=record.incarnation_since,
+        holds=record.sums.holds if record.incarnation else None,
     )
 
 
@@ -79,9 +83,9 @@ def _told(record: Record) -> Iterator[tuple[str, PeerRecord]]:
 def delay(previous: NodeStatus | None, new: NodeStatus, now: float, jitter: float) -> float:
     """Give the seconds after which a report should be published; ``previous`` was published last, None: none was.
 
-    What an operator waits for (readiness, versions) is told at once, progress (peers, problems) as fast as the whole
-    cluster can bear, else it is renewed after a minute and ``jitter``, seconds, drawn anew after each publication:
-    until then it is infinity, for nobody waits for that.
+    What an operator or another node waits for (readiness, versions, the incarnation) is told at once, progress (peers,
+    what is held of them, problems) as fast as the whole cluster can bear, else it is renewed after a minute and
+    ``jitter``, seconds, drawn anew after each publication: until then it is infinity, for nobody waits for that.
     """
     since = now - previous.reported_at if previous else PERIOD
     if previous is None or since < 0:  # less than 0: the clock was set back
@@ -94,7 +98,15 @@ def delay(previous: NodeStatus | None, new: NodeStatus, now: float, jitter: floa
 
 
 def _news(status: NodeStatus) -> tuple[object, ...]:
-    return (status.version, status.ready, status.spi, status.newest_spi, status.strict, status.services)
+    return (
+        status.version,
+        status.ready,
+        status.spi,
+        status.newest_spi,
+        status.strict,
+        status.services,
+        status.incarnation,
+    )
 
 
 def _progress(status: NodeStatus) -> tuple[object, ...]:
@@ -106,4 +118,5 @@ def _progress(status: NodeStatus) -> tuple[object, ...]:
         status.replacing_since is None,
         status.nat_exemption,
         status.problems,
+        status.holds,
     )

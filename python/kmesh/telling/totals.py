@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Traffic of a peer over the life of the daemon: SAs come and go, their sums never go backwards. Pure."""
 
 from __future__ import annotations

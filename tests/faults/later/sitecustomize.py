@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Clocks that jump: imported by a Python that has this folder in PYTHONPATH, before anything else is (site(7) of Python).
 
 The first eight bytes of the file that KMESH_FAULTS_LATER names say how many seconds later it is: a double of this machine.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An API server as a Connection shows it, for days that a real one does not have at will."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A folder of manifests, as a person fills it and looks at it."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """An HTTP server whose answers a test writes by hand, byte by byte where need be."""
 
 from __future__ import annotations

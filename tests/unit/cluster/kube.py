@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Manifests as ``kubectl get -o yaml`` prints them, fields that nobody reads among them."""
 
 import base64

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A server that is sane until it is told not to be, and a watch of it."""
 
 from contextlib import contextmanager

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The files and programs behind a kubeconfig: what cannot be had is refused by name, and no secret is ever shown."""
 
 import base64

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What goes to a server, and what is made of whatever comes back."""
 
 import gzip

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 from contextlib import closing
 from types import SimpleNamespace
 

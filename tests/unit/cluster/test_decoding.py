@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is decoded must be all that is read: each field of each kind, good and of whatever wrong shape, both ways."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A folder as whoever starts now finds it: what others have read from it before may still be in force."""
 
 import pytest

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """kmeshctl does not wait for what a failure may become: it says at once what the server, or its absence, says."""
 
 import io

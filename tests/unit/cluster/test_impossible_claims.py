@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Objects that name addresses which nobody can have: told by object and address, and nothing else is harmed by it."""
 
 from ipaddress import ip_address

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a kubeconfig says: every field that changes who one is, or where one connects, is honoured or refused by name."""
 
 import base64

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The parts of the Kubernetes source that need no server."""
 
 import itertools

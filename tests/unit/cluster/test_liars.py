@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What one node says of itself, in its KmeshNodeInfo or its Node, changes nothing of what others do among themselves."""
 
 from ipaddress import ip_address

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is written into a folder of manifests: reports, announcements and the Secret, behind a lock."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whatever objects say: in strict mode what is sent to an address that a live pod elsewhere claims is marked, and
 encrypted or dropped."""
 

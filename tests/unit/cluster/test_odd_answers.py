@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whatever a server answers: one sentence tells it, what was good stays in force, and the thread goes on until close()."""
 
 import copy

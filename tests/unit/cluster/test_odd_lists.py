@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whatever a server answers to a list: what was good stays in force, and nothing is taken for gone that one odd answer lacks."""
 
 import json

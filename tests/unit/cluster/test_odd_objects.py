@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whatever stands in a field of an object: what cannot be used is refused in a sentence that can be printed, and is not quoted at length."""
 
 import json

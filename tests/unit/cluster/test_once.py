@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who asks once watches nothing: each collection is listed, in an order that is always the same, and no more than that."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whoever sends a byte now and then is not waited for: neither for TLS, nor for an answer's head, nor for its body."""
 
 import socket

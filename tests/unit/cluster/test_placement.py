@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which pod has an address: by evidence, by what lives, by age; and by names only where nothing else is left."""
 
 from dataclasses import replace

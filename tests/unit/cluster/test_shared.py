@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What two states of a cluster share, and what they differ in."""
 
 from collections import ChainMap
@@ -6,7 +7,10 @@ from dataclasses import dataclass
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from kmesh.cluster.shared import FULL, Objects, SharedMap, find, stacked
+from kmesh.cluster.shared import Objects, find, stacked
+
+from kmesh_bpf import SharedMap
+from kmesh_bpf.core.shared import FULL
 
 NAMES = st.sampled_from([f"p{number}" for number in range(12)])
 KEYS = st.tuples(st.sampled_from(["", "a", "b"]), NAMES)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The Kubernetes source over an API server whose answers come in the order and at the time that a test wants."""
 
 import threading

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 import json
 from dataclasses import replace
 
@@ -5,6 +6,7 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from kmesh.cluster.holdings import BYTES
 from kmesh.cluster.manifests import FolderCluster
 from kmesh.cluster.status import (
     COUNTERS,
@@ -69,6 +71,9 @@ REPORTS = st.builds(
     services=st.sampled_from([(), ("10.96.0.0/16", "fd00:96::/108")]),
     nat_exemption=st.booleans(),
     peers=st.lists(st.builds(PeerStatus, NAME, st.booleans(), SPI, SPI, SHARE), max_size=3).map(tuple),
+    incarnation=st.sampled_from(["", "b" * 36]),
+    incarnation_since=TIME,
+    holds=st.integers(0, (1 << 8 * BYTES) - 1),
     problems=st.lists(st.sampled_from([kind.name for kind in ProblemKind]), max_size=3).map(tuple),
 )
 
@@ -144,6 +149,9 @@ def test_a_time_as_kubernetes_writes_it_is_read():
         ({"peers": {}}, "peers is no list"),
         ({"problems": "INTERFERENCE"}, "problems is no list"),
         ({"problems": [1]}, "problems[0] is no string"),
+        ({"holds": "x", "incarnation": "i", "incarnationSince": 1}, "holds: 'x' is no digest of 256 bytes in base64"),
+        ({"holds": f"{'A' * 342}==", "incarnation": "i"}, "incarnationSince is no number from 0 to 4102444800.0"),
+        ({"holds": 1}, "holds is no string"),
     ],
 )
 def test_a_field_that_cannot_be_used_is_named_with_its_lease(fields, sentence):

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """After every event of a random history the view kept is the one made from scratch, and shares with the one before
 what the event did not concern."""
 
@@ -147,7 +148,7 @@ def test_the_view_kept_is_the_view_made_from_scratch_and_what_is_equal_is_the_ve
 
 
 def assert_shared(before: View, now: View) -> None:
-    for node in before.pods.by_node.keys() | now.pods.by_node.keys():
+    for node in before.pods.nodes | now.pods.nodes:
         assert now.pods.on(node) is before.pods.on(node) or now.pods.on(node) != before.pods.on(node)
     assert now.pods is before.pods or now.pods != before.pods
     peers = {peer.node.name: peer for peer in before.peers}

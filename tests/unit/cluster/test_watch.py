@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A watch over an API server that does what a real one does on rare days only."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The bounds of every dependency are what the tests run with, and the image holds what is pinned."""
 
 import re

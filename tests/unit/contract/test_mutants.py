@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """scripts/mutants knows the modules that there are, and tests that are there."""
 
 import pytest

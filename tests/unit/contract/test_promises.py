@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What we promise in writing: the README's example, the public names."""
 
 import contextlib

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What holds of every source file: it can be read from top to bottom, and what it cites is there."""
 
 import re

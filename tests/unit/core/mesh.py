@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A small cluster in memory: views of its nodes, for tests of the core."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Nodes with several addresses of a family, and nodes with one family only: which of them tunnels use, and for what."""
 
 from dataclasses import replace

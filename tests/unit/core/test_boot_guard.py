@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the guard's script says; that nft takes it, and what it then drops, is tests/kernel/test_boot_guard.py's."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which peers are selected by pod CIDR: those of which it selects no address that is not theirs."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Whose claim holds among peers: what is known and lives keeps it, and whoever loses is quarantined and told."""
 
 from dataclasses import replace

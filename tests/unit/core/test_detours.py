@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What others do with packets behind our programs: on which devices it is named, and how."""
 
 from dataclasses import replace

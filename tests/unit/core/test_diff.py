@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The order of operations: nothing is sent that the other end could not read, and nothing passes in clear."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which addresses can be a pod's or a node's, held against the standard library's account of what each is for."""
 
 from ipaddress import IPv4Address, IPv6Address, ip_address

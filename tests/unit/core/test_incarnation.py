@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The table of core/incarnation.py, row by row, and what peers that went leave behind."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Rules as nft 1.0.6 and iptables-save 1.8.9 tell of them, and which of them are in the way."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 import hashlib
 from dataclasses import replace
 from ipaddress import ip_address
@@ -86,23 +87,3 @@ def test_a_mark_mask_is_good_that_leaves_three_marks_which_differ_and_stay_in_th
 def test_the_mark_mask_that_leaves_bit_0x80_to_others_gives_the_design_s_marks():
     mask = marks.check_mark_mask(0x7F)
     assert (marks.encrypt_mark(mask), marks.decrypted_mark(mask), marks.again_mark(mask)) == (0x60, 0x50, 0x70)
-
-
-def test_ids_are_kept_and_new_ones_avoid_those_that_live_in_old_sas():
-    assert marks.allocate([7, 8, 9], {8: 3}, {1}, contract.NODE_MARK_MASK) == {8: 3, 7: 2, 9: 4}
-
-
-def test_where_there_is_no_room_for_all_those_that_hold_an_id_and_the_first_get_one():
-    ids = marks.allocate(range(300), {299: 7, 298: 256}, {9}, 0xFF00)
-    assert ids.keys() == {*range(253), 299}
-    assert ids[299] == 7
-    assert len(set(ids.values())) == 254
-    assert max(ids.values()) == 255
-
-
-@given(st.sets(st.integers(0, 50), max_size=20), st.dictionaries(st.integers(0, 50), st.integers(1, 100), max_size=20))
-def test_no_two_peers_share_an_id(wanted, held):
-    held = {fingerprint: index + 1 for index, fingerprint in enumerate(held)}
-    ids = marks.allocate(wanted, held, (), contract.NODE_MARK_MASK)
-    assert set(ids) == wanted
-    assert len(set(ids.values())) == len(ids)

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Managed pods by node: what has not changed is not only equal, but the same."""
 
 from ipaddress import ip_address
@@ -22,7 +23,7 @@ def test_pods_by_node_are_the_pods(named):
     assert len(found) == len(pods)
     assert all(one in found for one in pods)
     assert pod("z", "n1") not in found
-    assert {name: found.on(name) for name in NODES if found.on(name)} == dict(found.by_node)
+    assert {name: found.on(name) for name in NODES if found.on(name)} == {name: found.on(name) for name in found.nodes}
     assert Pods.of(found) is found
 
 
@@ -31,7 +32,7 @@ def test_of_a_node_that_changes_all_others_keep_their_very_tuple():
     after = before.changed({"n1": (pod("c", "n1"),), "n2": tuple(before.on("n2")), "n3": ()})
     assert after.on("n1") == (pod("c", "n1"),)
     assert after.on("n2") is before.on("n2")
-    assert "n3" not in after.by_node
+    assert "n3" not in after.nodes
     assert (len(before), len(after), len(list(after))) == (6, 3, 3)
     assert before.changed({"n2": tuple(before.on("n2")), "n9": ()}) is before
 

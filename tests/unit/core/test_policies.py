@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which policies there are: of any cluster, what is managed is encrypted towards the node that it runs on, or blocked."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Policies of others that come before ours, and defaults that drop, are named if they are in our way."""
 
 from ipaddress import ip_address, ip_network

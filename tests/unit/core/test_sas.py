@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which SAs there are in the course of things: replacements, restarts without a key, peers that say this and then that."""
 
 from dataclasses import replace

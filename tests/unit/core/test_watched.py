@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Events as the programs lay them out, and their sums."""
 
 import struct

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is spoiled stays an object of its kind, by its name and its age, which no writer chooses; the rest may be anything."""
 
 import random

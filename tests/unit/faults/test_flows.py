@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What was sent and what arrived, counted: no packet of a span is forgotten, and none is counted twice."""
 
 import json

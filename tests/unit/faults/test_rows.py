@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Each goal of a row is missed by what misses it, and by nothing else; the page and the JSON tell the same."""
 
 import itertools

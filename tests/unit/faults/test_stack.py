@@ -1,6 +1,10 @@
+# SPDX-License-Identifier: Apache-2.0
 """Counters of the kernel's own drops are read by their names, whatever stands around them."""
 
+from itertools import chain, repeat
+
 from tests.faults import stack
+from tests.faults.meter import loop_seconds
 
 SNMP = """\
 Ip: Forwarding InReceives InDiscards OutNoRoutes
@@ -35,3 +39,8 @@ def test_a_namespace_that_is_not_there_has_dropped_nothing_and_the_machine_is_as
     found = stack.drops(["no-such-namespace"])
     assert {name.split()[0] for name in found} <= {"arp_cache", "ndisc_cache", "softnet"}
     assert found["softnet dropped"] >= 0
+
+
+def test_how_long_a_loop_takes_is_the_best_of_five_by_the_clock_that_is_given():
+    times = chain.from_iterable(zip(repeat(0.0), [3.0, 2.0, 0.5, 4.0, 1.0], strict=False))
+    assert loop_seconds(lambda: next(times)) == 0.5

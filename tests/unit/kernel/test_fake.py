@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The kernel in memory: what it tells of changes, as the real one does, and how it finds SAs."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Our messages against bytes that others wrote: requests as ip (iproute2) sent them, dumps as the kernel gave them."""
 
 import struct

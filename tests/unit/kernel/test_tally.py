@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A map that is read piece by piece while it is written: what we wrote is never taken for another's, another's is found."""
 
 import pytest

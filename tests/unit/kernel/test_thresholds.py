@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Policy hash thresholds: only ever lowered, remembered before that, and put back as they were found."""
 
 import errno

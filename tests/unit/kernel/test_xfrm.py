@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What becomes of the kernel's answers to SAs and policies: success, or an error of ours that names the object."""
 
 import errno

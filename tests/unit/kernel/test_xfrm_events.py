@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What notifications of XFRM come to: those that the kernel sent, and built ones, for this machine may have no ESP."""
 
 import socket

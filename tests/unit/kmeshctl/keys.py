@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A key, what must never show of it, and what a cluster holds."""
 
 import base64

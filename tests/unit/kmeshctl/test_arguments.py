@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What every command line may say: names that are nearly right, the plugin's name, the version, in whose name."""
 
 import io

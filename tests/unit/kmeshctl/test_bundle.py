@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The archive for a bug report: what is in it, what is said to be missing, and that no key is."""
 
 import base64

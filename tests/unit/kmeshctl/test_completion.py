@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 import subprocess
 
 import pytest
@@ -15,6 +16,7 @@ def test_the_tree_holds_every_command_with_the_words_that_lead_to_it():
         "kmeshctl help",
         "kmeshctl version",
         "kmeshctl status",
+        "kmeshctl doctor",
         "kmeshctl explain",
         "kmeshctl monitor",
         "kmeshctl completion",

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The dashboard: what it shows, whom it answers, and what it gives away."""
 
 import http.client

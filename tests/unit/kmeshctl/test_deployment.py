@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Where daemons should run, and why nothing is heard of one."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """docs/kmeshctl.md says what kmeshctl does."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The README begins with a folder of manifests: its very lines work, and say what they are said to."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Ends that are no pods: Services with an answer for each endpoint, nodes, strangers; and names that are nearly right."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How a key comes in, and when: pipes, ages, and names that nobody reads to their end."""
 
 import os

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """kmeshctl monitor: what a ring tells, as people and programs read it."""
 
 import io

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Names that a shell completes: of the cluster that the line names, and nothing where it cannot be asked."""
 
 import io

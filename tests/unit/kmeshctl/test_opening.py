@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How the cluster is asked: how long a request may take, in whose name, and whether anything is watched."""
 
 import pytest

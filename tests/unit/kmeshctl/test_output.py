@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Tables that fit, colours that are asked for, and what a screen has room for."""
 
 import re

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What one sees of `status`: 80 columns, colours that say nothing of their own, a screen that fits, progress at once."""
 
 import io

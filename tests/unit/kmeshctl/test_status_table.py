@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What stands where in the answer for people: a line first, rows with findings first, a sentence once."""
 
 import io

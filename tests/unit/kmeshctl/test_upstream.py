@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What those write who come from Go Kmesh's kmeshctl."""
 
 import io

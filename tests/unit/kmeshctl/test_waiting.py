@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who waits for a new key is told how far the nodes are, and when all use it."""
 
 import io

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A daemon over a folder of manifests and a kernel in memory, and records made from views by real passes."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a daemon announces of itself: when, and under which incarnation."""
 
 import pytest

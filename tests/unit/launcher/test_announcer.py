@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a node announces is written by a thread of its own: a server that hangs holds up nothing, and in its order."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is kept for the next boot, and when the guard of this one is lifted."""
 
 import subprocess

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Claims are measured by what the node sees itself: on its pods' devices, and in its own kernel's peer map."""
 
 from dataclasses import replace

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A daemon's node from its start on: what makes it ready, what it tells when it is not, and its addresses and bounds."""
 
 import json

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a daemon imports it needs: each module is memory and time of a start on every node."""
 
 import json

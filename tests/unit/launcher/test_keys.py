@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Which keys a daemon remembers, and when it reads the Secret."""
 
 import pytest

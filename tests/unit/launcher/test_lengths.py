@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """No field's length ends a daemon or a kmeshctl: whatever has a fixed size somewhere is refused by name, or fits."""
 
 import copy

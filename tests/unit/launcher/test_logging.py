@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the flags make of the daemon's log: which lines are in it, and in which form."""
 
 import io

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A daemon that starts anew: what it does before the cluster is known."""
 
 import socket

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What no error of ours is: a daemon that has no process, descriptor or memory left tells it, counts it and goes on."""
 
 import errno

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Command lines of Go Kmesh's kmesh-daemon, in the spellings that cobra takes."""
 
 import io

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """How long a daemon waits between two passes, and what ends the wait."""
 
 from collections.abc import Iterator

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Who is not root, or root without capabilities, is told in one sentence what is missing, before anything is touched."""
 
 import os

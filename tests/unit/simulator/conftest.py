@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What simulated daemons would log is nobody's."""
 
 import logging

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The simulated kernel by itself: what a packet meets on its way, and what becomes of it when something is missing.
 
 Whether these are the real kernel's rules, tests/esp/test_simulator_kernel.py says.

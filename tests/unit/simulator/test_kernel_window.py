@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Replay windows: what is promised of them, over numbers in any order, and across 2^32."""
 
 from hypothesis import example, given, settings

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Known mistakes are found: a simulator that misses one would let it into the code.
 
 Those without a first seed were not seen to be found yet: `scripts/simulate --mistakes` looks for them all.

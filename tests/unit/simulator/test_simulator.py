@@ -1,8 +1,11 @@
+# SPDX-License-Identifier: Apache-2.0
 """The simulator itself: a seed decides everything, the judge fires, and what fails becomes a short story."""
 
 from dataclasses import replace
 
 import pytest
+from kmesh.kmeshctl import health
+from kmesh.kmeshctl.agreement import PATIENCE as AGREEMENT_PATIENCE
 
 from tests.simulator import mistakes
 from tests.simulator.events import EVENTS
@@ -141,3 +144,31 @@ def test_what_fails_is_shrunk_to_what_it_takes():
     assert short.violation.check == failed.violation.check
     assert len(short.history.steps) < len(failed.history.steps)
     assert f"--seed {found.seed} --only" in command(short.history)
+
+
+def test_a_flush_beside_a_daemon_that_was_killed_is_told_within_seconds_by_status_and_explain(world):
+    """The flushed node becomes another one; the other's kernel goes on with what it held, and nobody is there to say so."""
+    source, target = next(world.every_pair())
+    dead, telling = target.machine, Telling(world)
+    world.quiet = True
+    world.advance(40.0, 2)
+    assert health.examine(telling.cluster().objects, telling.leases(), world.now).findings == ()
+    dead.stop()
+    world.advance(20.0, 2)
+    assert world.send(source, target), "a killed daemon costs nothing by itself"
+    world.judge.blame(source.machine, "its SAs were flushed")
+    source.machine.kernel.flush_sas()
+    world.advance(AGREEMENT_PATIENCE + 4.0, 14)
+    assert not world.send(source, target)
+    assert not world.send(target, source)
+    told = list(map(str, health.examine(telling.cluster().objects, telling.leases(), world.now).findings))
+    assert [one.partition(": ")[0] for one in told] == [dead.name]
+    assert f"no keys for the present incarnation of {source.machine.name} by its last report" in told[0]
+    answer = telling.explain(source, target)
+    assert {way.trace.fate.value for way in answer.ways} == {"dropped"}
+    assert {way.trace.reason for way in answer.ways} == {told[0]}
+    dead.start()
+    world.advance(30.0, 6)
+    assert world.send(source, target)
+    assert health.examine(telling.cluster().objects, telling.leases(), world.now).findings == ()
+    assert telling.explain(source, target).encrypted

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """All that the daemon says of itself is a view of one record, so it says one thing; and a pass does not wait for it."""
 
 import json

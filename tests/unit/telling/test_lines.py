@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the log says of a pass's operations, and of what is wrong."""
 
 import logging

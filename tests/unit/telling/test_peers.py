@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What there is to tell of each peer: remembered from pass to pass, it is what one finds who looks for the first time."""
 
 import sys
@@ -9,10 +10,11 @@ from unittest.mock import patch
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from kmesh.cluster.holdings import digest
 from kmesh.telling.peers import NOTED_USE, Direction, PeerRecord, Peers, Sums, summed_up
 from kmesh.telling.totals import NO_TRAFFIC
 
-from kmesh_bpf import FakeKernel, KernelError, Options, Reconciler, View
+from kmesh_bpf import Announcement, FakeKernel, KernelError, Options, Reconciler, View
 from kmesh_bpf.core import operations as ops
 from tests.unit.core import mesh
 from tests.unit.launcher.standin import Clock
@@ -50,8 +52,9 @@ class World:
         return dict(fresh.take(self.view, self.report)[0])
 
     def with_peers(self, peers) -> None:
+        peers = tuple(peers)
         pods = [pod for pod in self.all_pods if pod.node == "n1" or pod.node in {peer.node.name for peer in peers}]
-        self.run(replace(self.view, peers=tuple(peers), pods=tuple(pods)))
+        self.run(replace(self.view, peers=peers, pods=tuple(pods)))
 
     @property
     def all_pods(self):
@@ -289,3 +292,110 @@ def test_sums_are_of_all_peers_and_of_the_worst_of_them():
     assert found.sending == {2: {"n2"}, 1: {"n3"}, 0: {"n4"}}
     assert (found.receiving, found.noted) == ({1: 2, 2: 2}, {"n3", "n4"})
     assert summed_up({}) == Sums()
+
+
+def held(world: World) -> int:
+    world.told()
+    return world.sums.holds
+
+
+def all_of(world: World, *but: str) -> int:
+    return digest((one.node.name, one.node.boot_id) for one in world.view.peers if one.node.name not in but)
+
+
+def changed(world: World, index: int, **changes) -> None:
+    peers = list(world.view.peers)
+    name, node = peers[index].node.name, peers[index].node
+    if "boot_id" in changes:
+        changes["node"] = replace(node, boot_id=changes.pop("boot_id"))
+    peers[index] = replace(peers[index], **changes)
+    assert peers[index].node.name == name
+    world.run(replace(world.view, peers=tuple(peers)))
+
+
+def test_of_whom_the_kernel_holds_keys_both_ways_the_incarnation_is_told():
+    world = World()
+    world.run()
+    assert held(world) == all_of(world)
+    assert world.sums == summed_up(world.told())
+
+
+def test_another_incarnation_counts_once_the_kernel_has_its_keys():
+    world = World()
+    world.run()
+    before = all_of(world)
+    assert held(world) == before
+    world.refusing = True
+    changed(world, 0, boot_id="boot-another".ljust(36, "0"))
+    assert held(world) == all_of(world, "n2"), "neither the one before nor the one that is announced"
+    world.refusing = False
+    world.passes.forget()
+    world.run()
+    assert held(world) == all_of(world) != before
+
+
+def test_when_this_node_becomes_another_one_nothing_counts_that_was_made_for_the_one_before():
+    world = World()
+    world.run()
+    assert held(world) == all_of(world)
+    world.refusing = True
+    world.kernel.sas.clear()
+    world.passes.forget()
+    world.run()
+    assert held(world) == 0
+
+
+def test_a_peer_counts_not_before_the_announced_version_can_be_decrypted():
+    world = World(nodes=2)
+    world.run()
+    newer = mesh.view(spi=2, announced=2, announced_at=900.0)
+    world.kernel.refuse = lambda one: (
+        KernelError("add SA", "it", 12) if isinstance(one, ops.AddSa) and one.sa.mark and one.sa.spi == 2 else None
+    )
+    world.run(replace(world.view, keys=newer.keys, announced=2, announced_at=900.0))
+    assert held(world) == 0
+    world.kernel.refuse = lambda one: None
+    world.passes.forget()
+    world.run()
+    assert held(world) == all_of(world)
+
+
+@pytest.mark.parametrize("changes", [{"alive": False}, {"spi": 0}])
+def test_who_is_about_to_go_or_takes_no_key_is_not_counted(changes):
+    world = World()
+    changed(world, 1, **changes)
+    assert held(world) == all_of(world, "n3")
+
+
+def test_who_went_is_not_counted_any_more():
+    world = World()
+    world.run()
+    held(world)
+    node_leaves_or_comes(world, 0)
+    assert len(world.view.peers) == 2
+    assert held(world) == all_of(world)
+
+
+def test_keys_of_an_earlier_incarnation_that_the_kernel_does_not_let_go_do_not_count():
+    world = World()
+    world.run()
+    assert held(world) == all_of(world)
+    world.kernel.refuse = lambda one: (
+        KernelError("replace SA", "it", 12) if isinstance(one, ops.AddSa | ops.ReplaceSa | ops.DeleteSa) else None
+    )
+    changed(world, 0, boot_id="boot-another".ljust(36, "0"))
+    assert held(world) == all_of(world, "n2")
+
+
+def test_nor_do_those_made_for_an_earlier_incarnation_of_this_node_though_nothing_was_touched():
+    world = World()
+    world.run()
+    assert held(world) == all_of(world)
+    world.kernel.refuse = lambda one: KernelError("write", "it", 12)
+    shown = Announcement("somebody-elses".ljust(36, "0"), tuple(map(str, world.view.node.addresses)), "", 4096)
+    world.passes.memory = replace(world.passes.memory, unseen="")
+    world.passes._fresh_incarnation = lambda: "fresher".ljust(36, "0")
+    world.report = world.passes.run(world.view, shown=shown)
+    world.peers.note(replace(world.report, touched=frozenset()))
+    assert world.report.renewed
+    assert held(world) == 0

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 import math
 from dataclasses import replace
 from ipaddress import ip_address, ip_network
@@ -211,13 +212,14 @@ def test_a_report_stays_small_even_when_every_peer_is_behind(daemon):
     assert len(str(to_lease(status))) < 4096
 
 
-NEWS = [{"ready": False}, {"spi": 3}, {"newest_spi": 3}, {"version": "9"}, {"strict": False}]
+NEWS = [{"ready": False}, {"spi": 3}, {"newest_spi": 3}, {"version": "9"}, {"strict": False}, {"incarnation": "x"}]
 PROGRESS = [
     {"peers_ready": 1},
     {"peers_expected": 3},
     {"peers_on_newest": 2},
     {"spi_out": (2, 2)},
     {"problems": ("KEY",)},
+    {"holds": 5},
 ]
 
 
@@ -243,6 +245,8 @@ def test_the_first_report_and_one_after_the_clock_was_set_back_are_published():
 def test_in_a_large_cluster_progress_is_told_less_often_and_readiness_as_fast_as_ever():
     large = replace(STATUS, peers_expected=5000)
     progress, news = replace(large, peers_on_newest=7), replace(large, ready=False)
+    another = replace(large, incarnation="another")  # whom others must hold keys for, before they are said to lack them
+    assert delay(large, another, STATUS.reported_at + 2.0, 0.0) == 0.0
     assert delay(large, progress, STATUS.reported_at + 49.0, 0.0) == pytest.approx(1.0)
     assert delay(large, progress, STATUS.reported_at + 50.0, 0.0) == 0.0
     assert delay(large, news, STATUS.reported_at + 2.0, 0.0) == 0.0

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The files and programs behind a server and who we are to it: kubeconfigs, certificates, tokens, plugins.
 
 What cannot be had is refused by name, never left out: a request that goes out as nobody is answered by nobody's view.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a command line says of requests, over the kubeconfig: in whose name, and how long each may take. Pure."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """A server that was away and answers one request is back for all: none waits out a back-off without a reason."""
 
 from __future__ import annotations

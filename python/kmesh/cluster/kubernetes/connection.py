@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The way to an API server: HTTP by urllib3, with the address, trust and credentials of an Access.
 
 The typed models of the ``kubernetes`` package are not used: 100,000 pods take minutes and gigabytes to become such.

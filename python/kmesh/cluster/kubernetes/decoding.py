@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is decoded of an API server's JSON: the fields that somebody reads, and no others. Pure.
 
 An object whose fields are of another shape than expected is decoded whole, so that its reader can name what is wrong.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What a kubeconfig says of one context: where the server is, whom to trust, who we are. Pure.
 
 Every field that changes any of this is honoured, or refused by name: whoever reads it otherwise than kubectl does acts

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """Connections to whoever takes for ever: urllib3's timeouts are for the next bytes, and some send a byte at a time.
 
 What goes on too long is ended from another thread, by shutting the socket down.

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The programs that make credentials for a kubeconfig (KEP 541): run, bounded, and what they give checked."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What is asked of an API server, as paths and parameters, and what its answers mean. Pure."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """The cluster behind an API server, as a :class:`kmesh.cluster.source.ClusterSource`.
 
 Watched is only what is needed: namespaces; pods that carry the label, and those of enrolled namespaces; Nodes; what

@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """What the watches have brought, shared with whoever reads: one lock, one number that grows with every change.
 
 Only parsed objects are held, and of them only what the view needs; a manifest is gone when its line has been read.

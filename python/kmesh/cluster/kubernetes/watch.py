@@ -1,3 +1,4 @@
+# SPDX-License-Identifier: Apache-2.0
 """One watched collection: list, then watch from there, for ever; a thread of its own keeps a shelf current.
 
 The shelf never holds less than the server has: a list replaces it at once, when all its pages are there.
