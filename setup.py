@@ -24,7 +24,9 @@ PACKAGES = [
     "kmesh_bpf.kernel",
 ]
 OF_THE_DAEMON = ["kmesh.launcher", "kmesh_bpf.cdef", "kmesh_bpf.csrc", "kmesh_bpf.csrc.include"]
-KMESHCTL = "kmeshctl = kmesh.kmeshctl.cli:entry"
+# kubectl finds the second on PATH: kubectl kmesh.
+KMESHCTL = ["kmeshctl = kmesh.kmeshctl.cli:entry", "kubectl-kmesh = kmesh.kmeshctl.cli:plugin"]
+OF_KMESHCTL = {"kmesh_bpf": ["py.typed"], "kmesh": ["py.typed"], "kmesh.kmeshctl": ["page/*"]}
 
 
 class WithConstants(build_py):
@@ -39,8 +41,8 @@ if os.environ.get("KMESH_PURE") == "1":
     setup(
         packages=PACKAGES,
         package_dir={"kmesh": "python/kmesh"},
-        package_data={"kmesh_bpf": ["py.typed"], "kmesh": ["py.typed"]},
-        entry_points={"console_scripts": [KMESHCTL]},
+        package_data=OF_KMESHCTL,
+        entry_points={"console_scripts": KMESHCTL},
         cmdclass={"build_py": WithConstants},
     )
 else:
@@ -48,13 +50,12 @@ else:
         packages=PACKAGES + OF_THE_DAEMON,
         package_dir={"kmesh": "python/kmesh", "kmesh_bpf.csrc": "bpf"},
         package_data={
-            "kmesh_bpf": ["py.typed"],
+            **OF_KMESHCTL,
             "kmesh_bpf.cdef": ["*.h"],
             "kmesh_bpf.csrc": ["*.c"],
             "kmesh_bpf.csrc.include": ["*.h"],
-            "kmesh": ["py.typed"],
         },
-        entry_points={"console_scripts": [KMESHCTL, "kmesh-daemon = kmesh.launcher.cli:entry"]},
+        entry_points={"console_scripts": [*KMESHCTL, "kmesh-daemon = kmesh.launcher.cli:entry"]},
         cffi_modules=[f"{BUILD}:ffi"],
         # cffi keeps to Python's limited API: one wheel for each machine, whatever Python from 3.11 on.
         options={"bdist_wheel": {"py_limited_api": "cp311"}},

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What kubectl prints of a cluster is that cluster, in a folder too."""
 
+import subprocess
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from kmesh.cluster.snapshot import GATEWAY_CONTROLLER, GATEWAY_LABEL, build_view
 
 from tests.contract.test_cluster_source import ENROLLED
 from tests.lab import objects
+from tests.lab.apiserver import ROOT
 from tests.unit.cluster import kube
 
 KINDS = "namespaces,nodes,pods,kmeshnodeinfos,servicecidrs,services"
@@ -94,3 +96,23 @@ def test_so_is_each_object_that_kubectl_prints_by_itself(cluster, opening, tmp_p
     assert [pod.name for pod in read.pods] == ["odd", "web"]
     assert {*read.nodes, *read.pods} <= {*whole.nodes, *whole.pods}
     assert [one for one in whole.namespaces if one.name == "default"] == [*read.namespaces]
+
+
+def test_kubectl_finds_kmeshctl_as_its_plugin(server):
+    """By its name alone, on PATH; help and errors are the plugin's."""
+    environment = {"PATH": f"{ROOT}/.venv/bin:/usr/bin:/bin", "HOME": str(server.folder)}
+
+    def kubectl(*argv):
+        command = [str(server.binaries / "kubectl"), *argv]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+    assert kubectl("kmesh", "--version").stdout.startswith("kubectl kmesh ")
+    assert kubectl("kmesh", "help", "status").stdout.startswith("usage: kubectl kmesh status ")
+    said = kubectl("kmesh", "stauts")
+    assert (said.returncode, said.stderr.startswith("kubectl kmesh: "), "did you mean status?" in said.stderr) == (
+        2,
+        True,
+        True,
+    )
+    file = str(server.kubeconfig("admin", server.token))
+    assert "make one: kubectl kmesh secret create" in kubectl("kmesh", "secret", "get", "--kubeconfig", file).stderr

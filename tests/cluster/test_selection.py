@@ -4,8 +4,8 @@
 from contextlib import closing
 
 import pytest
-from kmesh.kmeshctl import cli as kmeshctl
 from kmesh.kmeshctl.arguments import parser
+from kmesh.kmeshctl.opening import cluster
 
 from tests.cluster.conftest import enrol, watched
 from tests.contract.test_cluster_source import ENROLLED, seen
@@ -75,9 +75,9 @@ def test_every_node_is_watched_and_its_heartbeats_change_nothing(server, opening
 
 @pytest.fixture
 def of_status(server):
-    """The cluster as ``kmeshctl status`` has it."""
-    flags = parser().parse_args(["status", f"--kubeconfig={server.kubeconfig('admin', server.token)}"])
-    with closing(kmeshctl._source(flags, {})) as source:
+    """The cluster as ``kmeshctl status --watch`` has it; without it the same is read, once."""
+    flags = parser().parse_args(["status", "--watch", f"--kubeconfig={server.kubeconfig('admin', server.token)}"])
+    with closing(cluster(flags, {})) as source:
         yield source
 
 

@@ -8,7 +8,7 @@ import time
 from contextlib import closing
 
 import pytest
-from kmesh.kmeshctl import cli
+from kmesh.kmeshctl import cli, opening
 from kmesh.kmeshctl.arguments import parser
 
 from tests.deploy.conftest import cases, put_role, roles, without
@@ -25,9 +25,10 @@ USES = (
     ["secret", "get"],
     ["status"],
     ["explain", "web", "api"],
+    ["explain", "web", "svc/shop"],
     ["secret", "delete"],
 )
-WATCHES = (["status", "--watch"], ["explain", "web", "api"])
+WATCHES = (["status", "--watch"], ["dashboard"])
 
 
 def may(server, verb: str, what: str, where: str = "kmesh-system") -> bool:
@@ -58,7 +59,14 @@ def as_an_operator(applied, kubeconfig, monkeypatch):
     secret = kube.secret(kube.entry(1))
     objects.delete(applied, secret)
     # n2 announces nothing: only of such nodes status wants pods.
-    things = (kube.node(1), kube.node(2), kube.node_info(1), kube.pod("web", 1), kube.pod("api", 2))
+    things = (
+        kube.node(1),
+        kube.node(2),
+        kube.node_info(1),
+        kube.pod("web", 1),
+        kube.pod("api", 2),
+        kube.service("shop", clusterIP="None", clusterIPs=["None"]),
+    )
     for one in things:
         objects.put(applied, one)
     environment = {"KUBECONFIG": str(kubeconfig)}
@@ -77,7 +85,7 @@ def as_an_operator(applied, kubeconfig, monkeypatch):
         if words := said(["secret", "delete"]):
             return words
         for argv in WATCHES:
-            with closing(cli._source(parser().parse_args(argv), environment)) as source:
+            with closing(opening.cluster(parser().parse_args(argv), environment)) as source:
                 end = time.monotonic() + 1.0  # a refused watch shows a moment after the list
                 while time.monotonic() < end:
                     if source.read().problems:

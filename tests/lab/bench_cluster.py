@@ -21,6 +21,7 @@ from kmesh.launcher.cli import GC_THRESHOLDS
 
 from tests.lab import objects
 from tests.lab.apiserver import ROOT, ApiServer
+from tests.lab.bench_ctl import starts
 from tests.unit.cluster import kube
 
 ENROLLED = {"istio.io/dataplane-mode": "Kmesh"}
@@ -144,7 +145,11 @@ def main() -> None:
     flags = argparse.ArgumentParser(prog="bench_cluster")
     for name, default in (("pods", 5000), ("fed", 100_000), ("nodes", 5000)):
         flags.add_argument(f"--{name}", type=int, default=default)
+    flags.add_argument("--starts", type=int, default=0, metavar="N")
     wanted = flags.parse_args()
+    if wanted.starts:
+        starts(wanted.starts)
+        return
     gc.set_threshold(*GC_THRESHOLDS)  # as the daemon does
     print(f"resident at first {resident():.0f} MB")
     fed(on_a_server(wanted.pods), wanted.fed, wanted.nodes)

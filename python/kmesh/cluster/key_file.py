@@ -86,6 +86,10 @@ class KeyFile:
         """See :class:`kmesh.cluster.source.ClusterSource`."""
         return self._source.daemons()
 
+    def endpoint_slices(self, namespace: str, service: str) -> tuple[Mapping[str, Any], ...]:
+        """See :class:`kmesh.cluster.source.ClusterSource`."""
+        return self._source.endpoint_slices(namespace, service)
+
     def tell(self, event: Mapping[str, Any]) -> None:
         """See :class:`kmesh.cluster.source.ClusterSource`."""
         self._source.tell(event)

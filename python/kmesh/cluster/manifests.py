@@ -25,6 +25,7 @@ from typing import Any
 import yaml
 
 from kmesh.cluster.documents import LARGEST, SUFFIXES, manifests
+from kmesh.cluster.endpoints import of_service
 from kmesh.cluster.files import read_file
 from kmesh.cluster.objects import (
     NAMESPACE,
@@ -183,6 +184,15 @@ class FolderCluster:
 
     def daemons(self) -> None:
         """See :class:`kmesh.cluster.source.ClusterSource`: whoever starts daemons on a folder knows where."""
+
+    def endpoint_slices(self, namespace: str, service: str) -> tuple[Mapping[str, Any], ...]:
+        """See :class:`kmesh.cluster.source.ClusterSource`; of files that cannot be read it is told elsewhere."""
+        found: list[Mapping[str, Any]] = []
+        for path in sorted(path for path in self._folder.iterdir() if path.suffix in SUFFIXES):
+            with suppress(ConfigError, OSError):
+                documents = manifests(read_file(path, LARGEST[path.suffix])[0], path.suffix)
+                found.extend(one for one in documents if of_service(one, namespace, service))
+        return tuple(found)
 
     def tell(self, event: Mapping[str, Any]) -> None:
         """See :class:`kmesh.cluster.source.ClusterSource`: a folder has no place for events, the log has."""

@@ -65,6 +65,14 @@ class ClusterSource(Protocol):
 
         """
 
+    def endpoint_slices(self, namespace: str, service: str) -> tuple[Mapping[str, Any], ...]:
+        """Give the EndpointSlices of a Service, as they are now.
+
+        Raises:
+            ClusterError: they cannot be read.
+
+        """
+
     def tell(self, event: Mapping[str, Any]) -> None:
         """Create an Event (core/v1), where the cluster is one that has events; one that is there already is done."""
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``kmeshctl completion``: a script that completes commands, flags and their values, made from the parser. Pure.
 
-Nothing runs while completing: the script is a table of what may follow what.
+The script is a table of what may follow what. Only for names of the cluster (pods, namespaces, contexts) kmeshctl runs
+while completing (:mod:`kmesh.kmeshctl.names`).
 """
 
 from __future__ import annotations
@@ -10,21 +11,16 @@ import argparse
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 PROGRAM = "kmeshctl"
-EPILOG = """\
-examples:
-  source <(kmeshctl completion bash)                                       # this shell only
-  kmeshctl completion bash > /etc/bash_completion.d/kmeshctl
-  kmeshctl completion zsh > "${fpath[1]}/_kmeshctl"
-  kmeshctl completion fish > ~/.config/fish/completions/kmeshctl.fish
-"""
+ASK = f"{PROGRAM} __complete"
+NAMES = {"CONTEXT": "contexts", "NAMESPACE": "namespaces", "NODE": "nodes", "POD": "ends"}
+"""By what an argument is called in the help: the kind of names that it takes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flag:
-    """A flag. ``value``: empty where it takes none, else ``words``, ``file``, ``folder`` or ``any``."""
+    """A flag. ``value``: empty without one, else ``words``, ``file``, ``folder``, ``any`` or a kind of NAMES."""
 
     names: tuple[str, ...]
     value: str
@@ -34,24 +30,15 @@ class Flag:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command: the words that lead to it, what may follow (word, help), and its flags."""
+    """A command: the words that lead to it, what may follow (word, help), and its flags.
+
+    ``names``: of NAMES, the kind that may follow too; empty: none.
+    """
 
     path: str
     words: tuple[tuple[str, str], ...]
     flags: tuple[Flag, ...]
-
-
-def register(commands: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the command to kmeshctl's."""
-    parser = commands.add_parser(
-        "completion",
-        help="print a script that completes commands and flags",
-        parents=[shared],
-        description="Prints a script that makes a shell complete kmeshctl's commands, flags and their values.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("shell", choices=tuple(SHELLS), help="the shell to complete in")
+    names: str = ""
 
 
 def script(parser: argparse.ArgumentParser, shell: str) -> str:
@@ -64,6 +51,7 @@ def commands_of(parser: argparse.ArgumentParser, path: str) -> Iterator[Command]
     words: list[tuple[str, str]] = []
     flags = []
     below: dict[str, argparse.ArgumentParser] = {}
+    names = ""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             below.update(action.choices)
@@ -72,7 +60,9 @@ def commands_of(parser: argparse.ArgumentParser, path: str) -> Iterator[Command]
             flags.append(_flag(action))
         elif action.choices:
             words.extend((str(one), "") for one in action.choices)
-    yield Command(path, tuple(words), tuple(flags))
+        else:
+            names = NAMES.get(str(action.metavar), names)
+    yield Command(path, tuple(words), tuple(flags), names)
     for name, one in below.items():
         yield from commands_of(one, f"{path} {name}")
 
@@ -85,6 +75,8 @@ def _flag(action: argparse.Action) -> Flag:
         value = "words"
     elif action.metavar in ("FILE", "DIR"):
         value = "file" if action.metavar == "FILE" else "folder"
+    else:
+        value = NAMES.get(str(action.metavar), "any")
     text = (action.help or "") % {"default": action.default}
     return Flag(tuple(action.option_strings), value, words, text)
 
@@ -128,14 +120,15 @@ def _bash(commands: list[Command]) -> str:
         "file": 'COMPREPLY=($(compgen -f -- "$cur")); ',
         "folder": 'COMPREPLY=($(compgen -d -- "$cur")); ',
         "any": "",
+        **{kind: f'COMPREPLY=($(compgen -W "$(_{PROGRAM}_names {kind})" -- "$cur")); ' for kind in NAMES.values()},
     }
     arms = "\n".join(_arms(commands, values))
-    choices = "\n".join(
-        f"        {shlex.quote(command.path)}) words={shlex.quote(' '.join(_all_words(command)))} ;;"
-        for command in commands
-    )
+    choices = "\n".join(f"        {shlex.quote(command.path)}) {_bash_words(command)} ;;" for command in commands)
     return f"""\
 # bash completion for {PROGRAM}: source <({PROGRAM} completion bash)
+_{PROGRAM}_names() {{
+    {ASK} "$1" "${{COMP_WORDS[@]:1:COMP_CWORD-1}}" 2>/dev/null
+}}
 _{PROGRAM}() {{
     local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD-1]}} words=
     # bash takes --flag=value apart at the equals sign.
@@ -155,15 +148,21 @@ complete -F _{PROGRAM} {PROGRAM}
 
 
 def _zsh(commands: list[Command]) -> str:
-    values = {"words": "compadd -- {words}; ", "file": "_files; ", "folder": "_files -/; ", "any": ""}
+    values = {
+        "words": "compadd -- {words}; ",
+        "file": "_files; ",
+        "folder": "_files -/; ",
+        "any": "",
+        **{kind: f'compadd -- ${{{{(f)"$(_{PROGRAM}_names {kind})"}}}}; ' for kind in NAMES.values()},
+    }
     arms = "\n".join(_arms(commands, values))
-    choices = "\n".join(
-        f"        {shlex.quote(command.path)}) offers=({' '.join(map(shlex.quote, _described(command)))}) ;;"
-        for command in commands
-    )
+    choices = "\n".join(f"        {shlex.quote(command.path)}) {_zsh_words(command)} ;;" for command in commands)
     return f"""\
 #compdef {PROGRAM}
 # zsh completion for {PROGRAM}: {PROGRAM} completion zsh > "${{fpath[1]}}/_{PROGRAM}"
+_{PROGRAM}_names() {{
+    {ASK} $1 "${{(@)words[2,CURRENT-1]}}" 2>/dev/null
+}}
 _{PROGRAM}() {{
     local previous=${{words[CURRENT-1]}}
     local -a offers
@@ -182,6 +181,19 @@ _{PROGRAM}() {{
 }}
 if [[ $funcstack[1] == _{PROGRAM} ]]; then _{PROGRAM} "$@"; else compdef _{PROGRAM} {PROGRAM}; fi
 """
+
+
+def _bash_words(command: Command) -> str:
+    """Give what sets the words that may follow: names of the cluster too, unless a flag is being typed."""
+    words = f"words={shlex.quote(' '.join(_all_words(command)))}"
+    ask = f'words="$words $(_{PROGRAM}_names {command.names})"'
+    return f"{words}; [[ $cur == -* ]] || {ask}" if command.names else words
+
+
+def _zsh_words(command: Command) -> str:
+    words = f"offers=({' '.join(map(shlex.quote, _described(command)))})"
+    ask = f'compadd -- ${{(f)"$(_{PROGRAM}_names {command.names})"}}'
+    return f"{words}; [[ $PREFIX == -* ]] || {ask}" if command.names else words
 
 
 def _described(command: Command) -> Iterator[str]:
@@ -226,6 +238,8 @@ def _fish(commands: list[Command]) -> str:
         start = f"complete -c {PROGRAM} -n {shlex.quote(f'__{PROGRAM}_at {command.path}')}"
         for word, text in command.words:
             lines.append(f"{start} -a {word}{_about(text)}")
+        if command.names:
+            lines.append(f"{start} -a '{_fish_ask(command.names)}'")
         for flag in command.flags:
             names = " ".join(f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in flag.names)
             lines.append(f"{start} {names}{_fish_value(flag)}{_about(flag.help)}")
@@ -242,8 +256,14 @@ def _fish_value(flag: Flag) -> str:
             return " -r -F"
         case "folder":
             return " -x -a '(__fish_complete_directories)'"
-        case _:
+        case "any":
             return " -x"
+        case kind:
+            return f" -x -a '{_fish_ask(kind)}'"
+
+
+def _fish_ask(kind: str) -> str:
+    return f"({ASK} {kind} (commandline -opc)[2..-1] 2>/dev/null)"
 
 
 def _about(text: str) -> str:

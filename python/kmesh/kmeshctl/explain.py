@@ -7,85 +7,80 @@ import argparse
 import time
 from collections.abc import Callable, Iterable
 from ipaddress import ip_network
-from typing import Any, TextIO
+from typing import TextIO
 
+from kmesh.cluster.endpoints import endpoints
 from kmesh.cluster.source import ClusterSource, read_whole
+from kmesh.kmeshctl.ends import End
 from kmesh.kmeshctl.health import read_reports
-from kmesh.kmeshctl.output import STRUCTURED, printable, structured
-from kmesh.kmeshctl.traffic import Cluster, End, Explanation, Way, explain, plain
-from kmesh_bpf import Network
+from kmesh.kmeshctl.output import STRUCTURED, coloured, printable, span, structured, table
+from kmesh.kmeshctl.terminal import Reader
+from kmesh.kmeshctl.traffic import Cluster, Explanation, Way, explain, plain, services_asked
+from kmesh_bpf import Fate, Network
 
 EXIT_NOT_ENCRYPTED = 1
+MEANINGS = {Fate.ENCRYPTED: "good", Fate.CLEAR: "wrong", Fate.DROPPED: "bad", Fate.UNKNOWN: "wrong"}
 DEFAULT_NAMESPACE = "default"
-EPILOG = """\
-examples:
-  kmeshctl explain web api                 # two pods of the default namespace
-  kmeshctl explain shop/web backend/api
-  kmeshctl explain shop/web 10.244.2.10    # an address: a pod's, a node's or a Service's
-  kmeshctl explain web 10.96.0.10 --service-cidr 10.96.0.0/12
-  kmeshctl explain web api -o json
-
-Service CIDRs are those that the daemons report, and those given.
-
-exit status: 0 encrypted both ways, 1 not so (the answer says why) or failed, 2 refused
-"""
-
-
-def register(commands: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the command to kmeshctl's."""
-    parser = commands.add_parser(
-        "explain",
-        help="say whether the traffic between two pods is encrypted, and why",
-        parents=[shared],
-        description="Says whether the traffic between two ends is encrypted now, each way, and why or why not.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("ends", nargs=2, metavar="POD", help="POD, NAMESPACE/POD or an address")
-    parser.add_argument(
-        "--service-cidr", action="append", default=[], type=_cidr, metavar="CIDR", help="a Service CIDR (several)"
-    )
-    parser.add_argument("-o", "--output", choices=("text", *STRUCTURED), default="text", help="default: %(default)s")
-
-
-def _cidr(text: str) -> Network:
-    try:
-        return ip_network(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def run(
-    flags: argparse.Namespace, source: ClusterSource, stdout: TextIO, clock: Callable[[], float] = time.time
+    flags: argparse.Namespace,
+    source: ClusterSource,
+    stdout: TextIO,
+    clock: Callable[[], float] = time.time,
+    reader: Reader | None = None,
 ) -> int:
     """Answer; give the exit status.
 
     Raises:
         ClusterError: the cluster cannot be asked.
-        ConfigError: an end names no pod.
+        ConfigError: an end names nothing.
 
     """
-    reports, _ = read_reports(source.statuses())
-    services = {*flags.service_cidr, *(ip_network(cidr) for report in reports.values() for cidr in report.services)}
-    cluster = Cluster(read_whole(source), reports, tuple(sorted(services, key=str)), clock())
     namespace = getattr(flags, "namespace", None) or DEFAULT_NAMESPACE
-    answer = explain(cluster, (flags.ends[0], flags.ends[1]), namespace)
-    stdout.write(structured(plain(answer), flags.output) if flags.output in STRUCTURED else render(answer))
+    cluster, answer = asked(source, (flags.ends[0], flags.ends[1]), namespace, flags.service_cidr, clock())
+    if flags.output in STRUCTURED:
+        stdout.write(structured(plain(answer), flags.output))
+    else:
+        stdout.write(render(answer, colour=reader is not None and reader.colour))
+        if flags.output == "wide":
+            stdout.write(f"\n{_nodes(cluster, answer)}")
     return 0 if answer.encrypted else EXIT_NOT_ENCRYPTED
 
 
-def render(answer: Explanation) -> str:
+def asked(
+    source: ClusterSource, ends: tuple[str, str], namespace: str, cidrs: Iterable[Network], now: float
+) -> tuple[Cluster, Explanation]:
+    """Ask the cluster, and answer.
+
+    Raises:
+        ClusterError: the cluster cannot be asked.
+        ConfigError: an end names nothing.
+
+    """
+    reports, _ = read_reports(source.statuses())
+    services = {*cidrs, *(ip_network(cidr) for report in reports.values() for cidr in report.services)}
+    objects = read_whole(source)
+    found = {one: endpoints(source.endpoint_slices(*one)) for one in services_asked(objects, ends, namespace)}
+    cluster = Cluster(objects, reports, tuple(sorted(services, key=str)), now, found)
+    return cluster, explain(cluster, ends, namespace)
+
+
+def render(answer: Explanation, *, colour: bool = False) -> str:
     """Give the answer for people."""
-    lines = [*map(_end, answer.ends), "", *(line for way in answer.ways for line in _way(way))]
+    lines = []
+    for end in answer.ends:
+        lines += [_end(end), *(f"  endpoint {_end(one)}" for one in answer.behind.get(end.name, ()))]
+    lines += ["", *(line for way in answer.ways for line in _way(way, colour=colour))]
     if answer.notes:
-        lines += ["", *answer.notes] if answer.ways else answer.notes
-    return printable("".join(f"{line}\n" for line in lines))
+        lines += ["", *map(printable, answer.notes)] if answer.ways else map(printable, answer.notes)
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _end(end: End) -> str:
-    addresses = ", ".join(map(str, end.addresses)) if end.kind == "pod" else ""
-    where = f" on {end.node}" if end.node else ""
-    return f"{end.name}{f' ({addresses})' if addresses else ''}{where}: {_managed(end)}{end.reason}"
+    addresses = ", ".join(map(str, end.addresses)) if end.kind == "pod" or end.name.startswith("node ") else ""
+    where = f" on {end.node}" if end.node and not end.name.startswith("node ") else ""
+    return printable(f"{end.name}{f' ({addresses})' if addresses else ''}{where}: {_managed(end)}{end.reason}")
 
 
 def _managed(end: End) -> str:
@@ -94,10 +89,28 @@ def _managed(end: End) -> str:
     return "managed, " if end.managed else "not managed, "
 
 
-def _way(way: Way) -> Iterable[str]:
+def _way(way: Way, *, colour: bool) -> Iterable[str]:
     spi = f" with SPI {way.spi}" if way.spi else ""
-    yield f"{way.src} -> {way.dst}: {way.trace.fate.value.upper()}{spi}"
-    yield f"  {way.trace.reason}"
+    fate = way.trace.fate
+    verdict = coloured(fate.value.upper(), MEANINGS[fate], colour=colour)
+    yield f"{way.src} -> {way.dst}: {verdict}{spi}"
+    yield printable(f"  {way.trace.reason}")
     policy = way.trace.policy
     if policy is not None:
         yield f"  policy {policy.src} -> {policy.dst}, tunnel {policy.tunnel_src} -> {policy.tunnel_dst}"
+
+
+def _nodes(cluster: Cluster, answer: Explanation) -> str:
+    """Give what is reported by the nodes that the answer rests on."""
+    found = [*answer.ends, *(end for behind in answer.behind.values() for end in behind)]
+    rows = []
+    for name in dict.fromkeys(end.node for end in found if end.node):
+        report = cluster.reports.get(name)
+        if report is None:
+            rows.append((name, *[""] * 6))
+            continue
+        low, high = report.spi_out or (0, 0)
+        age = span(cluster.now - report.reported_at)
+        mode, ready = "strict" if report.strict else "permissive", "yes" if report.ready else "no"
+        rows.append((name, ready, str(report.spi), f"{low}-{high}" if high else "", mode, str(report.dropped), age))
+    return table(("NODE", "READY", "SPI", "SPI OUT", "MODE", "DROPS", "AGE"), rows)

@@ -14,8 +14,8 @@ import kmesh_bpf
 from kmesh.cluster.objects import ClusterObjects
 from kmesh.cluster.source import ClusterSource, read_whole
 from kmesh.errors import ClusterError
-from kmesh.kmeshctl.output import duration, printable
-from kmesh.text import one_line, path
+from kmesh.kmeshctl.output import STRUCTURED, printable, structured
+from kmesh.text import one_line
 from kmesh_bpf import (
     DEFAULT_PIN_ROOT,
     Address,
@@ -29,56 +29,6 @@ from kmesh_bpf import (
 
 LOOK_SECONDS = 0.1
 """How often the ring is emptied: it holds some 4,600 events."""
-MOST_SAMPLED = 1_000_000
-EPILOG = """\
-examples:
-  kmeshctl monitor                         # on a node, as root: every packet
-  kmeshctl monitor --only dropped          # what is dropped, and why
-  kmeshctl monitor --sample 1000           # one packet of 1000, where there are many
-  kmeshctl monitor --for 10s -o json       # ten seconds, a line of JSON for each row
-
-Shows what the programs of this node decide on packets of managed pods: encrypted, in clear, or dropped, and why. A
-packet that is encrypted is seen where it leaves its pod and, on the other node, where it arrives. Pods have their names
-where the cluster can be asked. Nothing is watched while this does not run; docs/benchmarks.md has its cost.
-
-exit status: 0 ended, 1 failed, 2 refused
-"""
-
-
-def register(commands: Any, shared: argparse.ArgumentParser) -> None:
-    """Add the command to kmeshctl's."""
-    parser = commands.add_parser(
-        "monitor",
-        help="show what this node's programs decide on packets, as it happens",
-        parents=[shared],
-        description="Shows what this node's programs decide on packets, as it happens, by pair of pods.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    fates = tuple(fate.value for fate in PacketFate)
-    parser.add_argument("--pin-root", type=path, default=DEFAULT_PIN_ROOT, metavar="DIR", help="default: %(default)s")
-    parser.add_argument("--only", choices=fates, help="only packets of this fate")
-    parser.add_argument(
-        "--sample", type=_one_of, default=1, metavar="N", help="one packet of N, counted N times (default: every one)"
-    )
-    parser.add_argument(
-        "--interval", type=_length, default=1.0, metavar="TIME", help="how often to show what has come (default: 1s)"
-    )
-    parser.add_argument("--for", dest="limit", type=_length, metavar="TIME", help="end after this time (30s, 5m)")
-    parser.add_argument("-o", "--output", choices=("text", "json"), default="text", help="default: %(default)s")
-
-
-def _one_of(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= MOST_SAMPLED:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number from 1 to {MOST_SAMPLED}")
-    return int(text)
-
-
-def _length(text: str) -> float:
-    try:
-        return duration(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no length of time; write 10s or 5m") from error
 
 
 def run(
@@ -97,11 +47,11 @@ def run(
     """
     watching = kmesh_bpf.watching  # looked up here: what speaks to a kernel is not there on every system
     privileges.need(privileges.Capability.BPF)
-    with watching(flags.pin_root, flags.sample) as ring:
+    with watching(flags.pin_root or DEFAULT_PIN_ROOT, flags.sample) as ring:
         names = _names(connect, stderr)
         totals, lost = EventTotals(flags.sample), 0
         end = clock() + flags.limit if flags.limit is not None else float("inf")
-        if flags.output == "text":
+        if flags.output not in STRUCTURED:
             packets = "every packet" if flags.sample == 1 else f"one packet of {flags.sample}"
             print(f"kmeshctl: watching {packets} that the programs decide on; Ctrl-C ends", file=stderr, flush=True)
         now, shown = clock(), clock()
@@ -142,26 +92,11 @@ def named(objects: ClusterObjects) -> dict[Address, str]:
 
 
 def render(rows: Iterable[tuple[PacketPair, PacketSum]], names: Mapping[Address, str], form: str, now: float) -> str:
-    """Give rows for people, or as lines of JSON."""
+    """Give rows for people, or as lines of JSON, or as YAML's documents."""
     at = time.strftime("%H:%M:%S", time.localtime(now))
-    if form == "json":
-        return "".join(
-            json.dumps(
-                {
-                    "time": round(now, 3),
-                    "source": _text(pair.source),
-                    "destination": _text(pair.destination),
-                    "sourceName": names.get(pair.source) if pair.source else None,
-                    "destinationName": names.get(pair.destination) if pair.destination else None,
-                    "fate": pair.fate.value,
-                    "decision": pair.decision,
-                    "packets": total.packets,
-                    "bytes": total.bytes,
-                }
-            )
-            + "\n"
-            for pair, total in rows
-        )
+    if form in STRUCTURED:
+        plain = [_plain(pair, total, names, now) for pair, total in rows]
+        return "".join(f"{json.dumps(one)}\n" if form == "json" else f"---\n{structured(one, form)}" for one in plain)
     return printable(
         "".join(
             f"{at}  {_shout(pair.fate):<10} {_who(pair.source, names)} -> {_who(pair.destination, names)}  "
@@ -169,6 +104,20 @@ def render(rows: Iterable[tuple[PacketPair, PacketSum]], names: Mapping[Address,
             for pair, total in rows
         )
     )
+
+
+def _plain(pair: PacketPair, total: PacketSum, names: Mapping[Address, str], now: float) -> dict[str, Any]:
+    return {
+        "time": round(now, 3),
+        "source": _text(pair.source),
+        "destination": _text(pair.destination),
+        "sourceName": names.get(pair.source) if pair.source else None,
+        "destinationName": names.get(pair.destination) if pair.destination else None,
+        "fate": pair.fate.value,
+        "decision": pair.decision,
+        "packets": total.packets,
+        "bytes": total.bytes,
+    }
 
 
 def _shout(fate: PacketFate) -> str:

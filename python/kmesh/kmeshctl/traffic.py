@@ -8,19 +8,20 @@ made as their daemons make them, and from what the daemons report of their kerne
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from ipaddress import ip_address
 from typing import Any
 
 from kmesh.cluster import secret
-from kmesh.cluster.objects import ClusterObjects, PodObject
-from kmesh.cluster.snapshot import build_view, enrolment, pod_claims, refused
+from kmesh.cluster.endpoints import Endpoint
+from kmesh.cluster.objects import ClusterObjects
+from kmesh.cluster.snapshot import build_view
 from kmesh.cluster.status import LEASE_SECONDS, NodeStatus
+from kmesh.kmeshctl import ends
 from kmesh.kmeshctl.agreement import Agreement
+from kmesh.kmeshctl.ends import End, Named
 from kmesh.kmeshctl.output import span
-from kmesh.text import short
 from kmesh_bpf import (
     Address,
     ConfigError,
@@ -39,20 +40,10 @@ from kmesh_bpf import (
 
 STAND_IN = Key(bytes(secret.KEY_DIGITS // 2))
 """Stands for every version's key: which versions there are decides, what they are does not."""
+ANSWERED = "what answers is the pod that DNAT has chosen: it is encrypted if what goes to that pod's own address is"
+STRANGE = "nobody here has that address: what it sends comes as it was sent"
 HINDERING = (ProblemKind.UPLINK, ProblemKind.XFRM_DISABLED, ProblemKind.INTERFERENCE, ProblemKind.ADDRESS)
 """Where a node reports one of these, its kernel may do otherwise than its plan says, with packets of either way."""
-
-
-@dataclass(frozen=True, slots=True)
-class End:
-    """One end of the traffic. ``kind``: pod, node, service or unknown; ``node`` is empty where it is not known."""
-
-    name: str
-    kind: str
-    node: str
-    addresses: tuple[Address, ...]
-    managed: bool
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +58,15 @@ class Way:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The answer. ``notes``: sentences on what else matters, or on what the answer does not rest on."""
+    """The answer. ``notes``: sentences on what else matters, or on what the answer does not rest on.
+
+    ``behind``: by the name of an end that is a Service, the ends that its traffic is given to; the ways are theirs.
+    """
 
     ends: tuple[End, End]
     ways: tuple[Way, ...]
     notes: tuple[str, ...]
+    behind: Mapping[str, tuple[End, ...]] = field(default_factory=dict)
 
     @property
     def encrypted(self) -> bool:
@@ -83,6 +78,7 @@ class Explanation:
 class Cluster:
     """All that is known: objects, reports by node, Service CIDRs, and now (seconds since the epoch).
 
+    ``endpoints``: by namespace and name, of the Services that are asked about.
     ``stops``: what nodes plan, and what is wrong with that, as far as it was asked: of each it is found out once.
     """
 
@@ -90,6 +86,7 @@ class Cluster:
     reports: Mapping[str, NodeStatus]
     services: tuple[Network, ...]
     now: float
+    endpoints: Mapping[tuple[str, str], tuple[Endpoint, ...]] = field(default_factory=dict)
     stops: dict[str, tuple[Stop | None, tuple[str, ...]]] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
@@ -111,7 +108,13 @@ def explain(cluster: Cluster, texts: tuple[str, str], namespace: str) -> Explana
 
     """
     versions, no_key = _versions(cluster.objects)
-    one, other = (find(cluster, text, namespace) for text in texts)
+    named = [ends.read(cluster.objects, text, namespace) for text in texts]
+    one, other = (ends.of(cluster.objects, name, cluster.services) for name in named)
+    behind = {
+        end.name: ends.behind(cluster.objects, cluster.endpoints[name.namespace, name.name], cluster.services)
+        for end, name in zip((one, other), named, strict=True)
+        if (name.namespace, name.name) in cluster.endpoints
+    }
     problems: list[str] = []
 
     def stop(node: str) -> Stop | None:
@@ -121,55 +124,50 @@ def explain(cluster: Cluster, texts: tuple[str, str], namespace: str) -> Explana
         problems.extend(wrong)
         return found
 
-    ways = []
-    for a in one.addresses:
-        for b in (address for address in other.addresses if address.version == a.version):
-            for source, src, sink, dst in ((one, a, other, b), (other, b, one, a)):
-                found = trace(stop(source.node), stop(sink.node), src, dst)
-                if no_key and source.managed and sink.managed and source.node != sink.node:
-                    found = Trace(Fate.UNKNOWN, "which keys the nodes hold is not known")
-                ways.append(_as_reported(cluster, source, sink, Way(src, dst, found, found.spi)))
-    notes = [*no_key, *problems, *_no_way(one, other, ways)]
-    notes += [*_by_cidr(stop(one.node), one.node, other.node), *_by_cidr(stop(other.node), other.node, one.node)]
-    for name in dict.fromkeys(end.node for end in (one, other) if end.node):
+    def way(source: End, src: Address, sink: End, dst: Address) -> Way:
+        found = trace(stop(source.node), stop(sink.node), src, dst)
+        if no_key and source.managed and sink.managed and source.node != sink.node:
+            found = Trace(Fate.UNKNOWN, "which keys the nodes hold is not known")
+        elif source.kind == "service":
+            found = Trace(Fate.UNKNOWN, ANSWERED)
+        elif source.kind == "unknown" and found.fate is Fate.CLEAR:
+            found = Trace(Fate.CLEAR, STRANGE)
+        return _as_reported(cluster, source, sink, Way(src, dst, found, found.spi))
+
+    pairs = [(here, there) for here in behind.get(one.name, (one,)) for there in behind.get(other.name, (other,))]
+    ways = [
+        way(source, src, sink, dst)
+        for here, there in pairs
+        for a in here.addresses
+        for b in there.addresses
+        if b.version == a.version
+        for source, src, sink, dst in ((here, a, there, b), (there, b, here, a))
+    ]
+    notes = [*no_key, *problems, *_of_services(cluster, named, behind), *_no_way(one, other, ways, behind)]
+    for here, there in pairs:
+        notes += [*_by_cidr(stop(here.node), here.node, there.node), *_by_cidr(stop(there.node), there.node, here.node)]
+    for name in dict.fromkeys(end.node for pair in pairs for end in pair if end.node):
         notes.extend(_of_node(cluster, name))
-    return Explanation((one, other), tuple(ways), tuple(dict.fromkeys(notes)))
+    return Explanation((one, other), tuple(ways), tuple(dict.fromkeys(notes)), behind)
 
 
-def find(cluster: Cluster, text: str, namespace: str) -> End:
-    """Find what the operator named: an address, ``pod`` or ``namespace/pod``.
+def services_asked(objects: ClusterObjects, texts: Iterable[str], namespace: str) -> list[tuple[str, str]]:
+    """Give namespace and name of the Services among the ends: their endpoints have to be known.
 
     Raises:
-        ConfigError: it names no pod.
+        ConfigError: an end names nothing.
 
     """
-    try:
-        return _at(cluster, ip_address(text))
-    except ValueError:
-        pass  # no address: a name
-    where, _, name = text.rpartition("/")
-    pod = next((pod for pod in cluster.objects.pods if (pod.namespace, pod.name) == (where or namespace, name)), None)
-    if pod is None:
-        asked = short(f"{where or namespace}/{name}")
-        raise ConfigError(f"no pod {asked} is known; give POD, NAMESPACE/POD or an address")
-    return _pod(cluster.objects, pod)
+    named = (ends.read(objects, text, namespace) for text in texts)
+    return [(one.namespace, one.name) for one in named if one.kind == "service"]
 
 
 def plain(answer: Explanation) -> dict[str, Any]:
     """Give it as plain values, for programs."""
     return {
         "encrypted": answer.encrypted,
-        "ends": [
-            {
-                "name": end.name,
-                "kind": end.kind,
-                "node": end.node,
-                "addresses": [str(address) for address in end.addresses],
-                "managed": end.managed,
-                "reason": end.reason,
-            }
-            for end in answer.ends
-        ],
+        "ends": [_plain_end(end) for end in answer.ends],
+        "endpoints": {name: [_plain_end(end) for end in behind] for name, behind in answer.behind.items()},
         "ways": [
             {
                 "source": str(way.src),
@@ -188,35 +186,15 @@ def plain(answer: Explanation) -> dict[str, Any]:
     }
 
 
-def _pod(objects: ClusterObjects, pod: PodObject) -> End:
-    namespaces = {namespace.name: namespace for namespace in objects.namespaces}
-    name = f"{pod.namespace}/{pod.name}"
-    asked = enrolment(pod, namespaces.get(pod.namespace))
-    managed = next((one for one in pod_claims(objects)[0] if one.name == name), None)
-    if managed:
-        return End(name, "pod", managed.node, managed.addresses, True, asked.reason)
-    reason = asked.reason
-    if asked.managed:
-        reason += f", but {refused(objects)[name]}"
-    return End(name, "pod", pod.node, pod.addresses, False, reason)
-
-
-def _at(cluster: Cluster, address: Address) -> End:
-    """Find who has an address: of several pods the managed one, else one that runs."""
-    objects = cluster.objects
-    managed = {one.name for one in pod_claims(objects)[0] if address in one.addresses}
-    candidates = [pod for pod in objects.pods if address in pod.addresses and not pod.host_network]
-    candidates.sort(key=lambda pod: (f"{pod.namespace}/{pod.name}" not in managed, pod.phase != "Running"))
-    if candidates:
-        return replace(_pod(objects, candidates[0]), addresses=(address,))
-    for node in objects.nodes:
-        if address in node.addresses:
-            why = "it is a node's own address, encrypted between it and managed pods elsewhere if both nodes can"
-            return End(str(address), "node", node.name, (address,), False, why)
-    if any(address in cidr for cidr in cluster.services):
-        return End(str(address), "service", "", (address,), False, "it is in a Service CIDR")
-    why = "no pod, node or Service CIDR with it is known; what a node has beside its InternalIP is spoken to in clear"
-    return End(str(address), "unknown", "", (address,), False, why)
+def _plain_end(end: End) -> dict[str, Any]:
+    return {
+        "name": end.name,
+        "kind": end.kind,
+        "node": end.node,
+        "addresses": [str(address) for address in end.addresses],
+        "managed": end.managed,
+        "reason": end.reason,
+    }
 
 
 def _versions(objects: ClusterObjects) -> tuple[Mapping[int, Key], tuple[str, ...]]:
@@ -300,8 +278,22 @@ def _hindered(report: NodeStatus | None) -> str:
     return f"{report.node} reports that {kind.value}: {'; '.join(report.reasons)}"
 
 
-def _no_way(one: End, other: End, ways: list[Way]) -> Iterator[str]:
-    if ways:
+def _of_services(cluster: Cluster, named: Iterable[Named], behind: Mapping[str, tuple[End, ...]]) -> Iterator[str]:
+    """Give what should be known of a Service's endpoints."""
+    for one in named:
+        known = cluster.endpoints.get((one.namespace, one.name))
+        if one.kind != "service" or known is None:
+            continue
+        label = f"{one.namespace}/{one.name}"
+        idle = [str(endpoint.address) for endpoint in known if not endpoint.ready]
+        if not behind.get(label):
+            yield f"Service {label} has no endpoint that is ready: nobody gets what is sent to it"
+        if idle:
+            yield f"Service {label} gives nothing to endpoints that are not ready: {', '.join(idle)}"
+
+
+def _no_way(one: End, other: End, ways: list[Way], behind: Mapping[str, tuple[End, ...]]) -> Iterator[str]:
+    if ways or any(not ends for ends in behind.values()):
         return
     bare = [end.name for end in (one, other) if not end.addresses]
     yield f"{' and '.join(bare)}: no address" if bare else "the two have no address family in common"

@@ -72,7 +72,7 @@ def asked(tmp_path, port, argv):
     ("status", "words"),
     [
         (401, "the API server does not accept the credentials"),
-        (403, "; bind the role kmesh-ipsec-operator to this user (deploy/base/rbac-operator.yaml says how)"),
+        (403, "; bind the role kmesh-ipsec-operator: kubectl create clusterrolebinding "),
         (500, "(HTTP status 500)"),
     ],
 )

@@ -20,6 +20,9 @@ def test_the_tree_holds_every_command_with_the_words_that_lead_to_it():
         "kmeshctl explain",
         "kmeshctl monitor",
         "kmeshctl completion",
+        "kmeshctl bundle",
+        "kmeshctl dashboard",
+        "kmeshctl man",
         "kmeshctl secret",
         "kmeshctl secret create",
         "kmeshctl secret get",
@@ -115,7 +118,7 @@ def test_fish_has_a_line_for_each_word_and_each_flag_of_each_command():
     for command in COMMANDS:
         quoted = f"'__kmeshctl_at {command.path}'"
         ours = [line for line in lines if f"-n {quoted} " in line]
-        assert len(ours) == len(command.words) + len(command.flags)
+        assert len(ours) == len(command.words) + len(command.flags) + bool(command.names)
         for flag in command.flags:
             names = " ".join(f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in flag.names)
             assert sum(f"{quoted} {names} " in line for line in ours) == 1

@@ -229,7 +229,8 @@ def test_without_a_usable_key_a_pod_that_is_not_managed_still_is_in_clear():
 
 def test_a_service_address_is_open_on_the_way_there_and_needs_its_cidr_known():
     found, answer = verdicts("web", "10.96.0.10", "--service-cidr", "10.96.0.0/12")
-    assert found == {"10.244.1.10 -> 10.96.0.10": "unknown", "10.96.0.10 -> 10.244.1.10": "clear"}
+    assert found == {"10.244.1.10 -> 10.96.0.10": "unknown", "10.96.0.10 -> 10.244.1.10": "unknown"}
+    assert answer["ways"][1]["reason"].startswith("what answers is the pod that DNAT has chosen")
     assert answer["ends"][1]["kind"] == "service"
     reported = (replace(ONE, services=("10.96.0.0/12",)), OTHER)
     assert verdicts("web", "10.96.0.10", reports=reported)[0] == found
@@ -306,7 +307,9 @@ def test_two_of_different_families_have_no_traffic():
 
 @pytest.mark.parametrize("end", ["nothing", "other/web", "a/b/c"])
 def test_an_end_that_names_nothing_is_refused(end):
-    with pytest.raises(ConfigError, match=r"no pod .* is known; give POD, NAMESPACE/POD or an address"):
+    with pytest.raises(
+        ConfigError, match=r"no pod .* is known; give POD, NAMESPACE/POD, svc/NAME, node/NAME or an address"
+    ):
         ask("web", end)
 
 

@@ -8,18 +8,18 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import yaml
 from kmesh.cluster.manifests import SECRET_FILE
-from kmesh.kmeshctl import cli
+from kmesh.kmeshctl import secrets
 
 from kmesh_bpf import Key
 from tests.unit.kmeshctl.keys import HEX, MATERIAL, stored
 
 
 def test_a_key_may_come_through_a_pipe_and_nobody_waits_for_one_that_does_not(kmeshctl, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "WRITER_SECONDS", 0.2)
+    monkeypatch.setattr(secrets, "WRITER_SECONDS", 0.2)
     os.mkfifo(tmp_path / "pipe")
     said = kmeshctl("secret", "create", "--key-file", str(tmp_path / "pipe"))
     assert said == (2, "", f"kmeshctl: cannot read {tmp_path}/pipe: nobody has written into it for 0.2 s\n")
-    monkeypatch.setattr(cli, "WRITER_SECONDS", 20)
+    monkeypatch.setattr(secrets, "WRITER_SECONDS", 20)
     writer = subprocess.Popen(["sh", "-c", f"echo {HEX} > {tmp_path}/pipe"])
     assert kmeshctl("secret", "create", "--key-file", str(tmp_path / "pipe"))[0] == 0
     writer.wait()

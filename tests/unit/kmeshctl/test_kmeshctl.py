@@ -158,15 +158,15 @@ def test_get_shows_version_and_algorithm_and_hides_the_key(kmeshctl):
     kmeshctl("secret", f"--key={HEX}")
     kmeshctl("secret", "create")
     assert kmeshctl("secret", "get")[1].splitlines() == [
-        "SPI   ALGORITHM           ICV   IN FORCE  KEY",
-        "2     rfc4106(gcm(aes))   128   yes       (hidden)",
-        "1     rfc4106(gcm(aes))   128   no        (hidden)",
+        "SPI   ALGORITHM           ICV   IN FORCE   KEY",
+        "2     rfc4106(gcm(aes))   128   yes        (hidden)",
+        "1     rfc4106(gcm(aes))   128   no         (hidden)",
     ]
 
 
 def test_get_shows_the_key_only_when_asked_to(kmeshctl):
     kmeshctl("secret", f"--key={HEX}")
-    assert kmeshctl("secret", "get", "--show-key", show=True)[1].splitlines()[1].endswith(f"yes       {HEX}")
+    assert kmeshctl("secret", "get", "--show-key", show=True)[1].splitlines()[1].endswith(f"yes        {HEX}")
     assert json.loads(kmeshctl("secret", "get", "--show-key", "-o", "json", show=True)[1])[0]["key"] == HEX
 
 
@@ -275,6 +275,9 @@ COMMANDS = [
     ["status"],
     ["explain"],
     ["completion"],
+    ["bundle"],
+    ["dashboard"],
+    ["man"],
 ]
 
 
@@ -282,7 +285,7 @@ COMMANDS = [
 def test_every_command_has_help_with_examples_that_can_be_said_and_needs_no_cluster_for_it(kmeshctl, command):
     status, out, _ = kmeshctl(*command, "--help", cluster=False)
     assert (status, out.split()[0]) == (0, "usage:")
-    examples = re.findall(r"^  (?:source <\()?kmeshctl (.*?)\)?(?:  +#.*| >.*)?$", out, re.MULTILINE)
+    examples = re.findall(r"^  (?:source <\()?kmeshctl (.*?)\)?(?:  +#.*| [>|].*)?$", out, re.MULTILINE)
     assert examples
     for example in examples:
         words = re.sub(r"\$\(.*", HEX, example).split()

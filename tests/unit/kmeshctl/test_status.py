@@ -5,13 +5,15 @@ from dataclasses import replace
 
 import pytest
 import yaml
+from kmesh.cluster.endpoints import of_service
 from kmesh.cluster.objects import collect, parse
 from kmesh.cluster.snapshot import MODE_LABEL
 from kmesh.cluster.status import Drop, PeerStatus, to_lease
 from kmesh.kmeshctl.arguments import parser
 from kmesh.kmeshctl.health import Finding, examine
 from kmesh.kmeshctl.output import printable, share, span, table
-from kmesh.kmeshctl.status import CLEAR_SCREEN, render, run
+from kmesh.kmeshctl.status import render, run
+from kmesh.kmeshctl.terminal import ENTER, HOME, LEAVE, Reader
 
 from tests.unit.cluster import kube
 from tests.unit.cluster.test_status import STATUS
@@ -49,11 +51,12 @@ REPORTS = (WELL, replace(WELL, node="n2"))
 class Source:
     """A cluster in memory."""
 
-    def __init__(self, manifests=BASE, reports=REPORTS, problems=(), deployed=None):
+    def __init__(self, manifests=BASE, reports=REPORTS, problems=(), deployed=None, slices=()):
         self.objects = collect([parse(one) for one in manifests], problems)
         self.deployed = deployed
         self.leases = tuple(map(to_lease, reports))
         self.asked = 0
+        self.slices = slices
 
     def read(self):
         self.asked += 1
@@ -64,6 +67,9 @@ class Source:
 
     def daemons(self):
         return self.deployed
+
+    def endpoint_slices(self, namespace, service):
+        return tuple(one for one in self.slices if of_service(one, namespace, service))
 
 
 def findings(now=NOW, **cluster):
@@ -102,7 +108,8 @@ def test_a_replacement_under_way_shows_its_progress_and_is_nothing_wrong():
     manifests = (kube.node(1), kube.node_info(1, 2), kube.secret(kube.entry(2)))
     code, text = status("-o", "wide", source=Source(manifests, (half,)))
     assert code == 0
-    row = text.splitlines()[3]
+    row = text.splitlines()[4]
+    assert row.startswith("n1 ")
     assert "2/3 peers on SPI 2" in row
     assert "1-2" in row
     moved = replace(half, peers_on_newest=3, spi_out=(2, 2))
@@ -354,10 +361,11 @@ def test_watching_shows_it_again_and_again_until_interrupted(argv, seconds):
     for out in (io.StringIO(), Terminal()):
         slept.clear()
         with pytest.raises(StopError):
-            status(*argv, source=source, out=out, sleep=sleep)
+            status(*argv, source=source, out=out, sleep=sleep, reader=Reader(out.isatty()))
         assert slept == [seconds] * 3
         assert out.getvalue().count("NODE ") == 3
-        assert out.getvalue().count(CLEAR_SCREEN) == (3 if out.isatty() else 0)
+        assert out.getvalue().count(HOME) == (3 if out.isatty() else 0)
+        assert out.getvalue().startswith(ENTER) == out.getvalue().endswith(LEAVE) == out.isatty()
     assert source.asked == 6
 
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 from kmesh.cluster.objects import parse
 from kmesh.cluster.status import to_lease
-from kmesh.kmeshctl import cli
+from kmesh.kmeshctl import cli, secrets
 from kmesh.kmeshctl.waiting import progress
 
 from tests.unit.cluster import kube
@@ -59,8 +59,8 @@ def create(tmp_path, monkeypatch):
         status = cli.main(["secret", "create", *argv, "--manifests", str(tmp_path)], io.StringIO(), out, errors)
         return status, out.getvalue().splitlines(), errors.getvalue().splitlines()
 
-    monkeypatch.setattr(cli.time, "sleep", sleep)
-    monkeypatch.setattr(cli.time, "time", lambda: NOW)
+    monkeypatch.setattr(secrets.time, "sleep", sleep)
+    monkeypatch.setattr(secrets.time, "time", lambda: NOW)
     for number in (1, 2):
         (tmp_path / f"kmeshnodeinfo-n{number}.yaml").write_text(yaml.safe_dump(kube.node_info(number, 1, **OURS)))
     put(replace(WELL, node="n1"), replace(WELL, node="n2"))

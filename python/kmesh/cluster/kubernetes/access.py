@@ -31,6 +31,7 @@ from kmesh.cluster.kubernetes.kubeconfig import (
     Target,
     bearer,
     choose,
+    names,
     proxy_of,
 )
 from kmesh_bpf import ConfigError
@@ -41,6 +42,7 @@ ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where a pod finds its account."""
 HOST, PORT = "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"
 """Where it finds the server, in its environment."""
+DEFAULT_KUBECONFIG = "~/.kube/config"
 MOST_CONFIG, MOST_FILE = 16 << 20, 1 << 20
 """Bytes read at most of a kubeconfig, and of a token or a certificate."""
 TOKEN_SECONDS = 60.0
@@ -84,6 +86,23 @@ def read_file(path: str, most: int, what: str) -> bytes:
     if len(content) > most:
         raise ConfigError(f"{what} {path} is longer than {most} bytes")
     return content
+
+
+def kubeconfigs(given: str | None, environment: Mapping[str, str]) -> tuple[str, list[str]]:
+    """Give what names kubeconfigs, as it stands somewhere, and their paths: those ``given``, else as kubectl."""
+    files = given or environment.get("KUBECONFIG") or DEFAULT_KUBECONFIG
+    return files, [os.path.expanduser(one) for one in files.split(os.pathsep) if one]  # noqa: PTH111 # Path's may raise
+
+
+def contexts(given: str | None, environment: Mapping[str, str]) -> list[str]:
+    """Give the names of the contexts that there are.
+
+    Raises:
+        ConfigError: see :func:`read_file`.
+
+    """
+    paths = kubeconfigs(given, environment)[1]
+    return names([_kubeconfig(path) for path in paths if os.path.exists(path)], "contexts")  # noqa: PTH110 # likewise
 
 
 def of_kubeconfig(paths: list[str], context: str | None, environment: Mapping[str, str]) -> Target:

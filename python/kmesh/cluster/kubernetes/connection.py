@@ -22,6 +22,7 @@ import urllib3
 
 from kmesh.cluster.kubernetes import access
 from kmesh.cluster.kubernetes.access import ACCOUNT, HOST, Access
+from kmesh.cluster.kubernetes.asking import AS_USUAL, Asking
 from kmesh.cluster.kubernetes.comeback import Comeback
 from kmesh.cluster.kubernetes.kubeconfig import AUTHORIZATION, Target
 from kmesh.cluster.kubernetes.patience import BODY_SECONDS, Limit, limited, make_impatient
@@ -39,7 +40,6 @@ REASON_SECONDS = 10.0
 """For the whole of what an answer says of why it is none."""
 RELOAD_SECONDS = 1.0
 """Credentials that were refused are read anew, at most this often."""
-DEFAULT_KUBECONFIG = "~/.kube/config"
 JSON, APPLY, MERGE = "application/json", "application/apply-patch+yaml", "application/merge-patch+json"
 
 Load = Callable[[], Access]
@@ -49,13 +49,15 @@ Load = Callable[[], Access]
 class Connection:
     """One API server; its methods may be called from several threads. ``rights``: how to get those that are missing.
 
+    ``asking``: how long a request may take that is no watch.
+
     Raises:
         ConfigError: the configuration cannot be read.
 
     """
 
-    def __init__(self, load: Load, rights: str = OF_DAEMONS) -> None:
-        self._load, self._rights = load, rights
+    def __init__(self, load: Load, rights: str = OF_DAEMONS, asking: Asking = AS_USUAL) -> None:
+        self._load, self._rights, self._asking = load, rights, asking
         self._lock = threading.Lock()
         self._tried_at = 0.0
         self._refused = ""
@@ -115,12 +117,13 @@ class Connection:
             ApiError: the server cannot be reached, or refuses.
 
         """
-        with self.open(verb, what, method, path, body, content) as answer:
+        seconds, silence = self._asking.at_most(BODY_SECONDS), self._asking.at_most(ANSWER_SECONDS)
+        with self.open(verb, what, method, path, body, content, silence) as answer:
             try:
-                with limited(BODY_SECONDS, answer.shut_down):
+                with limited(seconds, answer.shut_down):
                     return self._read(answer, f"cannot {verb} {what}")
             except TimeoutError as error:
-                why = f"the answer of {self.server} does not come to its end within {BODY_SECONDS:g} s"
+                why = f"the answer of {self.server} does not come to its end within {seconds:g} s"
                 raise ApiError(f"cannot {verb} {what}: {why}") from error
 
     def _read(self, answer: Answer, cannot: str) -> bytes:
@@ -213,7 +216,7 @@ class Connection:
                 target.server + path,
                 body=data,
                 headers=headers,
-                timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=seconds),
+                timeout=urllib3.Timeout(connect=self._asking.at_most(CONNECT_SECONDS), read=seconds),
                 retries=False,
                 redirect=False,  # the token is for this server
                 preload_content=False,
@@ -298,7 +301,11 @@ class Answer:
 
 
 def connect(
-    kubeconfig: str | None, context: str | None, environment: Mapping[str, str], rights: str = OF_DAEMONS
+    kubeconfig: str | None,
+    context: str | None,
+    environment: Mapping[str, str],
+    rights: str = OF_DAEMONS,
+    asking: Asking = AS_USUAL,
 ) -> Connection:
     """Give the connection that was asked for, else that of the pod we are in, else the environment's kubeconfig.
 
@@ -308,12 +315,11 @@ def connect(
     """
     inside = environment.get(HOST) and (ACCOUNT / "token").exists()
     if inside and not kubeconfig and not context:
-        return Connection(lambda: access.enter(access.of_pod(environment)), rights)
-    files = kubeconfig or environment.get("KUBECONFIG") or DEFAULT_KUBECONFIG
-    paths = [os.path.expanduser(one) for one in files.split(os.pathsep) if one]  # noqa: PTH111 # Path's may raise
+        return Connection(lambda: access.enter(asking.named(access.of_pod(environment))), rights, asking)
+    files, paths = access.kubeconfigs(kubeconfig, environment)
 
     def there() -> list[str]:
-        return [one for one in paths if os.path.exists(one)]  # noqa: PTH110 # likewise
+        return [one for one in paths if os.path.exists(one)]  # noqa: PTH110 # Path's may raise
 
     if not there():
         if kubeconfig:
@@ -321,7 +327,11 @@ def connect(
         raise ConfigError(
             f"there is no cluster: {files} is not there, and this is no pod; give --kubeconfig FILE or --manifests DIR"
         )
-    return Connection(lambda: access.enter(access.of_kubeconfig(there() or paths, context, environment)), rights)
+
+    def load() -> Access:
+        return access.enter(asking.named(access.of_kubeconfig(there() or paths, context, environment)))
+
+    return Connection(load, rights, asking)
 
 
 def _pool(found: Access) -> urllib3.PoolManager:

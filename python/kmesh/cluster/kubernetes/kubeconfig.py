@@ -236,9 +236,19 @@ def _current(file: File) -> str:
     return Fields(file.content, file.path).text("current-context", "")
 
 
+def names(files: Sequence[File], many: str) -> list[str]:
+    """Give the names of the entries of a list: ``contexts``, ``clusters``, ``users``.
+
+    Raises:
+        ConfigError: it is no list.
+
+    """
+    return [short(one["name"]) for file in files for one in _entries(file, many) if isinstance(one.get("name"), str)]
+
+
 def _known(files: Sequence[File], many: str) -> str:
-    names = [short(one["name"]) for file in files for one in _entries(file, many) if isinstance(one.get("name"), str)]
-    return f" (there are: {', '.join(names[:MOST_NAMES])})" if names else ""
+    found = names(files, many)
+    return f" (there are: {', '.join(found[:MOST_NAMES])})" if found else ""
 
 
 def _entries(file: File, many: str) -> list[Mapping[str, Any]]:

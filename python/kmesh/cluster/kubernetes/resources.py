@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,8 +25,14 @@ PLURALS = {
     "Lease": "leases",
     "Event": "events",
     "DaemonSet": "daemonsets",
+    "EndpointSlice": "endpointslices",
 }
-FOREIGN_APIS = {"Lease": "coordination.k8s.io/v1", "Event": "v1", "DaemonSet": "apps/v1"}
+FOREIGN_APIS = {
+    "Lease": "coordination.k8s.io/v1",
+    "Event": "v1",
+    "DaemonSet": "apps/v1",
+    "EndpointSlice": "discovery.k8s.io/v1",
+}
 """Of kinds that are written and given as they are, never read into objects."""
 MESSAGE_LIMIT = 300
 """Characters of the server's own words in an error."""
@@ -37,8 +44,16 @@ KEY_LIKE = re.compile(r"[A-Za-z0-9+/=]{40,}")
 UNKNOWN_PATH = ("not find the requested resource", "page not found")
 """The server's words where it knows nothing of a kind, and where it knows the group in other versions."""
 OF_DAEMONS = "give its role this permission (the one in deploy/ has all that are needed)"
-OF_OPERATORS = "bind the role kmesh-ipsec-operator to this user (deploy/base/rbac-operator.yaml says how)"
-"""How to get rights that are missing."""
+OF_OPERATORS = (
+    "bind the role kmesh-ipsec-operator: "
+    "kubectl create clusterrolebinding kmesh-ops --clusterrole=kmesh-ipsec-operator {who} && "
+    "kubectl -n kmesh-system create rolebinding kmesh-ops --role=kmesh-ipsec-operator {who}"
+)
+"""How to get rights that are missing; ``{who}``: to whom they are bound, as kubectl takes it."""
+FORBIDDEN = re.compile(r'.+ is forbidden: User "([^"]+)" cannot \w+ resource "[^"]+" in API group "[^"]*".*')
+"""What RBAC says, and whom it takes us for (k8s.io/apiserver, handlers/responsewriters/errors.go)."""
+ACCOUNT = "system:serviceaccount:"
+"""How the user name of a service account begins."""
 BAD_REQUEST, UNAUTHORIZED, REFUSED, NOT_FOUND, CONFLICT, GONE = 400, 401, 403, 404, 409, 410
 
 
@@ -99,7 +114,9 @@ def refusal(verb: str, what: str, status: int, body: bytes, rights: str = OF_DAE
     said = said_by_server(body)
     words = said or "no reason given"
     if status == REFUSED:
-        return ApiError(f"may not {verb} {what}: {words}; {rights}", status)
+        ours = FORBIDDEN.fullmatch(words)
+        why = f"no role of user {ours[1]} permits it" if ours else words
+        return ApiError(f"may not {verb} {what}: {why}; {rights.format(who=_who(ours[1] if ours else 'USER'))}", status)
     if status == UNAUTHORIZED:
         why = "the API server does not accept the credentials: they are of another cluster, or have expired"
         return ApiError(f"cannot {verb} {what}: {why}", status)
@@ -110,6 +127,13 @@ def refusal(verb: str, what: str, status: int, body: bytes, rights: str = OF_DAE
         return ApiError(f"cannot {verb} {what}: {words}; apply deploy/, or: kubectl create namespace", status)
     code = f"HTTP status {status}" if status else "no HTTP status"
     return ApiError(f"cannot {verb} {what}: {words} ({code})", status)
+
+
+def _who(user: str) -> str:
+    """Give a flag of ``kubectl create rolebinding`` for a user."""
+    if user.startswith(ACCOUNT):
+        return f"--serviceaccount={shlex.quote(user.removeprefix(ACCOUNT))}"
+    return f"--user={shlex.quote(user) if user != 'USER' else user}"
 
 
 def said_by_server(body: bytes) -> str:

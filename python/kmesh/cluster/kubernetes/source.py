@@ -15,6 +15,7 @@ from itertools import chain
 from typing import Any, cast
 
 from kmesh.cluster.deployment import SELECTOR, Deployment, deployment
+from kmesh.cluster.endpoints import OF_SERVICE
 from kmesh.cluster.kubernetes.connection import Connection
 from kmesh.cluster.kubernetes.listing import pages
 from kmesh.cluster.kubernetes.resources import CONFLICT, NOT_FOUND, Collection, name_of
@@ -39,6 +40,8 @@ from kmesh.errors import ApiError, ClusterError
 EVERYTHING = frozenset({"Namespace", "Node", "Pod", "KmeshNodeInfo", "Secret", "ServiceCIDR", "Service"})
 FIRST_SECONDS = 10.0
 """How long the first read waits for the cluster to be known as a whole, where nothing else is said."""
+SETTLE_SECONDS = 1.0
+"""After the first trouble the hasty wait so long for others: of several the same one is told each time."""
 CLOSE_SECONDS = 2.0
 MOST_NAMESPACES = 32
 """So many enrolled namespaces are watched one by one; beyond, one watch over all pods is less work for everybody."""
@@ -61,7 +64,8 @@ class KubernetesCluster:
 
     ``namespace`` is where the Secret, the KmeshNodeInfos and the Leases are. ``patience``: how many seconds the first
     read waits for the cluster to be known as a whole; who is ``hasty`` is told of the first trouble at once, and need
-    not wait for what it may become. ``clock`` gives seconds that only grow.
+    not wait for what it may become. ``once``: all is read by the first read, nothing is watched, and the first trouble
+    ends it. ``clock`` gives seconds that only grow.
     """
 
     poll_interval = 1.0
@@ -75,9 +79,10 @@ class KubernetesCluster:
         pods: Pods = Pods.ENROLLED,
         patience: float | None = None,
         hasty: bool = False,
+        once: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._patience, self._hasty = FIRST_SECONDS if patience is None else patience, hasty
+        self._patience, self._hasty, self._once = FIRST_SECONDS if patience is None else patience, hasty, once
         self._connection, self._clock = connection, clock
         self._store = Store()
         self.wake: int | None = self._store.wake
@@ -117,8 +122,11 @@ class KubernetesCluster:
         with self._store.condition:
             if self._started_at is None:
                 self._start()
-                self._store.condition.wait_for(self._enough, self._patience)
-            for watch in (*self._watches.values(), *self._pods.values()):
+                if not self._once:
+                    self._store.condition.wait_for(self._enough, self._patience)
+                if self._hasty and not self._once and not self._whole():
+                    self._store.condition.wait_for(self._settled, SETTLE_SECONDS)
+            for watch in () if self._once else (*self._watches.values(), *self._pods.values()):
                 watch.start()  # those for which there was no room
             self._complete = self._complete or self._whole()
             if self._read is None or self._read_revision != self._store.revision:
@@ -168,6 +176,37 @@ class KubernetesCluster:
             [one for page in pages(self._connection, kind, whole=True) for one in page.items] for kind in kinds
         )
         return deployment(sets, pods)
+
+    def endpoint_slices(self, namespace: str, service: str) -> tuple[Mapping[str, Any], ...]:
+        """See :class:`kmesh.cluster.source.ClusterSource`."""
+        slices = Collection("EndpointSlice", namespace, labels=f"{OF_SERVICE}={service}")
+        return tuple(one for page in pages(self._connection, slices) for one in page.items)
+
+    def raw(self, kind: str) -> list[dict[str, Any]]:
+        """Give the objects of a kind in the namespace of Kmesh as the server has them, for whoever looks for a fault.
+
+        Raises:
+            ClusterError: they cannot be read.
+
+        """
+        wanted = Collection(kind, self._leases.namespace)
+        return [one for page in pages(self._connection, wanted, whole=True) for one in page.items]
+
+    def daemon_pods(self) -> list[dict[str, Any]]:
+        """Give the pods of daemons, likewise."""
+        wanted = Collection("Pod", self._leases.namespace, labels=SELECTOR)
+        return [one for page in pages(self._connection, wanted, whole=True) for one in page.items]
+
+    def log(self, pod: str, lines: int, previous: bool) -> bytes:
+        """Give the last lines of a daemon's log; ``previous``: of the container that ran before.
+
+        Raises:
+            ClusterError: it cannot be read.
+
+        """
+        pods = Collection("Pod", self._leases.namespace)
+        query = f"tailLines={lines}&previous={str(previous).lower()}"
+        return self._connection.fetch("get", f"pods/log of {pod}", "GET", f"{pods.item(pod)}/log?{query}")
 
     def tell(self, event: Mapping[str, Any]) -> None:
         """See :class:`kmesh.cluster.source.ClusterSource`."""
@@ -250,8 +289,15 @@ class KubernetesCluster:
         self._started_at = self._clock()
         for watch in self._watches.values():
             watch.shelf.lost_at = self._started_at
-            watch.start()
+            self._begin(watch)
         self._choose_pods()
+
+    def _begin(self, watch: Watch) -> None:
+        """Have a collection become known; after the first trouble, who reads once need not read more."""
+        if not self._once:
+            watch.start()
+        elif not any(shelf.trouble for shelf in self._shelves()):
+            watch.read_once()
 
     def _shelves(self) -> list[Shelf]:
         return [watch.shelf for watch in (*self._watches.values(), *self._pods.values())]
@@ -263,6 +309,10 @@ class KubernetesCluster:
     def _enough(self) -> bool:
         """Tell whether the first read has waited for long enough."""
         return self._whole() or (self._hasty and any(shelf.trouble for shelf in self._shelves()))
+
+    def _settled(self) -> bool:
+        """Tell whether of each kind it is known what there is, or why that is not known."""
+        return all(shelf.synced or shelf.trouble for shelf in self._shelves())
 
     def _choose_pods(self) -> None:
         """Decide anew which pods to watch; the lock is held."""
@@ -295,7 +345,7 @@ class KubernetesCluster:
             return
         for collection in self._wanted_pods - self._pods.keys():
             self._pods[collection] = self._watch(collection)
-            self._pods[collection].start()
+            self._begin(self._pods[collection])
         obsolete = self._pods.keys() - self._wanted_pods
         if obsolete and all(self._pods[collection].shelf.synced for collection in self._wanted_pods):
             for collection in obsolete:

@@ -113,6 +113,16 @@ class Watch:
         except RuntimeError as error:
             self.shelf.lost(f"{self._collection} cannot be watched: {error}; it is tried again")
 
+    def read_once(self) -> None:
+        """Read the collection here and now, in the place of a thread; the shelf has it, or why it could not be had."""
+        try:
+            self.shelf.replace(self._read(), self._listing.version)
+        except ApiError as error:
+            if error.status == NOT_FOUND and self._optional:
+                self.shelf.replace(self.shelf.draft())
+            else:
+                self.shelf.lost(str(error))
+
     def stop(self) -> None:
         """Ask the thread to end, now."""
         self._stopping.set()
