@@ -249,6 +249,7 @@ class Reconciler:
         if decision.new:
             self._kernel.remember(decision.incarnation)
             mirror.remember(decision.incarnation)
+            self.memory = replace(self.memory, outgoing=mirror.outgoing, ended=mirror.ended)
         applied: list[Operation] = []
         failures: tuple[Failure, ...] = ()
         for done in range(ROUNDS):
@@ -292,6 +293,7 @@ class Reconciler:
             with self._phase("observe"):
                 observed = self._kernel.observe()
             self._planner, self._mirror = Planner(self._options), Mirror(observed)
+            self._mirror.outgoing, self._mirror.ended = self.memory.outgoing, self.memory.ended
             self._open, self._doubtful, self._reachable = Keys(), Keys(), frozenset()
             self._fresh = None
         else:

@@ -92,13 +92,17 @@ class Memory:
 
     ``unseen``: the incarnation that was chosen and not announced yet. ``uid``: of our KmeshNodeInfo when last seen.
     ``departed``: since when peers are missed, by fingerprint; ``renewed_at``: when a returned peer was the cause last.
-    Both are in the planner's clock.
+    Both are in the planner's clock. ``outgoing``: the incarnation before this one, None: not known; ``ended``: the
+    fingerprints of the pairs that came to an end with it, whose entries stay in the peer map until others take their
+    places.
     """
 
     unseen: str = ""
     uid: str = ""
     departed: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({}))
     renewed_at: float | None = None
+    outgoing: str | None = None
+    ended: frozenset[int] = frozenset()
 
     def announced(self, *, recreated: bool) -> Memory:
         """Give what is known once the incarnation stands in our KmeshNodeInfo; a recreated one has another uid."""

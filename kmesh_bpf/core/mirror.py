@@ -170,7 +170,7 @@ class Mirror:
         self._ends_touched: set[Address] = set()
         """Addresses of peers that may have become tunnel ends, or ceased to be."""
         self.outgoing: str | None = None
-        """The incarnation before, if this node has become another one since everything was observed."""
+        """The incarnation before, as far as is known (:class:`kmesh_bpf.core.incarnation.Memory`)."""
         self.ended: frozenset[int] = frozenset()
         """The fingerprints of the pairs that have come to an end by that."""
         self._led: dict[Address, set[Address]] = {}

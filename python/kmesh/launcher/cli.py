@@ -10,6 +10,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing, nullcontext
@@ -182,7 +183,6 @@ def _encrypt(config: Config, source: ClusterSource, recorder: Recorder) -> int:
     log.info("programs %s (%.1f s)", how, time.monotonic() - started)
     for root in kernel.former_roots:
         log.info("took over what a daemon with --pin-root=%s had made here", root)
-    _look_around()
     boot = BootGuard(config.state_dir, strict=config.settings.strict, clock=time.monotonic)
     announcer = AnnouncerThread(source)
     daemon = Daemon(config, source, kernel, recorder, announcer, boot)
@@ -192,6 +192,8 @@ def _encrypt(config: Config, source: ClusterSource, recorder: Recorder) -> int:
     wake_read, wake_write = socket.socketpair()
     wake_write.setblocking(False)
     signal.set_wakeup_fd(wake_write.fileno())
+    # Nothing waits for it: it takes a moment, and where loading a module hangs, longer.
+    threading.Thread(target=_look_around, name="look around", daemon=True).start()
     try:
         with closing(announcer):
             daemon.run(wake_read)

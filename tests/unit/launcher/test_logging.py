@@ -86,7 +86,7 @@ from tests.unit.core import mesh
 
 
 class Kernel(kmesh_bpf.FakeKernel):
-    compiled = False
+    compiled, former_roots = False, ()
 
     def __init__(self, *_, **__):
         super().__init__(mesh.LINKS, lambda: 1.0)

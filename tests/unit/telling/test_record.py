@@ -57,7 +57,7 @@ def test_what_the_kernel_refused_counts_as_failed_and_not_as_applied():
     numbers = record.statistics.operations
     assert (numbers["add_sa", APPLIED], numbers["add_sa", FAILED]) == (0, len(record.failures))
     assert record.failures[0].startswith("add SA x: ")
-    assert numbers["set_peer", APPLIED] > 0
+    assert numbers["set_policy", APPLIED] > 0
     assert record.statistics.passes[FAILED] == 1
     assert record.succeeded == 0.0
 
