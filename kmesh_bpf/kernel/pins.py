@@ -8,11 +8,10 @@ import resource
 from contextlib import suppress
 from pathlib import Path
 
-from kmesh_bpf.core.state import Program
 from kmesh_bpf.kernel import bpf
 from kmesh_bpf.kernel.maps import Maps
 from kmesh_bpf.kernel.pin_root import RUNNING, claim_again, need_bpffs
-from kmesh_bpf.kernel.programs import LoadedPrograms
+from kmesh_bpf.kernel.programs import PIN_NAMES, LoadedPrograms
 from kmesh_bpf.kernel.tc import TcAttacher
 
 
@@ -27,7 +26,7 @@ class Pins:
     """The pins of one build below one pin root, whoever removes them.
 
     Raises:
-        KernelError: a program cannot be opened.
+        KernelError: one of them cannot be opened.
 
     """
 
@@ -36,15 +35,15 @@ class Pins:
         self._build = build
         self._maps = maps
         self._attacher = attacher
-        self._programs = {program: bpf.open_pinned(build.path(program)) for program in Program}
+        self._held = {name: bpf.open_pinned(build.programs / name) for name in PIN_NAMES}
         self._claimed = _number(pin_root / RUNNING)
         self._claim: int | None = None
 
     def close(self) -> None:
         """Let go of all but what the maps and the attacher hold."""
-        for fd in self._programs.values():
+        for fd in self._held.values():
             os.close(fd)
-        self._programs.clear()
+        self._held.clear()
         if self._claim is not None:
             os.close(self._claim)
             self._claim = None
@@ -60,7 +59,7 @@ class Pins:
             KernelError: the kernel refused.
 
         """
-        gone = [program for program in Program if not self._build.path(program).exists()]
+        gone = [name for name in PIN_NAMES if not (self._build.programs / name).exists()]
         unclaimed = self._claimed is not None and self._claimed != _number(self._pin_root / RUNNING)
         if not gone and not unclaimed and self._maps.complete():
             return False
@@ -68,10 +67,9 @@ class Pins:
         if unclaimed:
             self._claim_again()
         self._maps.restore()
-        for program in gone:
-            path = self._build.path(program)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            bpf.pin(self._programs[program], path)
+        for name in gone:
+            self._build.programs.mkdir(parents=True, exist_ok=True)
+            bpf.pin(self._held[name], self._build.programs / name)
         self._attacher.restore()
         return True
 
