@@ -76,6 +76,9 @@ def test_the_pure_one_has_nothing_compiled_and_no_daemon(wheels):
         "kmeshctl",
         "=",
         "kmesh.kmeshctl.cli:entry",
+        "kubectl-kmesh",
+        "=",
+        "kmesh.kmeshctl.cli:plugin",
     ]
 
 
