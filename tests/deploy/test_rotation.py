@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from kmesh.cluster import secret
 from kmesh.kmeshctl import cli
 
 from tests.deploy.conftest import put_role, without
@@ -102,7 +103,7 @@ def test_the_first_key_is_made_a_young_one_stays_and_an_old_one_is_replaced(run)
     assert said.startswith("nothing done: the key was stored ")
     assert status == 0
     time.sleep(1.1)  # ages are whole seconds of the server's
-    assert run("--if-older-than=1s") == (f"key stored: SPI 2, {cli.secret.ALGORITHM}\n", 0)
+    assert run("--if-older-than=1s") == (f"key stored: SPI 2, {secret.ALGORITHM}\n", 0)
 
 
 @pytest.mark.parametrize(("number", "resource", "verb"), VERBS)

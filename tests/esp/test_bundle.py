@@ -18,7 +18,9 @@ def test_no_key_of_any_sa_is_in_it(tmp_path):
     run(f"ip netns add {NODE}; ip -n {NODE} link set lo up")
     ends = "src 10.0.0.1 dst 10.0.0.2 proto esp"
     run(f"ip -n {NODE} xfrm state add {ends} spi 0x1 mode tunnel aead 'rfc4106(gcm(aes))' 0x{OURS.hex()} 128")
-    run(f"ip -n {NODE} xfrm state add {ends} spi 0x2 mode tunnel auth 'hmac(sha1)' 0x{STRANGE.hex()} enc 'ecb(cipher_null)' ''")
+    run(
+        f"ip -n {NODE} xfrm state add {ends} spi 0x2 mode tunnel auth 'hmac(sha1)' 0x{STRANGE.hex()} enc 'ecb(cipher_null)' ''"
+    )
     file = tmp_path / "b.tar.gz"
     try:
         command = [

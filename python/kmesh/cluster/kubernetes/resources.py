@@ -50,7 +50,7 @@ OF_OPERATORS = (
     "kubectl -n kmesh-system create rolebinding kmesh-ops --role=kmesh-ipsec-operator {who}"
 )
 """How to get rights that are missing; ``{who}``: to whom they are bound, as kubectl takes it."""
-FORBIDDEN = re.compile(r'.+ is forbidden: User "([^"]+)" cannot \w+ resource "[^"]+" in API group "[^"]*".*')
+FORBIDDEN = re.compile(r'.+ is forbidden: User "([^"]+)" cannot (\w+) resource "[^"]+" in API group "[^"]*".*')
 """What RBAC says, and whom it takes us for (k8s.io/apiserver, handlers/responsewriters/errors.go)."""
 ACCOUNT = "system:serviceaccount:"
 """How the user name of a service account begins."""
@@ -115,7 +115,9 @@ def refusal(verb: str, what: str, status: int, body: bytes, rights: str = OF_DAE
     words = said or "no reason given"
     if status == REFUSED:
         ours = FORBIDDEN.fullmatch(words)
-        why = f"no role of user {ours[1]} permits it" if ours else words
+        # A command line follows, which a person reads to its end; and a right of another name must be named.
+        short = ours is not None and rights is OF_OPERATORS and ours[2] == verb
+        why = f"no role of user {ours[1]} permits it" if ours and short else words
         return ApiError(f"may not {verb} {what}: {why}; {rights.format(who=_who(ours[1] if ours else 'USER'))}", status)
     if status == UNAUTHORIZED:
         why = "the API server does not accept the credentials: they are of another cluster, or have expired"
