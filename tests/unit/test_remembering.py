@@ -130,8 +130,15 @@ class History:
         self.now += self.draw(st.sampled_from((0.3, 2.0, 11.0, 31.0)))
 
     def packets_flow(self):
-        for identity in [one for one in self.kernel.sas if self.draw(st.booleans())]:
+        for identity in [one for one in self.kernel.sas if self._is_found(one) and self.draw(st.booleans())]:
             self.kernel.use(identity, self.now)
+
+    def _is_found(self, identity) -> bool:
+        """Tell whether packets find an SA: by the node mark that an entry lays, or by a policy that leads to it."""
+        if identity.mark is not None:
+            marked = {entry.node_mark for entry in self.kernel.peers.values()}
+            return identity.mark.value & marks.UPPER_BITS in marked
+        return any(one.tunnel_dst == identity.dst for one in self.kernel.policies.values() if not one.block)
 
     def somebody_deletes(self):
         """Delete objects of ours, as whoever is told of by a notification or a look."""
