@@ -136,8 +136,8 @@ class History:
     def _is_found(self, identity) -> bool:
         """Tell whether packets find an SA: by the node mark that an entry lays, or by a policy that leads to it."""
         if identity.mark is not None:
-            marked = {entry.node_mark for entry in self.kernel.peers.values()}
-            return identity.mark.value & marks.UPPER_BITS in marked
+            marked = {(entry.node_mark, address.version) for address, entry in self.kernel.peers.items()}
+            return (identity.mark.value & marks.UPPER_BITS, identity.dst.version) in marked
         return any(one.tunnel_dst == identity.dst for one in self.kernel.policies.values() if not one.block)
 
     def somebody_deletes(self):
