@@ -19,7 +19,7 @@ from kmesh_bpf.core.claims import Evidence, evidence
 from kmesh_bpf.core.diff import diff
 from kmesh_bpf.core.incarnation import Announcement, Decision, Memory, Needs, decide, remember
 from kmesh_bpf.core.mirror import Held, Keys, Mirror, restricted
-from kmesh_bpf.core.operations import Operation
+from kmesh_bpf.core.operations import DeleteSa, Operation
 from kmesh_bpf.core.options import Options
 from kmesh_bpf.core.planner import Plan, Planner
 from kmesh_bpf.core.reach import in_order
@@ -268,6 +268,8 @@ class Reconciler:
                 drift = self._drift(plan, mirror)
             if failures and (done or not waiting):
                 break  # not before what has waited, and was not refused, had its turn
+        # What was to go and did not, a pass later may be in use again: then it is asked for once more.
+        self.doubt(Keys.of(one for one in drift if isinstance(one, DeleteSa)))
         self.memory = replace(remember(self.memory, decision, shown, self._clock()), departed=plan.departing)
         self._note_reached(mirror)
         spent, self._spent = self._spent, Counter()

@@ -237,10 +237,13 @@ class Mirror:
             self._take(name, self._differing(name, now) if name in keys.whole else named, now)
         if "sas" in keys.whole:
             self._touched = None
+            differing = (identity for identity, one in found.usage.items() if self._usage.get(identity) != one)
+            self._changes.remotes.update(map(_remote, differing))
             self._usage.clear()
             self._usage.update(found.usage)
         for identity in keys.sas:
             self._touch(_remote(identity))
+            self._changes.remotes.add(_remote(identity))  # how an SA was used may decide whether it goes
             if identity in found.usage:
                 self._usage[identity] = found.usage[identity]
             else:
