@@ -2,6 +2,7 @@
 """The README's five steps, word for word, against a real API server. Tests run in order and share one cluster."""
 
 import http.client
+import re
 import subprocess
 import time
 
@@ -118,7 +119,9 @@ def test_each_daemon_is_healthy_ready_and_tells_its_metrics(guide):
         status, text = get(node, "/status/metric")
         assert status == 200
         assert "kmesh_ipsec_" in text
-        assert 'peer="n' in text
+        amiss = re.search(r"^kmesh_ipsec_peers_amiss (\d+)", text, re.MULTILINE)
+        assert amiss
+        assert ('peer="n' in text) == (int(amiss[1]) > 0)  # one by one are told those that are not well
 
 
 def test_step_5_a_key_replaced_under_a_flood_raises_the_spi_and_loses_no_packet(guide):
