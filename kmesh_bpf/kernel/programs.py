@@ -40,7 +40,7 @@ OWN_FOLDERS = ("programs", "links", "clsact", RUNNING)
 DIGEST_DIGITS = 16
 UNFINISHED = "unfinished-"
 LOAD_SECONDS = 300
-"""Time limit of the child; it takes 0.4 s, and ten times that under emulation."""
+"""Time limit of the child; it takes about a second, and up to a minute and a half under emulation on a busy host."""
 
 
 @dataclass(frozen=True, slots=True)
